@@ -1,0 +1,1 @@
+//! The API server: authentication, authorization, admission, the generic handler, watch, discovery and custom resources.

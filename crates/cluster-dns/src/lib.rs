@@ -1,0 +1,1 @@
+//! The cluster's names, answered by every node itself.

@@ -1,0 +1,1 @@
+//! The Dialer seam: how the API server reaches nodes, pods and webhook back ends.

@@ -1,0 +1,1 @@
+//! Typed nftables transactions, sent to the kernel in one batch.

@@ -1,0 +1,1 @@
+//! The cluster's certificate authority, the certificates it signs and the keys that sign tokens.

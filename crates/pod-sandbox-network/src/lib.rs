@@ -1,0 +1,1 @@
+//! The seam between a node and whatever gives its pods their addresses.

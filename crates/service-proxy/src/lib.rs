@@ -1,0 +1,1 @@
+//! Services as nftables verdict maps, updated in one transaction per change.

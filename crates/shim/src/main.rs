@@ -1,0 +1,3 @@
+//! The process that owns one pod's containers: stdio, logs and exit codes. A small static program, embedded in knarr.
+
+fn main() {}
