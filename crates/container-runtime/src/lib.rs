@@ -7,6 +7,9 @@
 //! * What runs goes on when the agent dies; [`ContainerRuntime::list_sandboxes`] and
 //!   [`ContainerRuntime::list_containers`] tell a new agent everything, exits that happened meanwhile included.
 
+pub mod fake;
+pub mod image_name;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
