@@ -1,11 +1,23 @@
 //! The Store seam: ordered, versioned, opaque bytes, and nothing of JSON or kinds.
 //!
 //! Fillings: [`memory`] here, for tests; `store-embedded`, durable; etcd later. All pass [`contract`].
-//! Only the API server opens a store. Promises:
+//! Only the API server opens a store. Both local stores keep what is current and what happened lately in a
+//! [`timeline::Timeline`]; [`transformer`] is what encrypts between memory and medium. Promises:
 //! * Every acknowledged write has a [`Revision`] larger than all before it, and is durable (memory store excepted).
 //! * A watch yields every event after its start revision, in order, none twice and none skipped, or ends with
 //!   [`StoreError::Compacted`].
 //! * A value handed out is the value handed in, byte for byte.
+//! * An event is in its watches before the write is acknowledged: whoever polls a local store's watch after its own write
+//!   returned gets that event at once, without waiting for another task.
+
+pub mod contract;
+pub mod memory;
+pub mod timeline;
+pub mod transformer;
+
+pub use memory::MemoryStore;
+pub use timeline::Timeline;
+pub use transformer::ValueTransformer;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +26,14 @@ use futures::stream::BoxStream;
 /// A point in the store's history. Zero is before the first write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Revision(pub u64);
+
+impl Revision {
+    /// The revision of the write after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 impl std::fmt::Display for Revision {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,6 +92,17 @@ pub enum Expect {
     Absent,
     /// The key was last written at exactly this revision.
     AtRevision(Revision),
+}
+
+impl Expect {
+    /// Whether a key's current value (none where it does not exist) is as expected.
+    pub fn holds(&self, current: Option<&StoredValue>) -> bool {
+        match (self, current) {
+            (Self::Absent, None) => true,
+            (Self::AtRevision(expected), Some(current)) => current.revision == *expected,
+            (Self::Absent, Some(_)) | (Self::AtRevision(_), None) => false,
+        }
+    }
 }
 
 /// What a write does.
