@@ -1,1 +1,69 @@
-//! The Client seam (the same kube client in process or over TLS), shared informers and the work they wake.
+//! The Client seam: everybody but the API server reaches the cluster through a [`kube::Client`] made here, and keeps what it
+//! reads in shared informers.
+//!
+//! - [`in_process`]: a client over the API server's own service, without a socket; authorization and admission stay
+//! - [`connect`], [`connect_with_tls`]: the same client over TLS
+//! - [`identity`]: who an in-process request is from
+//! - [`feed`]: one list and watch, resumed after every kind of interruption
+//! - [`informer`], [`index`]: the objects of one feed, kept in memory, looked up by key and by secondary indexes
+//! - [`informers`]: one informer per kind and process
+//! - [`backoff`]: how long to wait before trying again
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod feed;
+pub mod identity;
+pub mod index;
+pub mod informer;
+pub mod informers;
+mod in_process;
+mod over_tls;
+
+pub use backoff::Backoff;
+pub use feed::{FeedEvent, Selection, Source};
+pub use identity::Identity;
+pub use in_process::in_process;
+pub use index::Index;
+pub use informer::{Change, Informer, Watchable};
+pub use informers::Informers;
+pub use over_tls::{ConnectError, connect, connect_with_tls};
+
+pub use meta::ObjectKey;
+
+/// The key of an object: its namespace, if it lives in one, and its name.
+pub fn key_of<K: kube::Resource>(object: &K) -> ObjectKey {
+    let metadata = object.meta();
+    ObjectKey {
+        namespace: metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).map(Into::into),
+        name: metadata.name.as_deref().unwrap_or_default().into(),
+    }
+}
+
+/// The revision an object was last written at, as a number that grows with every write of the whole cluster. 0 when it has none.
+pub fn revision_of<K: kube::Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// The status code the API answered with; `None` when no answer came.
+pub fn status_code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Whether the API said that the object does not exist.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    status_code(error) == Some(404)
+}
+
+/// Whether the API refused because the object was changed meanwhile, or exists already.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    status_code(error) == Some(409)
+}
+
+/// Whether the API refused to create an object because one of its name is there already.
+pub fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
+}

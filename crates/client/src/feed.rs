@@ -1,0 +1,223 @@
+//! One list and watch of a collection, resumed after every kind of interruption: a closed watch goes on from the last revision it
+//! saw, an expired revision means listing again, and failures are retried with back-off. Costs nothing while nothing changes.
+//!
+//! Informers keep what a feed delivers; whoever wants another form (the garbage collector's graph) reads a feed itself.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::api::{ListParams, Request, WatchEvent, WatchParams};
+use rand::Rng;
+use serde::Deserialize;
+
+use crate::{Backoff, Watchable};
+
+/// The server closes a watch after this many seconds, more or less; it is then resumed. It bounds how long a connection that died
+/// unnoticed can be mistaken for a quiet one.
+const WATCH_SECONDS: std::ops::RangeInclusive<u32> = 240..=290;
+/// How much longer than asked for a watch may stay open before it counts as dead.
+const WATCH_GRACE: Duration = Duration::from_secs(15);
+const FIRST_DELAY: Duration = Duration::from_millis(20);
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// Which objects of a kind: all by default.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Selection {
+    /// Only those of one namespace.
+    pub namespace: Option<String>,
+    /// A label selector, as in a URL.
+    pub labels: Option<String>,
+    /// A field selector, as in a URL.
+    pub fields: Option<String>,
+}
+
+impl Selection {
+    /// Only objects of `namespace`.
+    pub fn in_namespace(namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..Self::default() }
+    }
+
+    /// Only objects that a field selector picks, for example `spec.nodeName=a`.
+    pub fn fields(selector: &str) -> Self {
+        Self { fields: Some(selector.to_owned()), ..Self::default() }
+    }
+
+    /// Only objects that a label selector picks.
+    pub fn labels(selector: &str) -> Self {
+        Self { labels: Some(selector.to_owned()), ..Self::default() }
+    }
+}
+
+/// A collection to read, and as whom.
+#[derive(Clone)]
+pub struct Source {
+    client: kube::Client,
+    url_path: String,
+    selection: Selection,
+    metadata_only: bool,
+}
+
+impl Source {
+    /// The objects of kind `K` that `selection` picks. `dynamic` is `()` for the types of `k8s-openapi`.
+    pub fn new<K: kube::Resource>(client: kube::Client, dynamic: &K::DynamicType, selection: Selection) -> Self {
+        let url_path = K::url_path(dynamic, selection.namespace.as_deref());
+        Self { client, url_path, selection, metadata_only: false }
+    }
+
+    /// Asks for `PartialObjectMetadata` instead of whole objects.
+    pub fn metadata_only(self) -> Self {
+        Self { metadata_only: true, ..self }
+    }
+
+    async fn list<K: Watchable>(&self) -> kube::Result<Listing<K>> {
+        // Revision 0: what the server has at hand will do, since the watch brings what is newer.
+        let parameters = ListParams {
+            label_selector: self.selection.labels.clone(),
+            field_selector: self.selection.fields.clone(),
+            ..ListParams::default().match_any()
+        };
+        let request = Request::new(&self.url_path);
+        let request = if self.metadata_only { request.list_metadata(&parameters) } else { request.list(&parameters) };
+        self.client.request(request.map_err(kube::Error::BuildRequest)?).await
+    }
+}
+
+/// What a feed delivers, in order.
+#[derive(Debug, Clone)]
+pub enum FeedEvent<K> {
+    /// Everything there is, read anew; objects not in it are gone. Always the first event, and again after an expired revision.
+    Replaced {
+        /// All objects.
+        objects: Vec<K>,
+        /// The revision this is the state of.
+        revision: String,
+    },
+    /// An object was created or changed.
+    Put(K),
+    /// An object is gone (or no longer selected); this is its last state, with the revision of the removal.
+    Deleted(K),
+    /// Nothing changed up to this revision.
+    Progress(String),
+}
+
+/// A list as the API sends it. `kube`'s own type reads its items through a buffer, which costs twice the memory.
+#[derive(Deserialize)]
+struct Listing<K> {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default = "Vec::new")]
+    items: Vec<K>,
+}
+
+/// How one watch ended.
+enum WatchEnd {
+    /// The server closed it after its time.
+    Closed,
+    /// The revision to go on from is no longer kept.
+    Expired,
+    Failed(kube::Error),
+}
+
+/// Reads `source` and hands every event to `deliver`, for ever. Stop it by dropping the future.
+pub async fn run<K: Watchable>(source: Source, mut deliver: impl FnMut(FeedEvent<K>) + Send) {
+    let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+    let mut position: Option<String> = None;
+    loop {
+        let revision = match &mut position {
+            Some(revision) => revision,
+            None => match source.list::<K>().await {
+                Ok(listing) => {
+                    let revision = listing.metadata.resource_version.unwrap_or_default();
+                    deliver(FeedEvent::Replaced { objects: listing.items, revision: revision.clone() });
+                    position.insert(revision)
+                }
+                Err(error) => {
+                    wait(&source, "list", &error, &mut backoff).await;
+                    continue;
+                }
+            },
+        };
+        let started_at = revision.clone();
+        let end = watch(&source, revision, &mut deliver).await;
+        if *revision != started_at {
+            backoff.reset();
+        }
+        match end {
+            WatchEnd::Closed if *revision != started_at => {}
+            // A server that closes quiet watches at once must not be asked in a tight loop.
+            WatchEnd::Closed => tokio::time::sleep(FIRST_DELAY).await,
+            WatchEnd::Expired => position = None,
+            WatchEnd::Failed(error) => wait(&source, "watch", &error, &mut backoff).await,
+        }
+    }
+}
+
+/// Waits before the next try. There is no event to wait for: the server is away or refuses.
+async fn wait(source: &Source, action: &str, error: &kube::Error, backoff: &mut Backoff) {
+    let delay = backoff.next_delay();
+    if delay < Duration::from_secs(1) {
+        tracing::debug!(path = source.url_path, %error, "could not {action}; trying again in {delay:?}");
+    } else {
+        tracing::warn!(path = source.url_path, %error, "could not {action}; trying again in {delay:?}");
+    }
+    tokio::time::sleep(delay).await;
+}
+
+async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &mut (impl FnMut(FeedEvent<K>) + Send)) -> WatchEnd {
+    let seconds = rand::rng().random_range(WATCH_SECONDS);
+    let parameters = WatchParams {
+        label_selector: source.selection.labels.clone(),
+        field_selector: source.selection.fields.clone(),
+        timeout: Some(seconds),
+        ..WatchParams::default()
+    };
+    let request = Request::new(&source.url_path);
+    let request =
+        if source.metadata_only { request.watch_metadata(&parameters, revision) } else { request.watch(&parameters, revision) };
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return WatchEnd::Failed(kube::Error::BuildRequest(error)),
+    };
+    let reading = async {
+        let stream = match source.client.request_events::<K>(request).await {
+            Ok(stream) => stream,
+            Err(error) => return failure(error),
+        };
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            match stream.try_next().await {
+                Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                    advance(revision, &object);
+                    deliver(FeedEvent::Put(object));
+                }
+                Ok(Some(WatchEvent::Deleted(object))) => {
+                    advance(revision, &object);
+                    deliver(FeedEvent::Deleted(object));
+                }
+                Ok(Some(WatchEvent::Bookmark(bookmark))) => {
+                    revision.clone_from(&bookmark.metadata.resource_version);
+                    deliver(FeedEvent::Progress(bookmark.metadata.resource_version));
+                }
+                Ok(Some(WatchEvent::Error(status))) => return failure(kube::Error::Api(status)),
+                Ok(None) => return WatchEnd::Closed,
+                Err(error) => return failure(error),
+            }
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(seconds.into()) + WATCH_GRACE, reading).await {
+        Ok(end) => end,
+        // The connection died without a word; what it missed comes with the next watch.
+        Err(_) => WatchEnd::Closed,
+    }
+}
+
+fn failure(error: kube::Error) -> WatchEnd {
+    if crate::status_code(&error) == Some(410) { WatchEnd::Expired } else { WatchEnd::Failed(error) }
+}
+
+fn advance<K: kube::Resource>(revision: &mut String, object: &K) {
+    if let Some(newer) = &object.meta().resource_version {
+        revision.clone_from(newer);
+    }
+}

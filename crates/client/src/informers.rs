@@ -1,0 +1,65 @@
+//! The informers of a process: one per kind and selection, started when first asked for.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Informer, Selection, Source, Watchable, feed};
+
+/// Hands out informers. Cheap to clone; clones share their informers.
+#[derive(Clone)]
+pub struct Informers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: kube::Client,
+    stop: CancellationToken,
+    running: Mutex<HashMap<(TypeId, Selection), Box<dyn Any + Send + Sync>>>,
+}
+
+impl Informers {
+    /// Informers that read through `client` until `stop` is cancelled.
+    pub fn new(client: kube::Client, stop: CancellationToken) -> Self {
+        Self { inner: Arc::new(Inner { client, stop, running: Mutex::default() }) }
+    }
+
+    /// The informer of all objects of a kind. Must be called within a tokio runtime, as it may start the watch.
+    pub fn of<K>(&self) -> Informer<K>
+    where
+        K: Watchable + kube::Resource<DynamicType = ()>,
+    {
+        self.selected(Selection::default())
+    }
+
+    /// The informer of some objects of a kind, which has a watch of its own: worth it only where the selection is much smaller.
+    pub fn selected<K>(&self, selection: Selection) -> Informer<K>
+    where
+        K: Watchable + kube::Resource<DynamicType = ()>,
+    {
+        let mut running = self.inner.running.lock();
+        let id = (TypeId::of::<K>(), selection);
+        if let Some(informer) = running.get(&id).and_then(|informer| informer.downcast_ref::<Informer<K>>()) {
+            return informer.clone();
+        }
+        let informer = Informer::<K>::new();
+        let source = Source::new::<K>(self.inner.client.clone(), &(), id.1.clone());
+        let (fed, stop) = (informer.clone(), self.inner.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(feed::run(source, |event| fed.apply(event))).await });
+        running.insert(id, Box::new(informer.clone()));
+        informer
+    }
+
+    /// The client the informers read through.
+    pub fn client(&self) -> &kube::Client {
+        &self.inner.client
+    }
+
+    /// Cancelled when the informers stop.
+    pub fn stopped(&self) -> &CancellationToken {
+        &self.inner.stop
+    }
+}
