@@ -1,17 +1,24 @@
 //! What stands between a value in memory and its bytes on a medium: encryption, or nothing.
 //!
-//! The embedded store and the etcd one both call a [`ValueTransformer`], so the same bytes lie on either medium.
+//! The embedded store and the etcd one both call a [`ValueTransformer`], so the same bytes lie on either medium. The
+//! first byte of a sealed value says its form. [`Plain`] encrypts nothing; [`encryption`] does where a key's prefix asks
+//! for it; [`key_file`] is where its keys live.
+
+pub mod encryption;
+pub mod key_file;
 
 use bytes::Bytes;
 
 use crate::StoreKey;
 
+pub use encryption::{Encryption, EncryptionKey};
+
 /// Turns values into what is written to a medium, and back. Cheap enough to call on the writing thread.
 pub trait ValueTransformer: Send + Sync + 'static {
-    /// The bytes for the medium. Bound to the key: they can only be opened under the same one.
-    fn seal(&self, key: &StoreKey, value: &Bytes) -> Result<Bytes, TransformError>;
+    /// Appends the bytes for the medium to `sealed`. They can only be opened under the same key again.
+    fn seal(&self, key: &StoreKey, value: &[u8], sealed: &mut Vec<u8>) -> Result<(), TransformError>;
     /// The value of bytes from the medium.
-    fn open(&self, key: &StoreKey, sealed: Bytes) -> Result<Opened, TransformError>;
+    fn open(&self, key: &StoreKey, sealed: &[u8]) -> Result<Opened, TransformError>;
 }
 
 /// A value that came back from the medium.
@@ -33,7 +40,7 @@ pub enum TransformError {
         key: String,
     },
     /// The encryption key is not among those known.
-    #[error("the value of {key} is encrypted with key {key_id}, which the key file does not hold: put it back")]
+    #[error("the value of {key} is encrypted with key {key_id}, which the key file does not hold: put that key back")]
     UnknownKey {
         /// Whose value.
         key: String,
@@ -48,13 +55,11 @@ pub enum TransformError {
         /// Which encryption key.
         key_id: String,
     },
-    /// The system gives no random numbers.
-    #[error("the value of {key} cannot be encrypted: {reason}")]
+    /// The value cannot be encrypted, for example because the system gives no random numbers.
+    #[error("the value of {key} cannot be encrypted")]
     CannotSeal {
         /// Whose value.
         key: String,
-        /// What failed.
-        reason: String,
     },
 }
 
@@ -66,16 +71,15 @@ const FORM_PLAIN: u8 = 0;
 pub struct Plain;
 
 impl ValueTransformer for Plain {
-    fn seal(&self, _key: &StoreKey, value: &Bytes) -> Result<Bytes, TransformError> {
-        let mut sealed = Vec::with_capacity(value.len() + 1);
+    fn seal(&self, _key: &StoreKey, value: &[u8], sealed: &mut Vec<u8>) -> Result<(), TransformError> {
         sealed.push(FORM_PLAIN);
         sealed.extend_from_slice(value);
-        Ok(sealed.into())
+        Ok(())
     }
 
-    fn open(&self, key: &StoreKey, mut sealed: Bytes) -> Result<Opened, TransformError> {
-        match sealed.first() {
-            Some(&FORM_PLAIN) => Ok(Opened { value: sealed.split_off(1), stale: false }),
+    fn open(&self, key: &StoreKey, sealed: &[u8]) -> Result<Opened, TransformError> {
+        match sealed.split_first() {
+            Some((&FORM_PLAIN, value)) => Ok(Opened { value: Bytes::copy_from_slice(value), stale: false }),
             _ => Err(TransformError::UnknownForm { key: key.as_str().to_owned() }),
         }
     }
