@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use crate::{
     message::{self, Message, attributes},
     range::IpRange,
-    route::{CREATE, DUMP, REPLACE, RouteSocket, family_of},
+    route::{DUMP, REPLACE, RouteSocket, family_of},
     socket::NetlinkError,
 };
 
@@ -57,7 +57,7 @@ impl RouteSocket {
             AddressScope::Host => libc::RT_SCOPE_HOST,
         };
         let header = address_header(address, prefix, scope, link);
-        let mut message = Message::new(libc::RTM_NEWADDR, CREATE | REPLACE, &header);
+        let mut message = Message::new(libc::RTM_NEWADDR, REPLACE, &header);
         write_address(&mut message, address);
         if address.is_ipv6() {
             message.number(IFA_FLAGS, IFA_F_NODAD);

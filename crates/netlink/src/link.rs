@@ -79,8 +79,6 @@ pub struct VethPair<'a> {
     pub host_name: &'a str,
     /// Its hardware address.
     pub host_address: MacAddress,
-    /// Its alias, a note for people and for finding it again.
-    pub host_alias: &'a str,
     /// Name of the other end.
     pub peer_name: &'a str,
     /// Its hardware address.
@@ -143,9 +141,6 @@ impl RouteSocket {
         message.text(IFLA_IFNAME, pair.host_name).attribute(IFLA_ADDRESS, &pair.host_address.0);
         if let Some(mtu) = pair.mtu {
             message.number(IFLA_MTU, mtu);
-        }
-        if !pair.host_alias.is_empty() {
-            message.attribute(IFLA_IFALIAS, pair.host_alias.as_bytes());
         }
         message.nested(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |data| {
@@ -212,6 +207,15 @@ impl RouteSocket {
     pub fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
         let up = libc::IFF_UP as u32;
         let message = Message::new(libc::RTM_NEWLINK, 0, &link_header(index, up, up));
+        self.request(message, &|| format!("raise link number {index}"))?;
+        Ok(())
+    }
+
+    /// Raises a link and gives it an alias: a note for people, at most 255 bytes.
+    pub fn set_up_with_alias(&self, index: u32, alias: &str) -> Result<(), NetlinkError> {
+        let up = libc::IFF_UP as u32;
+        let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(index, up, up));
+        message.attribute(IFLA_IFALIAS, alias.as_bytes().get(..255).unwrap_or(alias.as_bytes()));
         self.request(message, &|| format!("raise link number {index}"))?;
         Ok(())
     }

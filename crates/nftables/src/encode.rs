@@ -324,7 +324,8 @@ fn write_expression(entry: &mut Message, expression: &Expression, inline_set: Op
             data.network_number(2, 3).network_number(4, number(*from));
         }),
         Expression::Bitwise { from, to, mask, flip } => write("bitwise", &mut |data| {
-            data.network_number(1, number(*from)).network_number(2, number(*to)).network_number(3, 4);
+            data.network_number(1, number(*from)).network_number(2, number(*to));
+            data.network_number(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
             data.nested(4, |value| {
                 value.attribute(1, mask);
             });

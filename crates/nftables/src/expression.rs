@@ -148,16 +148,16 @@ pub enum Expression {
         /// Where from.
         from: Register,
     },
-    /// Four bytes: `to = (from & mask) ^ flip`.
+    /// `to = (from & mask) ^ flip`, over as many bytes as the mask has.
     Bitwise {
         /// Where from.
         from: Register,
         /// Where to.
         to: Register,
         /// Bits that stay.
-        mask: [u8; 4],
+        mask: Vec<u8>,
         /// Bits that turn.
-        flip: [u8; 4],
+        flip: Vec<u8>,
     },
     /// Goes on if a register compares like this with a value.
     Compare {
@@ -266,8 +266,7 @@ impl fmt::Display for Expression {
             Self::ConntrackMark { to } => write!(formatter, "{to} = ct mark"),
             Self::SetConntrackMark { from } => write!(formatter, "ct mark = {from}"),
             Self::Bitwise { from, to, mask, flip } => {
-                let (mask, flip) = (u32::from_ne_bytes(*mask), u32::from_ne_bytes(*flip));
-                write!(formatter, "{to} = ({from} & {mask:#x}) ^ {flip:#x}")
+                write!(formatter, "{to} = ({from} & 0x{}) ^ 0x{}", hexadecimal(mask), hexadecimal(flip))
             }
             Self::Compare { comparison, register, value } => {
                 let sign = if *comparison == Comparison::Equal { "==" } else { "!=" };
@@ -286,7 +285,11 @@ impl fmt::Display for Expression {
             }
             Self::InlineLookup { map, key, to } => {
                 let elements = map.elements.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                write!(formatter, "{to} = {{ {elements} }}[{key}]")
+                if map.value.is_empty() {
+                    write!(formatter, "{key} vmap {{ {elements} }}")
+                } else {
+                    write!(formatter, "{to} = {{ {elements} }}[{key}]")
+                }
             }
             Self::Update(update) => {
                 write!(formatter, "update @{}[{}]", update.set, update.key)?;

@@ -61,14 +61,14 @@ impl Rule {
     /// Only the first packet of a flow.
     pub fn new_flow(self) -> Self {
         self.push(Expression::ConntrackState { to: FIRST })
-            .push(Expression::Bitwise { from: FIRST, to: FIRST, mask: STATE_NEW.to_ne_bytes(), flip: [0; 4] })
+            .push(Expression::Bitwise { from: FIRST, to: FIRST, mask: STATE_NEW.to_ne_bytes().to_vec(), flip: vec![0; 4] })
             .compare(Comparison::NotEqual, FIRST, &[0; 4])
     }
 
     /// Only flows with this bit in their mark.
     pub fn flow_marked(self, bit: u32) -> Self {
         self.push(Expression::ConntrackMark { to: FIRST })
-            .push(Expression::Bitwise { from: FIRST, to: FIRST, mask: bit.to_ne_bytes(), flip: [0; 4] })
+            .push(Expression::Bitwise { from: FIRST, to: FIRST, mask: bit.to_ne_bytes().to_vec(), flip: vec![0; 4] })
             .compare(Comparison::NotEqual, FIRST, &[0; 4])
     }
 
@@ -78,8 +78,8 @@ impl Rule {
             .push(Expression::Bitwise {
                 from: FIRST,
                 to: FIRST,
-                mask: (!bit).to_ne_bytes(),
-                flip: bit.to_ne_bytes(),
+                mask: (!bit).to_ne_bytes().to_vec(),
+                flip: bit.to_ne_bytes().to_vec(),
             })
             .push(Expression::SetConntrackMark { from: FIRST })
     }
@@ -147,7 +147,7 @@ impl Rule {
         self.load_destination(range.is_ipv4(), FIRST).within(range, comparison)
     }
 
-    /// Compares the whole bytes of the prefix; the last, partial byte by masking the four bytes it is in.
+    /// Compares the bits of the prefix of the address in the first register.
     fn within(mut self, range: netlink::IpRange, comparison: Comparison) -> Self {
         let base = match range.base() {
             IpAddr::V4(base) => base.octets().to_vec(),
@@ -159,13 +159,9 @@ impl Rule {
                 *byte |= 0x80 >> (bit % 8);
             }
         }
-        for (index, (mask, _)) in mask.chunks_exact(4).zip(base.chunks_exact(4)).enumerate() {
-            let register = Register(index as u8);
-            if let Ok(mask) = <[u8; 4]>::try_from(mask)
-                && mask != [0xff; 4]
-            {
-                self = self.push(Expression::Bitwise { from: register, to: register, mask, flip: [0; 4] });
-            }
+        if mask.iter().any(|byte| *byte != 0xff) {
+            let flip = vec![0; mask.len()];
+            self = self.push(Expression::Bitwise { from: FIRST, to: FIRST, mask, flip });
         }
         self.compare(comparison, FIRST, &base)
     }
@@ -195,6 +191,19 @@ impl Rule {
         let map = InlineMap { key: vec![Field::Number], value: fields.to_vec(), elements };
         self.push(Expression::Random { modulus: u32::try_from(values.len()).unwrap_or(u32::MAX).max(1), to })
             .push(Expression::InlineLookup { map, key: to, to })
+    }
+
+    /// Follows one of some verdicts at random, all equally likely.
+    pub fn random_verdict(self, verdicts: Vec<Verdict>) -> Self {
+        let modulus = u32::try_from(verdicts.len()).unwrap_or(u32::MAX).max(1);
+        let elements = verdicts
+            .into_iter()
+            .zip(0_u32..)
+            .map(|(verdict, index)| Element::verdict(KeyBytes::number(index), verdict))
+            .collect();
+        let map = InlineMap { key: vec![Field::Number], value: Vec::new(), elements };
+        self.push(Expression::Random { modulus, to: FIRST })
+            .push(Expression::InlineLookup { map, key: FIRST, to: FIRST })
     }
 
     /// Loads bytes that are known now.

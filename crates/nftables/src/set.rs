@@ -174,6 +174,11 @@ impl KeyBytes {
         Self::default().and_protocol(protocol)
     }
 
+    /// Begins with a port.
+    pub fn port(port: u16) -> Self {
+        Self::default().and_port(port)
+    }
+
     /// A number in this machine's byte order.
     pub fn number(number: u32) -> Self {
         Self::default().push(&number.to_ne_bytes(), &number.to_string())
