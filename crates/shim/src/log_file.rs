@@ -1,0 +1,158 @@
+//! A container's log in the format that kubelets read: `TIME stdout|stderr F|P LINE`.
+//!
+//! `P` marks a piece of a line that goes on in the next entry. Trouble with the file never reaches the container: what
+//! cannot be written is lost, and the next write tries again.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
+
+use crate::timestamp;
+
+/// Longest piece of a line in one entry. Source: the default of containerd's CRI plug-in, `max_container_log_line_size`.
+const MAX_LINE_BYTES: usize = 16 * 1024;
+
+/// Where a container's output goes.
+pub struct LogFile {
+    path: PathBuf,
+    file: Option<File>,
+    /// The unfinished lines of output and error.
+    unfinished: [Vec<u8>; 2],
+}
+
+/// Which of the two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output, or the terminal.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+impl LogFile {
+    /// Opens a log for appending, and makes its directory.
+    pub fn open(path: PathBuf) -> Self {
+        let mut log = Self { path, file: None, unfinished: [Vec::new(), Vec::new()] };
+        log.reopen();
+        log
+    }
+
+    /// Opens the path again, after the old file was renamed away.
+    pub fn reopen(&mut self) {
+        if let Some(directory) = self.path.parent() {
+            // Failure shows when the file is opened.
+            drop(std::fs::create_dir_all(directory));
+        }
+        self.file = OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path).ok();
+    }
+
+    /// Takes what a container printed and writes the lines that are whole.
+    pub fn take(&mut self, stream: Stream, mut bytes: &[u8]) {
+        let unfinished = match stream {
+            Stream::Output => &mut self.unfinished[0],
+            Stream::Error => &mut self.unfinished[1],
+        };
+        let now = timestamp::now();
+        let mut entries = Vec::with_capacity(bytes.len() + 64);
+        while !bytes.is_empty() {
+            let room = MAX_LINE_BYTES - unfinished.len();
+            let window = bytes.get(..room.min(bytes.len())).unwrap_or(bytes);
+            let (piece, rest, tag) = match window.iter().position(|byte| *byte == b'\n') {
+                Some(end) => (bytes.get(..end), bytes.get(end + 1..), Some('F')),
+                None => (Some(window), bytes.get(window.len()..), (window.len() == room).then_some('P')),
+            };
+            unfinished.extend_from_slice(piece.unwrap_or_default());
+            bytes = rest.unwrap_or_default();
+            if let Some(tag) = tag {
+                write_entry(&mut entries, now, stream, tag, unfinished);
+                unfinished.clear();
+            }
+        }
+        self.write(&entries);
+    }
+
+    /// Writes what is left of an unfinished last line.
+    pub fn finish(&mut self) {
+        let now = timestamp::now();
+        let mut entries = Vec::new();
+        for (stream, unfinished) in [Stream::Output, Stream::Error].into_iter().zip(&mut self.unfinished) {
+            if !unfinished.is_empty() {
+                write_entry(&mut entries, now, stream, 'F', unfinished);
+                *unfinished = Vec::new();
+            }
+        }
+        self.write(&entries);
+    }
+
+    fn write(&mut self, entries: &[u8]) {
+        if entries.is_empty() {
+            return;
+        }
+        if self.file.is_none() {
+            self.reopen();
+        }
+        if let Some(file) = &mut self.file
+            && file.write_all(entries).is_err()
+        {
+            // A full disk must not stop the container: the lines are lost, later ones may fit again.
+            self.file = None;
+        }
+    }
+}
+
+fn write_entry(out: &mut Vec<u8>, now: std::time::Duration, stream: Stream, tag: char, line: &[u8]) {
+    timestamp::write(now, out);
+    out.extend_from_slice(match stream {
+        Stream::Output => b" stdout ",
+        Stream::Error => b" stderr ",
+    });
+    out.extend_from_slice(if tag == 'F' { b"F " } else { b"P " });
+    out.extend_from_slice(line);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(feed: impl FnOnce(&mut LogFile)) -> Vec<String> {
+        let directory = std::env::temp_dir().join(format!("knarr-log-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let path = directory.join("web/0.log");
+        let mut log = LogFile::open(path.clone());
+        feed(&mut log);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        // The time in front has a fixed width.
+        text.lines().map(|line| line[31..].to_owned()).collect()
+    }
+
+    #[test]
+    fn lines_are_tagged_with_their_stream() {
+        let lines = lines_of(|log| {
+            log.take(Stream::Output, b"a\nb");
+            log.take(Stream::Error, b"oops\n");
+            log.take(Stream::Output, b"c\n\n");
+        });
+        assert_eq!(lines, ["stdout F a", "stderr F oops", "stdout F bc", "stdout F "]);
+    }
+
+    #[test]
+    fn a_long_line_is_written_in_pieces() {
+        let lines = lines_of(|log| log.take(Stream::Output, format!("{}z\n", "x".repeat(2 * MAX_LINE_BYTES)).as_bytes()));
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("stdout P x") && lines[1].starts_with("stdout P x"));
+        assert_eq!(lines[2], "stdout F z");
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_not_lost() {
+        let lines = lines_of(|log| {
+            log.take(Stream::Output, b"no end");
+            log.finish();
+        });
+        assert_eq!(lines, ["stdout F no end"]);
+    }
+}

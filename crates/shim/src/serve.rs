@@ -1,0 +1,790 @@
+//! The shim's one loop: connections of agents, output of containers, results of helpers, ends of processes.
+//!
+//! Nothing a client does ends the shim: a connection that misbehaves or goes away is dropped, and that is all.
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::epoll::{self, EventData, EventFlags},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags},
+    pipe::PipeFlags,
+};
+use shim::{Message, PROTOCOL_VERSION};
+
+use crate::{
+    container::{Client, Container, Delivery, End, Sink},
+    log_file::{LogFile, Stream},
+    process::{self, Ended},
+};
+
+/// Bytes read at once. One buffer serves all, so that an idle shim holds nothing.
+const READ_BYTES: usize = 32 * 1024;
+
+/// What a token of the event loop stands for.
+#[derive(Debug, Clone)]
+enum Source {
+    Signals,
+    Listener,
+    Connection,
+    /// The result pipe of the helper with this key.
+    Result(u64),
+    /// A terminal is on its way to the socket of the helper with this key.
+    Console(u64),
+    Output(String, Stream),
+    /// The container takes input again.
+    Input(String),
+    /// Input of an attached client.
+    ClientInput(String),
+    /// An attached client takes output again.
+    ClientOutput(String),
+}
+
+/// A connection of an agent.
+struct Connection {
+    socket: OwnedFd,
+    received: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    watching: bool,
+    /// The process that was started by exec over this connection.
+    process: Option<i32>,
+    /// The container this connection is attached to.
+    attached: Option<String>,
+}
+
+/// A helper at work.
+struct Helper {
+    pid: i32,
+    connection: u64,
+    /// The container that it starts, or none for exec.
+    container: Option<String>,
+    result: Option<OwnedFd>,
+    bytes: Vec<u8>,
+    ended: Option<Ended>,
+    diagnosis: PathBuf,
+    console: Option<OwnedFd>,
+}
+
+/// The shim.
+pub struct Shim {
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    sources: HashMap<u64, Source>,
+    next_token: u64,
+    connections: HashMap<u64, Connection>,
+    containers: HashMap<String, Container>,
+    helpers: HashMap<u64, Helper>,
+    /// Processes that ended before their helper told us whose they were.
+    early: HashMap<i32, Ended>,
+    /// Pid 1 of the pod, where it shares a process namespace.
+    first_process: Option<i32>,
+    over: bool,
+}
+
+impl Shim {
+    /// Takes over a listening socket and a descriptor on which SIGCHLD can be read.
+    pub fn new(listener: OwnedFd, signals: OwnedFd, first_process: Option<i32>) -> io::Result<Self> {
+        let mut shim = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            listener,
+            signals,
+            sources: HashMap::new(),
+            next_token: 0,
+            connections: HashMap::new(),
+            containers: HashMap::new(),
+            helpers: HashMap::new(),
+            early: HashMap::new(),
+            first_process,
+            over: false,
+        };
+        let token = shim.token(Source::Listener);
+        epoll::add(&shim.epoll, &shim.listener, EventData::new_u64(token), EventFlags::IN)?;
+        let token = shim.token(Source::Signals);
+        epoll::add(&shim.epoll, &shim.signals, EventData::new_u64(token), EventFlags::IN)?;
+        Ok(shim)
+    }
+
+    /// Serves until an agent says `end`, or the pod's pid 1 is gone.
+    pub fn run(mut self) {
+        let mut events = Vec::with_capacity(32);
+        let mut buffer = vec![0; READ_BYTES];
+        while !self.over {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+            for event in events.drain(..) {
+                let token = event.data.u64();
+                // An earlier event of this round may have taken the source away.
+                let Some(source) = self.sources.get(&token).cloned() else { continue };
+                match source {
+                    Source::Signals => self.take_signals(&mut buffer),
+                    Source::Listener => self.accept(),
+                    Source::Connection => self.take_requests(token),
+                    Source::Result(helper) => self.take_result(token, helper, &mut buffer),
+                    Source::Console(helper) => self.take_terminal(token, helper),
+                    Source::Output(container, stream) => self.take_output(&container, stream, &mut buffer),
+                    Source::Input(container) => self.give_input(&container),
+                    Source::ClientInput(container) => self.take_input(token, &container, &mut buffer),
+                    Source::ClientOutput(container) => self.give_output(token, &container),
+                }
+            }
+        }
+    }
+
+    fn token(&mut self, source: Source) -> u64 {
+        self.next_token += 1;
+        self.sources.insert(self.next_token, source);
+        self.next_token
+    }
+
+    fn accept(&mut self) {
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let token = self.token(Source::Connection);
+            if epoll::add(&self.epoll, &socket, EventData::new_u64(token), EventFlags::IN | EventFlags::RDHUP).is_err() {
+                self.sources.remove(&token);
+                continue;
+            }
+            let connection = Connection { socket, received: Vec::new(), descriptors: Vec::new(), watching: false, process: None, attached: None };
+            self.connections.insert(token, connection);
+        }
+    }
+
+    fn drop_connection(&mut self, token: u64) {
+        self.sources.remove(&token);
+        let Some(connection) = self.connections.remove(&token) else { return };
+        if let Some(container) = connection.attached {
+            self.detach(&container, token);
+        }
+    }
+
+    /// Takes an attached client away from its container.
+    fn detach(&mut self, container: &str, connection: u64) {
+        let Some(found) = self.containers.get_mut(container) else { return };
+        let (gone, kept) = std::mem::take(&mut found.clients).into_iter().partition::<Vec<_>, _>(|client| client.connection == connection);
+        found.clients = kept;
+        for client in gone {
+            if client.input.is_some() && found.stdin_once {
+                found.stdin = None;
+            }
+            // The descriptors are shared with the agent, so closing ours would not take them out of the loop.
+            let sinks = client.sinks.iter().map(|sink| (sink.token, &sink.descriptor));
+            for (token, descriptor) in sinks.chain(client.input.iter().map(|(token, descriptor)| (*token, descriptor))) {
+                let _ = epoll::delete(&self.epoll, descriptor);
+                self.sources.remove(&token);
+            }
+        }
+    }
+
+    fn take_requests(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let mut alive = true;
+        loop {
+            let mut bytes = [0; 4096];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            match rustix::net::recvmsg(&connection.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(message) => {
+                    for part in control.drain() {
+                        if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+                            connection.descriptors.extend(descriptors);
+                        }
+                    }
+                    if message.bytes == 0 {
+                        alive = false;
+                        break;
+                    }
+                    connection.received.extend_from_slice(bytes.get(..message.bytes).unwrap_or_default());
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(_) => {
+                    alive = false;
+                    break;
+                }
+            }
+        }
+        loop {
+            let Some(connection) = self.connections.get_mut(&token) else { return };
+            match Message::take_from(&mut connection.received) {
+                Ok(Some(request)) => {
+                    let descriptors = std::mem::take(&mut connection.descriptors);
+                    self.answer(token, &request, descriptors);
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    alive = false;
+                    break;
+                }
+            }
+        }
+        if !alive {
+            self.drop_connection(token);
+        }
+    }
+
+    /// Sends a message. A client that does not take it at once is gone or broken, and is dropped.
+    fn send(&mut self, token: u64, message: &Message) {
+        let Some(connection) = self.connections.get(&token) else { return };
+        let bytes = message.encode();
+        let sent = rustix::net::send(&connection.socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        if sent != Ok(bytes.len()) {
+            self.drop_connection(token);
+        }
+    }
+
+    fn answer(&mut self, token: u64, request: &Message, descriptors: Vec<OwnedFd>) {
+        let id = request.text("id").unwrap_or("");
+        match request.verb() {
+            "hello" => {
+                let pid = i64::from(rustix::process::getpid().as_raw_nonzero().get());
+                self.send(token, &Message::new("hello").with_number("version", PROTOCOL_VERSION).with_number("pid", pid));
+            }
+            "watch" => self.watch(token),
+            "start" => {
+                if let Err(problem) = self.start(token, request) {
+                    self.containers.remove(id);
+                    self.send(token, &Message::new("failed").with("error", problem));
+                }
+            }
+            "exec" => {
+                if let Err(problem) = self.exec(token, request, &descriptors) {
+                    self.send(token, &Message::new("failed").with("error", problem.to_string()));
+                }
+            }
+            "attach" => self.attach(token, request, descriptors),
+            "resize" => self.resize(token, request),
+            "kill" => {
+                let pid = match self.containers.get(id) {
+                    Some(container) if container.ended.is_none() => container.pid,
+                    Some(_) => None,
+                    None => self.connections.get(&token).and_then(|connection| connection.process),
+                };
+                let signal = request.number("signal").and_then(|signal| i32::try_from(signal).ok()).unwrap_or(libc::SIGKILL);
+                let killed = pid.is_some_and(|pid| process::signal(pid, signal).is_ok());
+                self.send(token, &Message::new(if killed { "killed" } else { "gone" }));
+            }
+            "reopen" => {
+                let found = self.containers.get_mut(id).map(|container| container.log.reopen()).is_some();
+                self.send(token, &Message::new(if found { "done" } else { "gone" }));
+            }
+            "forget" => {
+                let found = self.containers.get(id).is_some_and(|container| container.ended.is_some());
+                if found {
+                    self.containers.remove(id);
+                    self.sources.retain(|_, source| !matches!(source, Source::Output(container, _) if container == id));
+                }
+                self.send(token, &Message::new(if found { "done" } else { "gone" }));
+            }
+            "end" => {
+                self.send(token, &Message::new("done"));
+                self.over = true;
+            }
+            other => {
+                let problem = format!("this shim does not know \"{other}\"");
+                self.send(token, &Message::new("failed").with("error", problem));
+            }
+        }
+    }
+
+    fn watch(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.watching = true;
+        let containers: Vec<Message> = self.containers.values().map(|container| container.describe("container")).collect();
+        for message in containers.into_iter().chain([Message::new("watching")]) {
+            self.send(token, &message);
+        }
+    }
+
+    fn start(&mut self, token: u64, request: &Message) -> Result<(), String> {
+        let id = request.text("id").unwrap_or("").to_owned();
+        if id.is_empty() || self.containers.contains_key(&id) {
+            return Err(format!("container \"{id}\" was started before"));
+        }
+        let terminal = request.flag("terminal");
+        let path = |name: &str| request.text(name).map(PathBuf::from);
+        let doing = |what: &'static str| move |error: rustix::io::Errno| format!("could not {what}: {error}");
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|error| format!("could not open /dev/null: {error}"))?;
+        let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(doing("make a pipe"));
+        let (mut ours, mut theirs): ([Option<OwnedFd>; 3], [Option<OwnedFd>; 3]) = Default::default();
+        if !terminal {
+            if request.flag("stdin") {
+                let (read, write) = pipe()?;
+                (ours[0], theirs[0]) = (Some(write), Some(read));
+            }
+            for index in [1, 2] {
+                let (read, write) = pipe()?;
+                (ours[index], theirs[index]) = (Some(read), Some(write));
+            }
+            for end in ours.iter().flatten() {
+                rustix::io::ioctl_fionbio(end, true).map_err(doing("prepare a pipe"))?;
+            }
+        }
+        let console = match path("console") {
+            Some(path) if terminal => Some(listen(&path).map_err(|error| format!("could not listen for the terminal: {error}"))?),
+            _ => None,
+        };
+        let [stdin, stdout, stderr] = ours;
+        let container = Container {
+            id: id.clone(),
+            pid: None,
+            started_at: None,
+            ended: None,
+            terminal,
+            stdin_once: request.flag("stdin_once"),
+            stdin,
+            stdout,
+            stderr,
+            unread_input: Vec::new(),
+            log: LogFile::open(path("log").unwrap_or_else(|| PathBuf::from("/dev/null"))),
+            record: path("record").unwrap_or_else(|| PathBuf::from(format!("{id}.exit"))),
+            out_of_memory_file: path("out_of_memory_file").unwrap_or_default(),
+            cgroup_to_kill: path("cgroup_to_kill"),
+            clients: Vec::new(),
+            result: Vec::new(),
+        };
+        self.containers.insert(id.clone(), container);
+        let streams = theirs.each_ref().map(|end| end.as_ref().map_or(null.as_fd(), AsFd::as_fd));
+        let key = self.launch(token, Some(id.clone()), request, streams)?;
+        self.read_output(&id);
+        if let Some(console) = console {
+            let console_token = self.token(Source::Console(key));
+            epoll::add(&self.epoll, &console, EventData::new_u64(console_token), EventFlags::IN).map_err(doing("wait for the terminal"))?;
+            if let Some(helper) = self.helpers.get_mut(&key) {
+                helper.console = Some(console);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a container's streams into the event loop.
+    fn read_output(&mut self, id: &str) {
+        for stream in [Stream::Output, Stream::Error] {
+            let token = self.token(Source::Output(id.to_owned(), stream));
+            let end = self.containers.get(id).and_then(|container| match stream {
+                Stream::Output => container.stdout.as_ref(),
+                Stream::Error => container.stderr.as_ref(),
+            });
+            let added = end.map(|end| epoll::add(&self.epoll, end, EventData::new_u64(token), EventFlags::IN));
+            if added != Some(Ok(())) {
+                self.sources.remove(&token);
+            }
+        }
+    }
+
+    fn launch(&mut self, connection: u64, container: Option<String>, request: &Message, streams: [BorrowedFd<'_>; 3]) -> Result<u64, String> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("could not make a pipe: {error}"))?;
+        rustix::io::ioctl_fionbio(&read, true).map_err(|error| format!("could not prepare a pipe: {error}"))?;
+        let diagnosis = PathBuf::from(request.text("diagnosis").unwrap_or("/dev/null"));
+        let pid = process::start_helper(request, streams, write.as_fd(), &diagnosis).map_err(|error| format!("could not run the helper: {error}"))?;
+        let pid = i32::try_from(pid).unwrap_or(0);
+        self.next_token += 1;
+        let key = self.next_token;
+        let token = self.token(Source::Result(key));
+        epoll::add(&self.epoll, &read, EventData::new_u64(token), EventFlags::IN).map_err(|error| format!("could not wait for the helper: {error}"))?;
+        let helper = Helper { pid, connection, container, result: Some(read), bytes: Vec::new(), ended: None, diagnosis, console: None };
+        self.helpers.insert(key, helper);
+        Ok(key)
+    }
+
+    fn exec(&mut self, token: u64, request: &Message, descriptors: &[OwnedFd]) -> Result<(), String> {
+        let [stdin, stdout, stderr] = descriptors else { return Err("exec needs three descriptors".to_owned()) };
+        self.launch(token, None, request, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        Ok(())
+    }
+
+    fn take_result(&mut self, token: u64, key: u64, buffer: &mut [u8]) {
+        let Some(helper) = self.helpers.get_mut(&key) else { return };
+        let Some(pipe) = &helper.result else { return };
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) | Err(rustix::io::Errno::PIPE) => {
+                helper.result = None;
+                self.sources.remove(&token);
+                self.finish_helper(key);
+            }
+            Ok(count) if helper.bytes.len() < shim::MAX_MESSAGE_BYTES => helper.bytes.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Accepts the terminal that a helper made inside its container.
+    fn take_terminal(&mut self, token: u64, key: u64) {
+        let Some(helper) = self.helpers.get_mut(&key) else { return };
+        let terminal = helper.console.take().and_then(|listener| receive_terminal(&listener).ok());
+        let id = helper.container.clone();
+        self.sources.remove(&token);
+        let (Some(id), Some(terminal)) = (id, terminal) else { return };
+        let Some(container) = self.containers.get_mut(&id) else { return };
+        if rustix::io::ioctl_fionbio(&terminal, true).is_err() {
+            return;
+        }
+        container.stdin = terminal.try_clone().ok();
+        container.stdout = Some(terminal);
+        self.read_output(&id);
+    }
+
+    /// Draws the conclusion once a helper has both spoken and ended.
+    fn finish_helper(&mut self, key: u64) {
+        let done = self.helpers.get(&key).is_some_and(|helper| helper.result.is_none() && helper.ended.is_some());
+        if !done {
+            return;
+        }
+        let Some(helper) = self.helpers.remove(&key) else { return };
+        if helper.console.is_some() {
+            self.sources.retain(|_, source| !matches!(source, Source::Console(other) if *other == key));
+        }
+        let mut bytes = helper.bytes;
+        let answer = Message::take_from(&mut bytes).ok().flatten();
+        let pid = answer.as_ref().and_then(|answer| answer.number("pid")).and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
+        let error = answer.as_ref().and_then(|answer| answer.text("error")).map(str::to_owned);
+        let early = pid.and_then(|pid| self.early.remove(&pid));
+        if self.helpers.is_empty() {
+            self.early.clear();
+        }
+        let problem = match (pid, error) {
+            (Some(_), None) => None,
+            (_, Some(error)) => Some(error),
+            (None, None) => Some(last_words(&helper.diagnosis, helper.ended)),
+        };
+        let result = answer.map(|answer| answer.encode()).unwrap_or_default();
+        let reply = match (&problem, pid) {
+            (None, Some(pid)) => Message::new("started").with_number("pid", i64::from(pid)).with("result", &result),
+            (problem, _) => Message::new("failed").with("error", problem.as_deref().unwrap_or("")).with("result", &result),
+        };
+        let Some(id) = helper.container else {
+            if let (Some(pid), None) = (pid, problem)
+                && let Some(connection) = self.connections.get_mut(&helper.connection)
+            {
+                connection.process = Some(pid);
+                self.send(helper.connection, &reply);
+                if let Some(ended) = early {
+                    self.finish_process(helper.connection, ended);
+                }
+            } else {
+                self.send(helper.connection, &reply);
+            }
+            return;
+        };
+        if let Some(container) = self.containers.get_mut(&id) {
+            container.result = result;
+            container.pid = pid.filter(|_| problem.is_none());
+        }
+        match problem {
+            None => {
+                if let Some(container) = self.containers.get_mut(&id) {
+                    container.started_at = Some(crate::timestamp::now());
+                }
+                self.send(helper.connection, &reply);
+                if let Some(ended) = early {
+                    self.finish_container(&id, ended, String::new());
+                }
+            }
+            Some(problem) => {
+                let ended = Ended { code: 128, signal: 0, at: crate::timestamp::now() };
+                self.finish_container(&id, ended, problem);
+                self.send(helper.connection, &reply);
+            }
+        }
+    }
+
+    fn take_signals(&mut self, buffer: &mut [u8]) {
+        // What is read does not matter: one signal may stand for many ends.
+        while rustix::io::read(&self.signals, &mut *buffer).is_ok_and(|count| count > 0) {}
+        while let Some((pid, ended)) = process::reap() {
+            if self.first_process == Some(pid) {
+                // The kernel killed everything in the pod with its pid 1; without it nothing new can start.
+                self.over = true;
+            } else if let Some((key, helper)) = self.helpers.iter_mut().find(|(_, helper)| helper.pid == pid) {
+                helper.ended = Some(ended);
+                let key = *key;
+                self.finish_helper(key);
+            } else if let Some(id) = self.containers.values().find(|container| container.pid == Some(pid)).map(|container| container.id.clone()) {
+                self.finish_container(&id, ended, String::new());
+            } else if let Some(token) = self.connections.iter().find(|(_, connection)| connection.process == Some(pid)).map(|(token, _)| *token) {
+                self.finish_process(token, ended);
+            } else if !self.helpers.is_empty() {
+                self.early.insert(pid, ended);
+            }
+        }
+    }
+
+    fn finish_process(&mut self, connection: u64, ended: Ended) {
+        if let Some(found) = self.connections.get_mut(&connection) {
+            found.process = None;
+        }
+        let message = Message::new("exited").with_number("code", i64::from(ended.code)).with_number("signal", i64::from(ended.signal));
+        self.send(connection, &message);
+    }
+
+    fn finish_container(&mut self, id: &str, ended: Ended, message: String) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some(cgroup) = &container.cgroup_to_kill {
+            process::kill_cgroup(cgroup);
+        }
+        // The counter also counts when only a child was killed and the container went on or ended well.
+        let out_of_memory = ended.code != 0 && process::out_of_memory_kills(&container.out_of_memory_file) > 0;
+        container.ended = Some(End { ended, out_of_memory, message });
+        // What it printed before it ended is part of its log.
+        let mut buffer = vec![0; READ_BYTES];
+        for stream in [Stream::Output, Stream::Error] {
+            while self.read_some(id, stream, &mut buffer) {}
+        }
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.log.finish();
+        container.stdin = None;
+        // Where the record cannot be written, agents still hear it from us.
+        drop(container.write_record());
+        let news = container.describe("exited");
+        let attached: Vec<u64> = container.clients.iter().map(|client| client.connection).collect();
+        let watching: Vec<u64> = self.connections.iter().filter(|(_, connection)| connection.watching).map(|(token, _)| *token).collect();
+        for token in watching.into_iter().chain(attached) {
+            self.send(token, &news);
+        }
+    }
+
+    fn take_output(&mut self, id: &str, stream: Stream, buffer: &mut [u8]) {
+        self.read_some(id, stream, buffer);
+    }
+
+    /// Moves one buffer of output to log and clients. Gives whether there may be more.
+    fn read_some(&mut self, id: &str, stream: Stream, buffer: &mut [u8]) -> bool {
+        let Some(container) = self.containers.get_mut(id) else { return false };
+        let end = match stream {
+            Stream::Output => &mut container.stdout,
+            Stream::Error => &mut container.stderr,
+        };
+        let Some(descriptor) = end.as_ref() else { return false };
+        let count = match rustix::io::read(descriptor, &mut *buffer) {
+            Ok(count) if count > 0 => count,
+            Err(rustix::io::Errno::AGAIN) => return false,
+            Err(rustix::io::Errno::INTR) => return true,
+            // A terminal whose other side closed gives EIO.
+            Ok(_) | Err(_) => {
+                // A terminal has a second descriptor for input, which would keep it in the loop.
+                let _ = epoll::delete(&self.epoll, descriptor);
+                *end = None;
+                self.sources.retain(|_, source| !matches!(source, Source::Output(container, of) if container == id && *of == stream));
+                self.end_sinks(id, stream);
+                return false;
+            }
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        container.log.take(stream, bytes);
+        let mut lost = Vec::new();
+        for client in &mut container.clients {
+            for sink in client.sinks.iter_mut().filter(|sink| sink.stream == stream) {
+                let waited = !sink.unsent.is_empty();
+                match sink.send(bytes) {
+                    Delivery::Sent => {}
+                    Delivery::Waits if waited => {}
+                    Delivery::Waits => {
+                        if epoll::add(&self.epoll, &sink.descriptor, EventData::new_u64(sink.token), EventFlags::OUT).is_err() {
+                            lost.push(client.connection);
+                        }
+                    }
+                    Delivery::Lost => lost.push(client.connection),
+                }
+            }
+        }
+        for connection in lost {
+            self.drop_connection(connection);
+        }
+        true
+    }
+
+    /// Closes the clients' ends of a stream that is over, as far as they have taken everything.
+    fn end_sinks(&mut self, id: &str, stream: Stream) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        for client in &mut container.clients {
+            for sink in client.sinks.iter().filter(|sink| sink.stream == stream && sink.unsent.is_empty()) {
+                let _ = epoll::delete(&self.epoll, &sink.descriptor);
+                self.sources.remove(&sink.token);
+            }
+            client.sinks.retain(|sink| sink.stream != stream || !sink.unsent.is_empty());
+        }
+    }
+
+    fn give_output(&mut self, token: u64, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let over = [container.stdout.is_none(), container.stderr.is_none()];
+        let mut lost = None;
+        for client in &mut container.clients {
+            let Some(sink) = client.sinks.iter_mut().find(|sink| sink.token == token) else { continue };
+            match sink.send(&[]) {
+                Delivery::Sent => {
+                    let _ = epoll::delete(&self.epoll, &sink.descriptor);
+                    let ended = over[usize::from(sink.stream == Stream::Error)];
+                    if ended {
+                        self.sources.remove(&token);
+                        client.sinks.retain(|sink| sink.token != token);
+                    }
+                }
+                Delivery::Waits => {}
+                Delivery::Lost => lost = Some(client.connection),
+            }
+            break;
+        }
+        if let Some(connection) = lost {
+            self.drop_connection(connection);
+        }
+    }
+
+    fn attach(&mut self, token: u64, request: &Message, descriptors: Vec<OwnedFd>) {
+        let id = request.text("id").unwrap_or("").to_owned();
+        if !self.containers.get(&id).is_some_and(|container| container.ended.is_none() && container.pid.is_some()) {
+            self.send(token, &Message::new("failed").with("error", "the container is not running"));
+            return;
+        }
+        let mut descriptors = descriptors.into_iter();
+        let mut client = Client { connection: token, input: None, sinks: Vec::new() };
+        for (name, stream) in [("stdin", None), ("stdout", Some(Stream::Output)), ("stderr", Some(Stream::Error))] {
+            let Some(descriptor) = request.flag(name).then(|| descriptors.next()).flatten() else { continue };
+            if rustix::io::ioctl_fionbio(&descriptor, true).is_err() {
+                continue;
+            }
+            match stream {
+                None => {
+                    let input = self.token(Source::ClientInput(id.clone()));
+                    let added = epoll::add(&self.epoll, &descriptor, EventData::new_u64(input), EventFlags::IN);
+                    if added.is_ok() {
+                        client.input = Some((input, descriptor));
+                    }
+                }
+                Some(stream) => {
+                    let sink = self.token(Source::ClientOutput(id.clone()));
+                    client.sinks.push(Sink { token: sink, stream, descriptor, unsent: Vec::new() });
+                }
+            }
+        }
+        if let Some(container) = self.containers.get_mut(&id) {
+            container.clients.push(client);
+        }
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.attached = Some(id);
+        }
+        self.send(token, &Message::new("attached"));
+    }
+
+    fn take_input(&mut self, token: u64, id: &str, buffer: &mut [u8]) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(client) = container.clients.iter_mut().find(|client| client.input.as_ref().is_some_and(|(input, _)| *input == token)) else { return };
+        let Some((_, descriptor)) = &client.input else { return };
+        match rustix::io::read(descriptor, &mut *buffer) {
+            Ok(count) if count > 0 => {
+                if container.stdin.is_some() {
+                    container.unread_input.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    self.give_input(id);
+                }
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => {
+                let _ = epoll::delete(&self.epoll, descriptor);
+                client.input = None;
+                self.sources.remove(&token);
+                if container.stdin_once && container.unread_input.is_empty() {
+                    container.stdin = None;
+                }
+            }
+        }
+    }
+
+    /// Hands waiting input to the container. While it takes none, its clients are not read.
+    fn give_input(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let paused = self.sources.iter().find(|(_, source)| matches!(source, Source::Input(container) if container == id)).map(|(token, _)| *token);
+        let Some(stdin) = &container.stdin else { return container.unread_input.clear() };
+        let mut blocked = false;
+        let mut broken = false;
+        while !container.unread_input.is_empty() && !blocked && !broken {
+            match rustix::io::write(stdin, &container.unread_input) {
+                Ok(count) => drop(container.unread_input.drain(..count.min(container.unread_input.len()))),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => blocked = true,
+                Err(_) => broken = true,
+            }
+        }
+        let inputs = || container.clients.iter().filter_map(|client| client.input.as_ref());
+        if blocked && paused.is_none() {
+            for (_, input) in inputs() {
+                let _ = epoll::delete(&self.epoll, input);
+            }
+            // A second descriptor, since the same one may be in the loop for reading (a terminal).
+            self.next_token += 1;
+            if epoll::add(&self.epoll, stdin, EventData::new_u64(self.next_token), EventFlags::OUT).is_ok() {
+                self.sources.insert(self.next_token, Source::Input(id.to_owned()));
+            }
+        } else if !blocked && let Some(token) = paused {
+            let _ = epoll::delete(&self.epoll, stdin);
+            self.sources.remove(&token);
+            for (token, input) in inputs() {
+                let _ = epoll::add(&self.epoll, input, EventData::new_u64(*token), EventFlags::IN);
+            }
+        }
+        if broken {
+            container.unread_input = Vec::new();
+            container.stdin = None;
+        } else if !blocked {
+            container.unread_input = Vec::new();
+            let last_left = container.stdin_once && paused.is_some() && !container.clients.iter().any(|client| client.input.is_some());
+            if last_left {
+                container.stdin = None;
+            }
+        }
+    }
+
+    fn resize(&mut self, token: u64, request: &Message) {
+        let attached = self.connections.get(&token).and_then(|connection| connection.attached.as_ref());
+        let terminal = attached.and_then(|id| self.containers.get(id)).filter(|container| container.terminal).and_then(|container| container.stdout.as_ref());
+        let number = |name: &str| request.number(name).and_then(|value| u16::try_from(value).ok()).unwrap_or(0);
+        if let Some(terminal) = terminal {
+            let size = rustix::termios::Winsize { ws_col: number("columns"), ws_row: number("rows"), ws_xpixel: 0, ws_ypixel: 0 };
+            let _ = rustix::termios::tcsetwinsize(terminal, size);
+        }
+    }
+}
+
+/// Binds a listening socket whose path may be longer than an address: by way of its directory.
+pub fn listen(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let directory = std::fs::File::open(path.parent().unwrap_or(std::path::Path::new(".")))?;
+    let name = path.file_name().unwrap_or_default();
+    let short = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory))).join(name);
+    drop(std::fs::remove_file(path));
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&short)?)?;
+    rustix::net::listen(&socket, 64)?;
+    Ok(socket)
+}
+
+fn receive_terminal(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    // The helper sends right after it connected, so this does not wait noticeably.
+    let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC)?;
+    let mut bytes = [0; 256];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let terminal = control.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    terminal.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// What a helper printed before it died without a result.
+fn last_words(diagnosis: &std::path::Path, ended: Option<Ended>) -> String {
+    let text = std::fs::read_to_string(diagnosis).unwrap_or_default();
+    let tail: String = text.chars().rev().take(1000).collect::<Vec<_>>().into_iter().rev().collect();
+    let code = ended.map_or(-1, |ended| ended.code);
+    format!("the helper ended with code {code} and without a result: {}", tail.trim())
+}
