@@ -10,6 +10,7 @@
 
 mod address;
 mod conntrack;
+pub mod laboratory;
 mod link;
 mod message;
 mod namespace;

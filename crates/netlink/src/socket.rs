@@ -46,6 +46,11 @@ impl NetlinkError {
             Self::Refused { errno, .. } | Self::Socket { errno, .. } => *errno,
         }
     }
+
+    /// Whether what was to be made is there already.
+    pub fn already_exists(&self) -> bool {
+        self.errno() == Errno::EEXIST
+    }
 }
 
 /// What the socket speaks.
