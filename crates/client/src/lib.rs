@@ -7,11 +7,17 @@
 //! - [`feed`]: one list and watch, resumed after every kind of interruption
 //! - [`informer`], [`index`]: the objects of one feed, kept in memory, looked up by key and by secondary indexes
 //! - [`informers`]: one informer per kind and process
+//! - [`events`]: tells users what happened to an object
+//! - [`clock`]: where the time comes from
+//! - [`fake`]: a tiny API in memory, for tests of whoever is a client
 //! - [`backoff`]: how long to wait before trying again
 
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod clock;
+pub mod events;
+pub mod fake;
 pub mod feed;
 pub mod identity;
 pub mod index;
@@ -21,6 +27,8 @@ mod in_process;
 mod over_tls;
 
 pub use backoff::Backoff;
+pub use clock::{Clock, FakeClock, SystemClock};
+pub use events::{EventRecorder, EventType};
 pub use feed::{FeedEvent, Selection, Source};
 pub use identity::Identity;
 pub use in_process::in_process;
