@@ -68,7 +68,7 @@ impl EventRecorder {
     pub fn new(client: kube::Client, component: &str, host: Option<&str>, clock: Arc<dyn Clock>) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         let source = EventSource { component: Some(component.to_owned()), host: host.map(str::to_owned) };
-        tokio::spawn(Writer { client, source, clock, stories: HashMap::new(), budgets: HashMap::new(), similar: HashMap::new() }.run(receiver));
+        tokio::spawn(Writer { client, source, clock, stories: HashMap::new(), budgets: HashMap::new(), similar: HashMap::new(), last_stamp: 0 }.run(receiver));
         Self { sender }
     }
 
@@ -124,6 +124,8 @@ struct Writer {
     budgets: HashMap<String, (f64, Duration)>,
     /// Per similar story: how many different messages since when.
     similar: HashMap<StoryId, (u32, Duration)>,
+    /// Nanoseconds in the name of the newest event.
+    last_stamp: i128,
 }
 
 impl Writer {
@@ -164,8 +166,9 @@ impl Writer {
                 other => return other.map(drop),
             }
         }
-        // As upstream names events: after the object, with something that does not repeat.
-        let name = format!("{}.{:x}", told.about.name.as_deref().unwrap_or_default(), self.clock.now().as_nanosecond());
+        // As upstream names events: after the object and the time, made to never repeat.
+        self.last_stamp = (self.last_stamp + 1).max(self.clock.now().as_nanosecond());
+        let name = format!("{}.{:x}", told.about.name.as_deref().unwrap_or_default(), self.last_stamp);
         let event = Event {
             metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
             involved_object: told.about,
