@@ -58,6 +58,10 @@ impl Laboratory {
             let route = RouteSocket::open().expect("netlink");
             let loopback = route.link("lo").expect("netlink").expect("lo");
             route.set_up(loopback.index).expect("netlink");
+            // Links come up at once, without asking for a second or two whether somebody has their address of IPv6.
+            for links in ["all", "default"] {
+                let _ = write_sysctl(&format!("net/ipv6/conf/{links}/accept_dad"), "0");
+            }
             // Bridges of this machine must not send our packets through its iptables.
             let _ = write_sysctl("net/bridge/bridge-nf-call-iptables", "0");
         });

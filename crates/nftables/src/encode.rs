@@ -350,6 +350,9 @@ fn write_expression(entry: &mut Message, expression: &Expression, inline_set: Op
             // Result "address type" of the destination address.
             data.network_number(1, number(*to)).network_number(2, 3).network_number(3, 2);
         }),
+        Expression::SourceKind { to } => write("fib", &mut |data| {
+            data.network_number(1, number(*to)).network_number(2, 3).network_number(3, 1);
+        }),
         Expression::Random { modulus, to } => write("numgen", &mut |data| {
             data.network_number(1, number(*to)).network_number(2, *modulus);
             data.network_number(3, 1).network_number(4, 0);

@@ -180,6 +180,11 @@ pub enum Expression {
         /// Where to.
         to: Register,
     },
+    /// The same of the source.
+    SourceKind {
+        /// Where to.
+        to: Register,
+    },
     /// A random number below a modulus.
     Random {
         /// The modulus.
@@ -274,6 +279,7 @@ impl fmt::Display for Expression {
             }
             Self::Load { value, to } => write!(formatter, "{to} = 0x{}", hexadecimal(value)),
             Self::DestinationKind { to } => write!(formatter, "{to} = fib daddr type"),
+            Self::SourceKind { to } => write!(formatter, "{to} = fib saddr type"),
             Self::Random { modulus, to } => write!(formatter, "{to} = random below {modulus}"),
             Self::Lookup { set, key, to, verdict, inverted } => {
                 let sign = if *inverted { "not in" } else { "in" };

@@ -58,6 +58,12 @@ impl Rule {
             .compare(Comparison::Equal, FIRST, &LOCAL_ADDRESS.to_ne_bytes())
     }
 
+    /// Only packets from an address of this host.
+    pub fn from_this_host(self) -> Self {
+        self.push(Expression::SourceKind { to: FIRST })
+            .compare(Comparison::Equal, FIRST, &LOCAL_ADDRESS.to_ne_bytes())
+    }
+
     /// Only the first packet of a flow.
     pub fn new_flow(self) -> Self {
         self.push(Expression::ConntrackState { to: FIRST })

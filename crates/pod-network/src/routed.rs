@@ -457,7 +457,9 @@ impl Shared {
                     return Ok(());
                 }
                 let rules = host_rules::open_host_ports(&self.names.table, &attachment);
-                self.rules.commit(&rules).map_err(|error| failed("open the host ports", &error))
+                self.rules.commit(&rules).map_err(|error| failed("open the host ports", &error))?;
+                self.forget_flows(&attachment);
+                Ok(())
             });
         match connected {
             Ok(()) => {
@@ -540,20 +542,24 @@ impl Shared {
         Ok(())
     }
 
-    /// UDP senders that keep their port would go on sending to the pod that is gone.
+    /// UDP senders that keep their port would go on sending to where they did before the host ports of this sandbox were
+    /// opened or closed: to nobody, or to a pod that is gone.
     fn forget_flows(&self, attachment: &Attachment) {
-        if !attachment.request.host_ports.iter().any(|port| port.protocol == Protocol::Udp) {
+        let mut ports = attachment.request.host_ports.iter().filter(|port| port.protocol == Protocol::Udp).peekable();
+        if ports.peek().is_none() {
             return;
         }
+        let ports: Vec<u16> = ports.map(|port| port.host_port).collect();
         let forgotten = ConntrackSocket::open().and_then(|mut conntrack| {
             conntrack.forget(|flow| {
                 flow.protocol == host_rules::protocol_number(Protocol::Udp)
-                    && flow.reply_source != flow.original_destination
-                    && attachment.addresses.contains(&flow.reply_source.ip())
+                    && ports.contains(&flow.original_destination.port())
+                    && (flow.reply_source == flow.original_destination
+                        || attachment.addresses.contains(&flow.reply_source.ip()))
             })
         });
         if let Err(error) = forgotten {
-            tracing::warn!(%error, "could not forget the UDP flows of a pod that is gone");
+            tracing::warn!(%error, "could not forget the UDP flows to host ports");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The pod network with real links and packets, hosts being network namespaces. Needs root.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
-use netlink::laboratory::{Host, Laboratory};
+use netlink::laboratory::{Host, Laboratory, exchange};
 use pod_network::{IpRange, NodeFacts, Options, RoutedPodNetwork};
 use pod_sandbox_network::{AttachRequest, HostPort, PodNetworkError, PodSandboxNetwork, Protocol};
 
@@ -169,18 +169,18 @@ fn host_ports_lead_to_the_pod_and_close_with_it() {
     // A pod that reaches itself by way of the host sees the host as the caller.
     assert!(pod.ask_tcp("192.168.0.1:8080").unwrap().starts_with("pod "));
     let client = world.udp_client("192.168.0.1:5353");
-    assert_eq!(netlink::laboratory::exchange(&client).unwrap(), "pod 192.168.0.9");
+    assert_eq!(exchange(&client).unwrap(), "pod 192.168.0.9");
     // A second pod cannot have the same port, and leaves no trace of the attempt.
     let second = laboratory.host("second");
     let refused = node.attach(&second, "second", vec![port(8080, 80, Protocol::Tcp)]).unwrap_err();
     assert!(refused.to_string().contains("open the host ports"), "{refused}");
     node.detach("pod");
     assert_eq!(world.ask_tcp("192.168.0.1:8080").unwrap_err(), std::io::ErrorKind::ConnectionRefused);
-    assert!(netlink::laboratory::exchange(&client).is_err());
+    assert!(exchange(&client).is_err());
     node.attach(&second, "second", vec![port(5353, 53, Protocol::Udp)]).expect("attach");
     laboratory.serve_udp(&second, "second", 53);
     // The same socket of the client now reaches the new pod.
-    assert_eq!(netlink::laboratory::exchange(&client).unwrap(), "second 192.168.0.9");
+    assert_eq!(exchange(&client).unwrap(), "second 192.168.0.9");
 }
 
 #[test]
@@ -221,8 +221,6 @@ fn teardown_leaves_nothing() {
             a.command(words[0], &words[1..])
         })
     };
-    // Addresses of IPv6 that appear by themselves a moment after the link came up.
-    std::thread::sleep(Duration::from_millis(100));
     let before = look();
     let node = node(&laboratory, &a, "a");
     node.apply(facts("a", &["192.168.0.1"], &["10.244.0.0/24", "fd02:0:0:1::/64"]));
