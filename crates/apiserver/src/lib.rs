@@ -1,1 +1,43 @@
 //! The API server: authentication, authorization, admission, the generic handler, watch, discovery and custom resources.
+//!
+//! - [`server`]: from a request to its handler; the TLS listener
+//! - [`core`]: what every part shares
+//! - [`view`]: every object as encoded bytes, with history
+//! - [`handler`]: every verb, once, for every kind
+//! - [`effects`]: kinds that act on other objects, and special subresources
+//! - [`authentication`], [`authorization`], [`admission`]: the chains
+//! - [`rendering`], [`negotiation`], [`codec`]: forms and encodings
+//! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
+//! - [`bootstrap`]: what a new cluster begins with
+//!
+//! Nothing but this crate opens a store, and nothing in it knows a node's or a controller's insides.
+
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod authentication;
+pub mod authorization;
+pub mod bootstrap;
+pub mod codec;
+pub mod core;
+pub mod discovery;
+pub mod effects;
+pub mod handler;
+pub mod health;
+pub mod http_body;
+pub mod impersonation;
+pub mod metrics;
+pub mod negotiation;
+pub mod openapi;
+pub mod openid;
+pub mod options;
+pub mod rendering;
+pub mod request_info;
+pub mod server;
+pub mod setup;
+pub mod user;
+pub mod version;
+pub mod view;
+
+pub use crate::core::{ClusterFacts, Core};
+pub use server::ApiServer;

@@ -1,3 +1,19 @@
 //! The knarr binary: a whole cluster in one process, or one part of a large one.
+//!
+//! [`cli`] says what a user can ask for; each command has a file of that name. The same binary is also the short-lived
+//! helper of the container runtime, which has to start before anything else does (see `runtime-embedded`).
 
-fn main() {}
+mod cli;
+mod control_plane;
+mod node_parts;
+mod server;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    runtime_embedded::run_helper_if_asked();
+    cli::run()
+}

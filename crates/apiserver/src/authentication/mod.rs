@@ -1,0 +1,64 @@
+//! Authentication: who asks. A chain of [`Authenticator`]s; the first that recognises credentials decides.
+
+pub mod bootstrap_token;
+pub mod service_account;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::HeaderMap;
+use meta::ApiError;
+
+use crate::user::User;
+
+/// What a connection is known to be, put into the request's extensions by whoever accepted it: the verified client
+/// certificate's identity, or the identity of a part in the same process.
+#[derive(Debug, Clone)]
+pub struct ConnectionIdentity(pub Arc<User>);
+
+/// Recognises one kind of bearer token.
+#[async_trait]
+pub trait TokenAuthenticator: Send + Sync + 'static {
+    /// The user of a token; none where it is not of this kind; an error where it is, but is not valid.
+    async fn authenticate(&self, token: &str) -> Result<Option<Arc<User>>, ApiError>;
+}
+
+/// The chain.
+#[derive(Default)]
+pub struct Authentication {
+    /// Asked in order.
+    pub tokens: Vec<Arc<dyn TokenAuthenticator>>,
+}
+
+impl Authentication {
+    /// Who sent a request. Without credentials it is the anonymous user, whom authorization lets do next to nothing.
+    ///
+    /// # Errors
+    /// 401 for credentials that nobody takes.
+    pub async fn authenticate(&self, headers: &HeaderMap, connection: Option<&ConnectionIdentity>) -> Result<Arc<User>, ApiError> {
+        if let Some(ConnectionIdentity(user)) = connection {
+            return Ok(user.clone());
+        }
+        let Some(value) = bearer_token(headers) else { return Ok(User::anonymous()) };
+        for authenticator in &self.tokens {
+            if let Some(user) = authenticator.authenticate(&value).await? {
+                return Ok(user);
+            }
+        }
+        Err(ApiError::unauthorized())
+    }
+}
+
+/// The bearer token of a request, from its header or, for browsers' WebSockets, from its sub-protocol.
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    if let Some(header) = headers.get(http::header::AUTHORIZATION) {
+        let text = header.to_str().ok()?;
+        let (scheme, token) = text.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
+    }
+    let protocols = headers.get("sec-websocket-protocol")?.to_str().ok()?;
+    let encoded = protocols.split(',').find_map(|name| name.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
+    String::from_utf8(bytes).ok()
+}

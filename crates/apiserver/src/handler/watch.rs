@@ -1,0 +1,289 @@
+//! watch: a stream of events from any kept revision, with bookmarks, initial events and selectors.
+//!
+//! A watcher is a cursor into the shared history (see [`crate::view`]); an object that ceases to match its selector is a
+//! DELETED event, one that begins to is ADDED.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use kinds::ServedKind;
+use meta::{ApiError, FieldError, FieldPath};
+use rand::Rng;
+use serde_json::{Value, json};
+use store::Revision;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    codec,
+    core::{Core, RequestContext},
+    handler::{Selection, read},
+    http_body::{Body, BoxError},
+    negotiation::{Encoding, Form, Negotiated, negotiate_for},
+    options::VersionMatch,
+    rendering,
+    view::{EventType, ResourceView, StoredObject, Unavailable, ViewEvent, json_frame},
+};
+
+/// Events taken from the history at a time.
+const BATCH: usize = 128;
+
+/// How often a watcher that wants bookmarks gets one while other objects change. Source: upstream's watch cache, about a minute.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+struct Watcher {
+    core: Arc<Core>,
+    context: RequestContext,
+    kind: Arc<dyn ServedKind>,
+    view: Arc<ResourceView>,
+    negotiated: Negotiated,
+    cursor: Revision,
+    changes: watch::Receiver<Revision>,
+    pending: VecDeque<Bytes>,
+    bookmarks: bool,
+    deadline: Instant,
+    next_bookmark: Instant,
+    last_told: Revision,
+    first_table: bool,
+    ended: bool,
+}
+
+impl Watcher {
+    fn object_frame(&mut self, kind: EventType, object: &StoredObject) -> Result<Bytes, ApiError> {
+        if self.negotiated.form == Form::Table {
+            let tree = self.core.served_object(&self.kind, object)?;
+            let include = self.context.query.include_object.as_deref().unwrap_or("Metadata");
+            let value = rendering::table(&self.kind, &[(tree, object.revision)], Some(object.revision), include, (self.core.clock)(), self.first_table);
+            self.first_table = false;
+            let bytes = rendering::encode_meta(&value, self.negotiated.encoding)?;
+            return Ok(self.frame(kind.as_str(), &bytes));
+        }
+        let bytes = rendering::render(&self.core, &self.kind, object, self.negotiated)?;
+        Ok(self.frame(kind.as_str(), &bytes))
+    }
+
+    fn frame(&self, kind: &str, object: &[u8]) -> Bytes {
+        match self.negotiated.encoding {
+            Encoding::Protobuf => codec::protobuf_frame(kind, object),
+            Encoding::Json | Encoding::Yaml => json_frame(kind, object),
+        }
+    }
+
+    fn event_frame(&mut self, event: &ViewEvent, kind: EventType) -> Result<Option<Bytes>, ApiError> {
+        let Some(shown) = event.shown(kind) else { return Ok(None) };
+        if self.negotiated == Negotiated::JSON && self.core.is_plain(&self.kind, &shown) {
+            return Ok(event.frame(kind));
+        }
+        self.object_frame(kind, &shown).map(Some)
+    }
+
+    fn error_frame(&self, error: &ApiError) -> Bytes {
+        let bytes = rendering::encode_meta(&error.to_status(), self.negotiated.encoding).unwrap_or_default();
+        self.frame("ERROR", &bytes)
+    }
+
+    fn bookmark_frame(&self, initial_end: bool) -> Bytes {
+        let info = self.kind.info();
+        let mut metadata = json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, api_version) = match self.negotiated.form {
+            Form::Whole => (info.kind.kind.to_string(), info.kind.group_version().to_string()),
+            Form::Metadata => ("PartialObjectMetadata".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Form::Table => {
+                let value = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": self.cursor.to_string()},
+                    "columnDefinitions": [], "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}]});
+                return self.frame("BOOKMARK", &rendering::encode_meta(&value, self.negotiated.encoding).unwrap_or_default());
+            }
+        };
+        let value = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+        let bytes = match (self.negotiated.form, self.negotiated.encoding, value) {
+            (Form::Whole, Encoding::Protobuf, Value::Object(map)) => codec::protobuf(self.kind.schema(), &meta::Object(map)).unwrap_or_default(),
+            (_, encoding, value) => rendering::encode_meta(&value, encoding).unwrap_or_default(),
+        };
+        self.frame("BOOKMARK", &bytes)
+    }
+
+    /// Takes what the history has after the cursor.
+    fn collect(&mut self) -> Result<(), ApiError> {
+        // Read before the history, so that nothing up to it can be missing there.
+        let seen = self.core.view.revision();
+        let events = self.view.events_after(self.cursor, BATCH).map_err(|gone| match gone {
+            Unavailable::TooOld { oldest } => ApiError::expired(format!("too old resource version: {} ({oldest})", self.cursor)),
+            Unavailable::TooNew { newest } => ApiError::expired(format!("too large resource version: {} ({newest})", self.cursor)),
+        })?;
+        let full = events.len() == BATCH;
+        let context = self.context.clone();
+        let kind = self.kind.clone();
+        let selection = Selection::of(&context, kind.as_ref())?;
+        for event in events {
+            let new = event.new.as_ref().is_some_and(|object| selection.matches(object));
+            let old = event.old.as_ref().is_some_and(|object| selection.matches(object));
+            let shown = match (old, new) {
+                (false, true) => Some(EventType::Added),
+                (true, true) => Some(EventType::Modified),
+                (true, false) => Some(EventType::Deleted),
+                (false, false) => None,
+            };
+            self.cursor = event.revision;
+            if let Some(shown) = shown
+                && let Some(frame) = self.event_frame(&event, shown)?
+            {
+                self.pending.push_back(frame);
+                self.last_told = event.revision;
+            }
+        }
+        if !full && seen > self.cursor {
+            self.cursor = seen;
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.pending.pop_front() {
+                return Some(frame);
+            }
+            if self.ended {
+                return None;
+            }
+            self.changes.mark_unchanged();
+            if let Err(error) = self.collect() {
+                self.ended = true;
+                return Some(self.error_frame(&error));
+            }
+            if !self.pending.is_empty() {
+                continue;
+            }
+            let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            tokio::select! {
+                changed = self.changes.changed() => if changed.is_err() { return None },
+                () = tokio::time::sleep_until(wake) => {
+                    let now = Instant::now();
+                    if now >= self.deadline {
+                        return None;
+                    }
+                    self.next_bookmark = now + BOOKMARK_INTERVAL;
+                    let newest = self.core.view.revision();
+                    // Nothing of this kind is newer than what `collect` saw, so the whole view's revision is a promise.
+                    if self.bookmarks && newest > self.last_told && !self.changes.has_changed().unwrap_or(true) {
+                        self.cursor = self.cursor.max(newest);
+                        self.last_told = self.cursor;
+                        return Some(self.bookmark_frame(false));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check(context: &RequestContext) -> Result<(), ApiError> {
+    let query = &context.query;
+    let invalid = |field: &str, detail: &str| {
+        let error = FieldError::forbidden(&FieldPath::new(field), detail);
+        Err(ApiError::invalid(&meta::GroupKind { group: "meta.k8s.io".into(), kind: "ListOptions".into() }, "", vec![error]))
+    };
+    match query.send_initial_events {
+        None => {
+            if query.version_match.is_some() {
+                return invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            }
+        }
+        Some(_) => {
+            if query.version_match != Some(VersionMatch::NotOlderThan) {
+                return invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Answers a watch.
+///
+/// # Errors
+/// 400 and 422 for bad parameters; a revision that is gone is told inside the stream.
+pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>) -> Result<Response<Body>, ApiError> {
+    check(&context)?;
+    let negotiated = negotiate_for(&context.accept, kind.info())?;
+    let mut context = context;
+    if !context.info.name.is_empty() {
+        // `GET …/NAME?watch=true` watches one object.
+        let mut query = (*context.query).clone();
+        query.fields = meta::selector::FieldSelector::parse(&format!("metadata.name={}", context.info.name)).ok();
+        context.query = Arc::new(query);
+    }
+    let query = context.query.clone();
+    let requested = query.resource_version.as_deref().map(read::parse_revision).transpose()?;
+    if query.send_initial_events == Some(true)
+        && let Some(revision) = requested
+    {
+        read::wait_until_fresh(core, revision).await?;
+    }
+    let view = core.view_of(kind);
+    let now = Instant::now();
+    // As upstream, so that a fleet of clients does not come back all at once.
+    let timeout = query.timeout.filter(|timeout| !timeout.is_zero()).unwrap_or_else(|| Duration::from_secs(rand::rng().random_range(1800..3600)));
+    let mut watcher = Watcher {
+        core: core.clone(),
+        kind: kind.clone(),
+        changes: view.changes(),
+        view,
+        negotiated,
+        cursor: Revision(0),
+        pending: VecDeque::new(),
+        bookmarks: query.bookmarks,
+        deadline: now + timeout,
+        next_bookmark: now + BOOKMARK_INTERVAL,
+        last_told: Revision(0),
+        first_table: true,
+        ended: false,
+        context,
+    };
+    let wants_state = query.send_initial_events == Some(true)
+        || query.send_initial_events.is_none() && requested.is_none_or(|revision| revision.0 == 0);
+    if wants_state {
+        let snapshot = core.view.snapshot(&watcher.view);
+        watcher.cursor = snapshot.revision;
+        watcher.last_told = snapshot.revision;
+        let chosen: Vec<Arc<StoredObject>> = {
+            let selection = Selection::of(&watcher.context, kind.as_ref())?;
+            snapshot.range(&selection.prefix, None).filter(|object| selection.matches(object)).cloned().collect()
+        };
+        for object in chosen {
+            let frame = watcher.object_frame(EventType::Added, &object)?;
+            watcher.pending.push_back(frame);
+        }
+        if query.send_initial_events == Some(true) && query.bookmarks {
+            let frame = watcher.bookmark_frame(true);
+            watcher.pending.push_back(frame);
+        }
+    } else {
+        watcher.cursor = requested.filter(|revision| revision.0 > 0).unwrap_or_else(|| core.view.revision());
+        watcher.last_told = watcher.cursor;
+        Selection::of(&watcher.context, kind.as_ref())?;
+    }
+    let frames = stream::unfold(watcher, |mut watcher| async move {
+        let frame = watcher.next().await?;
+        // Frames that are ready go out together: one write to the socket instead of many.
+        if watcher.pending.is_empty() {
+            return Some((frame, watcher));
+        }
+        let mut joined = bytes::BytesMut::from(&frame[..]);
+        while joined.len() < 64 * 1024
+            && let Some(more) = watcher.pending.pop_front()
+        {
+            joined.extend_from_slice(&more);
+        }
+        Some((joined.freeze(), watcher))
+    });
+    let body: Body = StreamBody::new(frames.map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)))).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiated.stream_content_type()));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}

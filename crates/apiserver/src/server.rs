@@ -1,0 +1,324 @@
+//! From a request to its answer: who asks, may they, and which handler; and the TLS listener that requests come in by.
+
+use std::{convert::Infallible, future::Future, net::SocketAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use meta::{ApiError, GroupResource};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, error, warn};
+
+use crate::{
+    authentication::ConnectionIdentity,
+    authorization::{Attributes, Authorizer, Decision},
+    core::{Core, RequestContext},
+    discovery, handler, health,
+    http_body::{Body, BoxError, Request, json_answer, text_answer},
+    impersonation,
+    options::Query,
+    rendering::error_answer,
+    request_info::RequestInfo,
+    user::User,
+};
+
+/// How long a request that is no stream may take. Source: Kubernetes `apiserver/pkg/server/config.go`, `RequestTimeout`.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a client may take for its TLS handshake and for the head of a request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The API server as a service: cheap to clone, for requests over sockets and in process alike.
+#[derive(Clone)]
+pub struct ApiServer {
+    core: Arc<Core>,
+}
+
+impl ApiServer {
+    /// Serves a core.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+    /// The shared state.
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Answers a request.
+    pub async fn answer(&self, request: Request) -> Response<Body> {
+        let started = Instant::now();
+        let accept: Arc<str> = header_text(&request, header::ACCEPT).into();
+        let watch_asked = request.uri().query().is_some_and(|query| query.contains("watch="))
+            && Query::parse(request.uri().query().unwrap_or_default()).is_ok_and(|query| query.watch);
+        let info = RequestInfo::parse(request.method(), request.uri().path(), watch_asked);
+        self.core.metrics.begin();
+        let verb = info.clone();
+        let warnings = Arc::default();
+        let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&warnings))).catch_unwind();
+        let mut response = match work.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => error_answer(&error, &accept),
+            Err(_) => {
+                error!(path = verb.path, "a handler panicked; this is a defect of knarr, please report it");
+                error_answer(&ApiError::internal("this is a defect of the server; its log has more"), &accept)
+            }
+        };
+        for warning in warnings.lock().iter() {
+            let text: String = warning.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - {text:?}")) {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+        self.core.metrics.end(&verb, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn dispatch(&self, request: Request, info: RequestInfo, accept: Arc<str>, warnings: Arc<parking_lot::Mutex<Vec<String>>>) -> Result<Response<Body>, ApiError> {
+        let core = &self.core;
+        let connection = request.extensions().get::<ConnectionIdentity>().cloned().or_else(|| {
+            request.extensions().get::<client::Identity>().map(|identity| {
+                ConnectionIdentity(Arc::new(User::authenticated(
+                    &*identity.user,
+                    identity.uid.as_deref().unwrap_or_default(),
+                    identity.groups.to_vec(),
+                )))
+            })
+        });
+        let user = core.authentication.authenticate(request.headers(), connection.as_ref()).await?;
+        let user = impersonation::impersonate(core, request.headers(), user)?;
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let context = RequestContext {
+            accept,
+            content_type: header_text(&request, header::CONTENT_TYPE).into(),
+            user_agent: header_text(&request, header::USER_AGENT).into(),
+            now: (core.clock)(),
+            user,
+            query: Arc::new(query),
+            warnings,
+            info,
+        };
+        self.authorize(&context)?;
+        if !context.info.is_resource {
+            return self.path(context, request).await;
+        }
+        let long_running = context.info.verb == "watch"
+            || matches!(context.info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy" | "connect");
+        let work = self.resource(context, request);
+        if long_running {
+            return work.await;
+        }
+        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout")),
+        }
+    }
+
+    fn authorize(&self, context: &RequestContext) -> Result<(), ApiError> {
+        let mut attributes = Attributes::of(&context.user, &context.info);
+        attributes.field_selector = &context.query.field_selector_text;
+        let exact = context.query.fields.as_ref().and_then(|fields| fields.exact("metadata.name")).map(str::to_owned);
+        if attributes.name.is_empty()
+            && matches!(attributes.verb, "list" | "watch" | "deletecollection")
+            && let Some(name) = &exact
+        {
+            // Rules with resourceNames let clients list and watch the one object they name.
+            attributes.name = name;
+        }
+        let reason = match self.core.authorization.authorize(&attributes) {
+            Decision::Allow(_) => return Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+        };
+        let why = if reason.is_empty() { attributes.describe_refusal() } else { format!("{}: {reason}", attributes.describe_refusal()) };
+        if context.info.is_resource {
+            let resource = GroupResource::new(&context.info.group, &context.info.resource);
+            return Err(ApiError::forbidden(&resource, &context.info.name, why));
+        }
+        Err(ApiError::new(403, meta::Reason::Forbidden, format!("forbidden: {why}")))
+    }
+
+    async fn path(&self, context: RequestContext, request: Request) -> Result<Response<Body>, ApiError> {
+        let path = context.info.path.trim_end_matches('/').to_owned();
+        if !matches!(context.info.verb, "get" | "head") {
+            return Err(ApiError::method_not_allowed(format!("the server does not allow {} on {path}", context.info.verb)));
+        }
+        if let Some(response) = health::answer(&self.core, &context).await {
+            return Ok(response);
+        }
+        match path.as_str() {
+            "/version" => Ok(json_answer(StatusCode::OK, &crate::version::info())),
+            "/metrics" => Ok(crate::http_body::answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.core.metrics.text())),
+            "" => {
+                let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+                Ok(json_answer(StatusCode::OK, &serde_json::json!({"paths": paths})))
+            }
+            other if other == "/api" || other == "/apis" || other.starts_with("/api/") || other.starts_with("/apis/") => {
+                let tag = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+                discovery::answer(&self.core, &context, tag)
+            }
+            other if other.starts_with("/openapi/") => crate::openapi::answer(&self.core, &context, request.headers()),
+            "/.well-known/openid-configuration" | "/openid/v1/jwks" => crate::openid::answer(&self.core, &path),
+            _ => Ok(text_answer(StatusCode::NOT_FOUND, "404 page not found\n")),
+        }
+    }
+
+    async fn resource(&self, context: RequestContext, request: Request) -> Result<Response<Body>, ApiError> {
+        let core = &self.core;
+        let kind = core.kind_at(&context.info)?;
+        let info = kind.info();
+        let resource = info.group_resource();
+        if info.namespaced && context.info.namespace.is_empty() && (!context.info.name.is_empty() || context.info.verb == "deletecollection") {
+            return Err(ApiError::no_such_path());
+        }
+        if !info.namespaced && !context.info.namespace.is_empty() && &*info.plural != "namespaces" {
+            return Err(ApiError::no_such_path());
+        }
+        let subresource = context.info.subresource.clone();
+        if !subresource.is_empty() {
+            if info.subresource(&subresource).is_none() {
+                return Err(ApiError::no_such_path());
+            }
+            if let Some(special) = core.effects.handler(&resource, &subresource) {
+                return special.clone().handle(core, context, &kind, request).await;
+            }
+            if subresource == "scale" {
+                return crate::effects::scale::handle(core, context, &kind, request).await;
+            }
+            return match context.info.verb {
+                "get" => handler::read::get(core, &context, &kind).await,
+                "update" => handler::write::update(core, context, &kind, request).await,
+                "patch" => handler::patch::patch(core, context, &kind, request).await,
+                verb => Err(not_allowed(verb)),
+            };
+        }
+        if context.info.verb == "create"
+            && let Some(special) = core.effects.handler(&resource, "")
+        {
+            return special.clone().handle(core, context, &kind, request).await;
+        }
+        if !info.has_verb(context.info.verb) {
+            return Err(not_allowed(context.info.verb));
+        }
+        match context.info.verb {
+            "get" => handler::read::get(core, &context, &kind).await,
+            "list" => handler::read::list(core, &context, &kind).await,
+            "watch" => handler::watch::watch(core, context, &kind).await,
+            "create" if !context.info.name.is_empty() => Err(not_allowed("create")),
+            "create" => handler::write::create(core, context, &kind, request).await,
+            "update" if context.info.name.is_empty() => Err(not_allowed("update")),
+            "update" => handler::write::update(core, context, &kind, request).await,
+            "patch" if context.info.name.is_empty() => Err(not_allowed("patch")),
+            "patch" => handler::patch::patch(core, context, &kind, request).await,
+            "delete" => handler::delete::delete(core, context, &kind, request).await,
+            "deletecollection" => handler::delete::delete_collection(core, context, &kind, request).await,
+            verb => Err(not_allowed(verb)),
+        }
+    }
+
+    /// Serves TLS connections until `shutdown`; then lets requests that are being answered finish, streams apart.
+    ///
+    /// # Errors
+    /// Where the listener cannot be used.
+    pub async fn serve(self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) -> std::io::Result<()> {
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+        let connections = TaskTracker::new();
+        loop {
+            let (stream, peer) = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of descriptors, or the client left: others may still be served. The pause keeps a lasting
+                        // shortage from spinning.
+                        warn!(%error, "could not accept a connection");
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        continue;
+                    }
+                },
+                () = shutdown.cancelled() => break,
+            };
+            let _ = stream.set_nodelay(true);
+            connections.spawn(self.clone().connection(acceptor.clone(), stream, peer, shutdown.clone()));
+        }
+        connections.close();
+        // Streams end with the token; plain requests get a moment.
+        let _ = tokio::time::timeout(Duration::from_secs(5), connections.wait()).await;
+        Ok(())
+    }
+
+    async fn connection(self, acceptor: tokio_rustls::TlsAcceptor, stream: tokio::net::TcpStream, peer: SocketAddr, shutdown: CancellationToken) {
+        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => return debug!(%peer, "TLS handshake took too long"),
+        };
+        let identity = match pki::CertificateIdentity::of_peer(stream.get_ref().1.peer_certificates()) {
+            Ok(identity) => identity.map(|identity| {
+                ConnectionIdentity(Arc::new(User::authenticated(identity.user, identity.uid.unwrap_or_default(), identity.groups)))
+            }),
+            Err(error) => return debug!(%peer, %error, "the client's certificate names nobody"),
+        };
+        let server = self;
+        let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            if let Some(identity) = &identity {
+                request.extensions_mut().insert(identity.clone());
+            }
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.answer(request.map(boxed)).await) }
+        });
+        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).pipeline_flush(true).max_buf_size(64 * 1024);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250).max_header_list_size(64 * 1024);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(Duration::from_secs(2), connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%peer, %error, "connection ended");
+        }
+    }
+}
+
+fn not_allowed(verb: &str) -> ApiError {
+    ApiError::method_not_allowed(format!("the server does not allow this method on the requested resource ({verb})"))
+}
+
+fn header_text<'a>(request: &'a Request, name: header::HeaderName) -> &'a str {
+    request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn boxed<B>(body: B) -> Body
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+impl<B> tower::Service<http::Request<B>> for ApiServer
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let server = self.clone();
+        let request = request.map(boxed);
+        Box::pin(async move { Ok(server.answer(request).await) })
+    }
+}

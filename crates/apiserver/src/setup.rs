@@ -1,0 +1,104 @@
+//! Puts an API server together: the Scheme, the chains and the table of effects, over a store.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use meta::{ApiError, GroupResource};
+use parking_lot::Mutex;
+use store::{Store, StoreError};
+
+use crate::{
+    admission::{self, AdmissionChain},
+    authentication::{Authentication, bootstrap_token::BootstrapTokenAuthenticator, service_account::ServiceAccountTokenAuthenticator},
+    authorization::{Authorization, rbac::Rbac},
+    bootstrap,
+    core::{Clock, ClusterFacts, Core, ServiceAccountTokens},
+    effects::{Effects, EffectsTable, Handler, binding::BindingHandler, service::ServiceEffects, token::TokenHandler},
+    server::ApiServer,
+    view::MemoryView,
+};
+
+/// What an API server is made from.
+pub struct Parts {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// Facts of the cluster.
+    pub facts: ClusterFacts,
+    /// Signs and checks service account tokens.
+    pub tokens: Option<ServiceAccountTokens>,
+    /// How nodes and pods are reached.
+    pub dialer: Arc<dyn dialer::Dialer>,
+    /// The clock; [`system_clock`] but in tests.
+    pub clock: Clock,
+}
+
+/// The machine's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(Timestamp::now)
+}
+
+/// Why an API server did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store could not be read.
+    #[error("the store cannot be read")]
+    Store(#[source] StoreError),
+    /// What every cluster begins with could not be written.
+    #[error("the cluster's first objects could not be written")]
+    Bootstrap(#[source] ApiError),
+}
+
+fn effects() -> EffectsTable {
+    let mut effects: HashMap<GroupResource, Arc<dyn Effects>> = HashMap::new();
+    effects.insert(GroupResource::new("", "services"), Arc::new(ServiceEffects::default()));
+    let mut handlers: HashMap<(GroupResource, &'static str), Arc<dyn Handler>> = HashMap::new();
+    handlers.insert((GroupResource::new("", "pods"), "binding"), Arc::new(BindingHandler));
+    handlers.insert((GroupResource::new("", "bindings"), ""), Arc::new(BindingHandler));
+    handlers.insert((GroupResource::new("", "serviceaccounts"), "token"), Arc::new(TokenHandler));
+    EffectsTable { effects, handlers }
+}
+
+/// Plug-ins in upstream's order.
+fn admission() -> AdmissionChain {
+    AdmissionChain {
+        plugins: vec![
+            Arc::new(admission::namespace_lifecycle::NamespaceLifecycle),
+            Arc::new(admission::service_account::ServiceAccount),
+            Arc::new(admission::priority::Priority),
+            Arc::new(admission::default_tolerations::DefaultTolerationSeconds),
+        ],
+    }
+}
+
+/// Makes the server ready to answer; first objects are written before this returns.
+///
+/// # Errors
+/// Where the store cannot be read or written.
+pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
+    let view = MemoryView::open(parts.store).await.map_err(OpenError::Store)?;
+    let mut authentication = Authentication::default();
+    if let Some(tokens) = &parts.tokens {
+        let authenticator =
+            ServiceAccountTokenAuthenticator::new(view.clone(), tokens.verifier.clone(), parts.facts.audiences.clone(), parts.clock.clone());
+        authentication.tokens.push(Arc::new(authenticator));
+    }
+    authentication.tokens.push(Arc::new(BootstrapTokenAuthenticator::new(view.clone(), parts.clock.clone())));
+    let core = Arc::new(Core {
+        authorization: Authorization { authorizers: vec![Arc::new(Rbac::new(view.clone()))] },
+        view,
+        scheme: ArcSwap::from_pointee(kinds::served::serve_all()),
+        clock: parts.clock,
+        authentication,
+        admission: admission(),
+        effects: effects(),
+        facts: parts.facts,
+        renderings: Default::default(),
+        metrics: Default::default(),
+        service_account_tokens: parts.tokens,
+        dialer: parts.dialer,
+        starting: Mutex::new(vec!["bootstrap"]),
+    });
+    bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;
+    Ok(ApiServer::new(core))
+}

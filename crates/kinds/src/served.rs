@@ -1,0 +1,62 @@
+//! The list of built-in kinds: one line each for those with a strategy, and everything else plain.
+
+use meta::{
+    names::{GroupVersion, GroupVersionKind},
+    schema::Schema,
+};
+
+use crate::{
+    plain::PlainKind,
+    scheme::{KindInfo, Scheme, SubresourceInfo},
+};
+
+/// Names of a kind out of `api`'s table of resources.
+fn info_of(resource: &api::Resource) -> KindInfo {
+    KindInfo {
+        kind: GroupVersionKind::new(resource.group, resource.version, resource.kind),
+        list_kind: resource.list_kind().unwrap_or_default(),
+        plural: resource.plural.into(),
+        singular: resource.singular.to_owned(),
+        short_names: resource.short_names.iter().map(|name| (*name).to_owned()).collect(),
+        categories: resource.categories.iter().map(|name| (*name).to_owned()).collect(),
+        namespaced: resource.namespaced,
+        verbs: resource.verbs.iter().map(|name| (*name).to_owned()).collect(),
+        subresources: resource
+            .subresources
+            .iter()
+            .map(|subresource| SubresourceInfo {
+                name: subresource.name.to_owned(),
+                kind: GroupVersionKind::new(subresource.group, subresource.version, subresource.kind),
+                verbs: subresource.verbs.iter().map(|name| (*name).to_owned()).collect(),
+            })
+            .collect(),
+        storage_version: GroupVersion::new(resource.storage.0, resource.storage.1),
+        custom: false,
+    }
+}
+
+/// Names and shape of a built-in kind.
+///
+/// # Panics
+/// Where the table does not know it: a mistake in the list below, found by the first test.
+pub fn facts(group: &str, version: &str, kind: &str) -> (KindInfo, Schema) {
+    let found = api::resources().iter().find(|resource| resource.group == group && resource.version == version && resource.kind == kind);
+    let schema = api::schema(&GroupVersionKind::new(group, version, kind));
+    match (found, schema) {
+        (Some(resource), Some(schema)) => (info_of(resource), schema),
+        _ => panic!("the table of facts does not know {kind} of {group}/{version}"),
+    }
+}
+
+/// Serves every stable built-in kind, in the order of discovery; those with a folder of their own with its strategy.
+pub fn serve_all() -> Scheme {
+    let mut scheme = Scheme::default();
+    for resource in api::resources().iter().filter(|resource| resource.maturity() == api::Maturity::Stable) {
+        let kind = GroupVersionKind::new(resource.group, resource.version, resource.kind);
+        if let Some(schema) = api::schema(&kind) {
+            scheme.add(std::sync::Arc::new(PlainKind::new(info_of(resource), schema)));
+        }
+    }
+    crate::serve_strategies(&mut scheme);
+    scheme
+}

@@ -1,0 +1,134 @@
+//! The control plane of one server: store, certificates, API server, and the parts that are clients of it in process.
+
+use std::{net::{IpAddr, SocketAddr}, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use apiserver::{ApiServer, ClusterFacts, core::ServiceAccountTokens, setup};
+use client::Identity;
+use dialer::{ClusterDialer, LocalNodes, TunnelRegistry};
+use jiff::Timestamp;
+use pki::{AlternativeNames, ClusterAuthority, Kubeconfig, SwappableCertificate};
+use store_embedded::EmbeddedStore;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info};
+
+use crate::cli::ServerArgs;
+
+/// How long events live. Source: upstream's `--event-ttl`.
+const EVENT_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Ports NodePort Services may have. Source: upstream's `--service-node-port-range`.
+const NODE_PORTS: (u16, u16) = (30_000, 32_767);
+
+/// A running control plane.
+pub struct ControlPlane {
+    /// The API server, for clients in process.
+    pub server: ApiServer,
+    /// The cluster's authority.
+    pub authority: ClusterAuthority,
+    /// Nodes in this process and agents' tunnels.
+    pub dialer: ClusterDialer,
+    /// Where others reach the API.
+    pub advertise: SocketAddr,
+    store: Arc<EmbeddedStore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The names a server's certificate must carry.
+fn server_names(arguments: &ServerArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> AlternativeNames {
+    let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), advertise.to_string()];
+    for part in ["kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
+        hosts.push(part.to_owned());
+    }
+    hosts.push(format!("kubernetes.default.svc.{}", arguments.cluster_domain));
+    hosts.extend(arguments.service_cidr.split(',').filter_map(apiserver::effects::service::first_address).map(|address| address.to_string()));
+    hosts.extend(node_ips.iter().map(ToString::to_string));
+    hosts.extend(arguments.tls_san.iter().cloned());
+    AlternativeNames::from_hosts(hosts)
+}
+
+impl ControlPlane {
+    /// Opens the store, makes certificates, and answers requests. Returns when the API is ready.
+    pub async fn start(arguments: &ServerArgs, node_ips: &[IpAddr], stop: CancellationToken) -> anyhow::Result<Self> {
+        let data = &arguments.data_dir;
+        if arguments.datastore_endpoint.is_some() {
+            anyhow::bail!("--datastore-endpoint is reserved: an etcd datastore cannot be used yet; leave it out to use the embedded one");
+        }
+        let address = SocketAddr::new(arguments.bind, arguments.port);
+        // Before anything else, since a port in use is the most likely trouble.
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address}: is another server running there? Choose another port with --port, or another address with --bind")
+        })?;
+        let store_directory = data.join("store");
+        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store_directory, store_embedded::Options::default()))
+            .await
+            .context("the store could not be opened")??;
+        let now = Timestamp::now();
+        let advertise = arguments.advertise_address.or_else(|| node_ips.first().copied()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let authority = ClusterAuthority::open_or_create(&data.join("pki"), now)?;
+        let credential = authority.ensure_server("server", "kube-apiserver", &server_names(arguments, advertise, node_ips), now)?;
+        let certificate = SwappableCertificate::new(&credential)?;
+        let tls = pki::tls::server_config(certificate, std::slice::from_ref(authority.certificate()))?;
+        let issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
+        let signer = authority.token_signer(&issuer)?;
+        let verifier = Arc::new(pki::TokenVerifier::new([issuer.clone()], [signer.public_key()]));
+        let dialer = ClusterDialer { local: LocalNodes::default(), tunnels: TunnelRegistry::default(), direct: None };
+        let advertise = SocketAddr::new(advertise, arguments.port);
+        let facts = ClusterFacts {
+            service_cidrs: arguments.service_cidr.split(',').map(str::to_owned).collect(),
+            node_ports: NODE_PORTS,
+            cluster_domain: arguments.cluster_domain.clone(),
+            audiences: vec![issuer.clone()],
+            issuer,
+            event_lifetime: EVENT_LIFETIME,
+            advertise: Some(advertise),
+        };
+        let server = setup::open(setup::Parts {
+            store: store.clone(),
+            facts,
+            tokens: Some(ServiceAccountTokens { signer, verifier }),
+            dialer: Arc::new(dialer.clone()),
+            clock: setup::system_clock(),
+        })
+        .await?;
+        let tasks = TaskTracker::new();
+        let serving = server.clone().serve(listener, tls, stop.clone());
+        tasks.spawn(async move {
+            if let Err(failure) = serving.await {
+                error!(%failure, "the API is not served any more");
+            }
+        });
+        info!(%address, "the API is ready");
+        Ok(Self { server, authority, dialer, advertise, store, tasks, stop })
+    }
+
+    /// Writes the administrator's kubeconfig.
+    pub fn write_kubeconfig(&self, path: &Path, name: &str) -> anyhow::Result<()> {
+        let kubeconfig = Kubeconfig {
+            name: name.to_owned(),
+            server: format!("https://{}", SocketAddr::new(self.reachable(), self.advertise.port())),
+            authority_pem: self.authority.certificate_pem().to_owned(),
+            user: pki::KubeconfigUser::Certificate(self.authority.issue_admin(Timestamp::now())?),
+        };
+        pki::private_file::write(path, kubeconfig.to_yaml().as_bytes()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))
+    }
+
+    fn reachable(&self) -> IpAddr {
+        self.advertise.ip()
+    }
+
+    /// A client in process.
+    pub fn client(&self, identity: Identity) -> kube::Client {
+        client::in_process(self.server.clone(), identity)
+    }
+
+    /// Runs until stopped, then closes the store.
+    pub async fn finish(self) {
+        self.stop.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close().await;
+    }
+}

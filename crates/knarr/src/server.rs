@@ -1,0 +1,80 @@
+//! `knarr server`: a control plane, and a node beside it, in the foreground.
+
+use std::{net::IpAddr, os::unix::fs::DirBuilderExt};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::{cli::ServerArgs, control_plane::ControlPlane, node_parts};
+
+/// Runs until SIGTERM or SIGINT. Pods go on.
+pub fn run(arguments: ServerArgs) -> anyhow::Result<()> {
+    start_logging(&arguments.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
+    runtime.block_on(serve(arguments))
+}
+
+/// Logs to standard error, coloured on a terminal only.
+pub fn start_logging(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter; try `info` or `apiserver=debug`"))?;
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+    Ok(())
+}
+
+/// Cancels when the process is asked to stop.
+pub fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).context("cannot receive signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            info!("stopping; pods go on");
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+/// The addresses of this machine that packets leave by, where the user names none.
+pub fn own_addresses(given: &[IpAddr]) -> Vec<IpAddr> {
+    if !given.is_empty() {
+        return given.to_vec();
+    }
+    // Connecting a datagram socket sends nothing; it only asks the kernel which address it would use.
+    let towards = |local: &str, remote: &str| {
+        let socket = std::net::UdpSocket::bind(local).ok()?;
+        socket.connect(remote).ok()?;
+        socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
+    };
+    towards("0.0.0.0:0", "192.0.2.1:9").into_iter().collect()
+}
+
+async fn serve(arguments: ServerArgs) -> anyhow::Result<()> {
+    let stop = stop_on_signals()?;
+    if !arguments.disable_agent && !rustix::process::geteuid().is_root() {
+        bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root, or with --disable-agent for a control plane alone");
+    }
+    for directory in [&arguments.data_dir, &arguments.run_dir] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    }
+    let addresses = own_addresses(&arguments.node_ip);
+    let control_plane = ControlPlane::start(&arguments, &addresses, stop.clone()).await?;
+    let kubeconfig = arguments.write_kubeconfig.clone().unwrap_or_else(|| arguments.data_dir.join("admin.kubeconfig"));
+    control_plane.write_kubeconfig(&kubeconfig, &format!("knarr-{}", arguments.cluster_name))?;
+    info!(file = %kubeconfig.display(), "the administrator's kubeconfig is written");
+    let node = if arguments.disable_agent { None } else { Some(node_parts::start(&arguments, &control_plane, &addresses, stop.clone()).await?) };
+    control_plane.finish().await;
+    if let Some(node) = node {
+        node.finish().await;
+    }
+    Ok(())
+}
