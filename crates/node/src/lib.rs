@@ -1,1 +1,120 @@
 //! The node agent: pod workers, probes, volumes, status, and the node's own API.
+//!
+//! * [`pods`]: follows the pods of this node and keeps a worker for each; [`pod`]: what happens to one pod
+//! * [`registration`]: the Node object, its status and lease
+//! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`]: what containers need before they start
+//! * [`probe`], [`hooks`]: what is asked of containers while they run
+//! * [`config`], [`machine`], [`quantity`], [`clock`], [`events`], [`metrics`]: what all of these share
+//!
+//! It knows the API server only as a client, containers only as a `ContainerRuntime`, and the network only as a
+//! `PodSandboxNetwork`. Nothing here polls; see [`registration`] for the one timer of a quiet node.
+
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod hooks;
+pub mod images;
+pub mod machine;
+pub mod metrics;
+pub mod objects;
+pub mod pod;
+pub mod pods;
+pub mod probe;
+pub mod quantity;
+pub mod registration;
+pub mod services;
+pub mod tokens;
+pub mod volume;
+
+use std::sync::Arc;
+
+pub use config::NodeConfig;
+use container_runtime::RuntimeError;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Context, events::EventRecorder, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pods::{PodManager, Pods},
+    registration::Registration, services::ServiceDirectory, tokens::TokenSource,
+};
+
+/// Why the node agent could not work.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The runtime does not answer.
+    #[error("could not ask the container runtime what runs on this node; is it there, and are we root?")]
+    Runtime(#[source] RuntimeError),
+    /// A directory could not be made.
+    #[error("could not make the directory {path}; check that it is on a writable file system")]
+    Directory {
+        /// Which one.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// One node.
+pub struct Node {
+    context: Arc<Context>,
+    pods: Pods,
+    status_changed: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// A node that does not work yet. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Its directories cannot be made.
+    pub fn new(config: NodeConfig) -> Result<Self, NodeError> {
+        for path in [&config.data_directory, &config.run_directory, &config.log_directory] {
+            std::fs::create_dir_all(path).map_err(|source| NodeError::Directory { path: path.clone(), source })?;
+        }
+        let stop = CancellationToken::new();
+        let (client, clock) = (config.client.clone(), config.clock.clone());
+        let events = EventRecorder::start(client.clone(), &config.name, clock.clone());
+        let context = Arc::new(Context {
+            machine: Machine::read(&config.data_directory),
+            images: ImagePuller::new(config.runtime.clone(), clock.clone(), events.clone()),
+            events,
+            objects: WatchedObjects::new(client.clone()),
+            services: ServiceDirectory::start(client.clone(), stop.clone()),
+            tokens: TokenSource::new(client, clock),
+            metrics: Metrics::default(),
+            node_labels: tokio::sync::watch::channel(config.labels.clone()).0,
+            config,
+        });
+        Ok(Self { context, pods: Pods::default(), status_changed: Arc::default(), stop })
+    }
+
+    /// Tell this when the pod network turns ready or not: the node's status follows at once.
+    #[must_use]
+    pub fn status_changed(&self) -> Arc<Notify> {
+        self.status_changed.clone()
+    }
+
+    /// Registers the node and works until it is cancelled. Containers go on running then.
+    ///
+    /// # Errors
+    /// The runtime cannot be asked what runs.
+    pub async fn run(&self, cancellation: CancellationToken) -> Result<(), NodeError> {
+        let registration = Registration::new(self.context.clone(), self.status_changed.clone(), self.stop.clone());
+        let manager = PodManager::new(self.context.clone(), self.pods.clone(), self.stop.clone());
+        let both = async { tokio::join!(registration.run(), manager.run()) };
+        let mut both = std::pin::pin!(both);
+        tokio::select! {
+            ((), result) = &mut both => return result,
+            () = cancellation.cancelled() => self.stop.cancel(),
+        }
+        let ((), result) = both.await;
+        result
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,258 @@
+//! Config maps and secrets that pods of this node refer to.
+//!
+//! Each referenced object has one watch of its own (a node may see no others), shared by all pods that refer to it and
+//! ended with the last of them. A change wakes the workers of these pods at once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use client::{FeedEvent, Selection, Source, Watchable, feed};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+/// How long a reader waits for an object that the server does not give out; upstream waits longer, but a worker is woken
+/// as soon as the object is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Kinds that pods refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// ConfigMap
+    ConfigMap,
+    /// Secret
+    Secret,
+}
+
+impl Kind {
+    /// As in upstream's messages.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+/// Names one object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What matters of a config map or secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Its keys and values, texts and bytes alike.
+    pub data: BTreeMap<String, Vec<u8>>,
+    /// A secret's type.
+    pub type_: String,
+}
+
+/// What is known of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Not asked yet.
+    Pending,
+    /// It does not exist.
+    Absent,
+    /// It exists.
+    Present(Arc<Content>),
+    /// It cannot be read.
+    Failed(String),
+}
+
+struct Entry {
+    value: watch::Sender<Known>,
+    wakes: Mutex<Vec<Weak<Notify>>>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All watched objects.
+#[derive(Clone)]
+pub struct WatchedObjects {
+    client: kube::Client,
+    entries: Arc<Mutex<HashMap<Reference, Weak<Entry>>>>,
+}
+
+/// Keeps the watches of one pod's objects alive.
+#[derive(Default)]
+pub struct Subscriptions {
+    entries: HashMap<Reference, Arc<Entry>>,
+    /// Kept so that the entries can wake its owner.
+    wake: Option<Arc<Notify>>,
+}
+
+impl WatchedObjects {
+    /// Nothing watched yet.
+    #[must_use]
+    pub fn new(client: kube::Client) -> Self {
+        Self { client, entries: Arc::default() }
+    }
+
+    /// Watches these objects and no others for the owner of the subscriptions, whom every change wakes.
+    pub fn subscribe(&self, subscriptions: &mut Subscriptions, wanted: impl IntoIterator<Item = Reference>, wake: &Arc<Notify>) {
+        let mut kept = HashMap::new();
+        for reference in wanted {
+            let entry = match subscriptions.entries.remove(&reference) {
+                Some(entry) => entry,
+                None => self.entry(&reference, wake),
+            };
+            kept.insert(reference, entry);
+        }
+        subscriptions.entries = kept;
+        subscriptions.wake = Some(wake.clone());
+    }
+
+    fn entry(&self, reference: &Reference, wake: &Arc<Notify>) -> Arc<Entry> {
+        let mut entries = self.entries.lock();
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        if let Some(entry) = entries.get(reference).and_then(Weak::upgrade) {
+            let mut wakes = entry.wakes.lock();
+            wakes.retain(|wake| wake.strong_count() > 0);
+            wakes.push(Arc::downgrade(wake));
+            drop(wakes);
+            return entry;
+        }
+        let selection = Selection {
+            namespace: Some(reference.namespace.clone()),
+            fields: Some(format!("metadata.name={}", reference.name)),
+            ..Selection::default()
+        };
+        let entry = Arc::new_cyclic(|entry: &Weak<Entry>| {
+            let task = match reference.kind {
+                Kind::ConfigMap => {
+                    let source = Source::new::<ConfigMap>(self.client.clone(), &(), selection);
+                    tokio::spawn(follow(source, entry.clone(), content_of_config_map))
+                }
+                Kind::Secret => {
+                    let source = Source::new::<Secret>(self.client.clone(), &(), selection);
+                    tokio::spawn(follow(source, entry.clone(), content_of_secret))
+                }
+            };
+            Entry { value: watch::channel(Known::Pending).0, wakes: Mutex::new(vec![Arc::downgrade(wake)]), task: task.abort_handle() }
+        });
+        entries.insert(reference.clone(), Arc::downgrade(&entry));
+        entry
+    }
+}
+
+impl Subscriptions {
+    /// What is known of an object now.
+    #[must_use]
+    pub fn known(&self, reference: &Reference) -> Known {
+        self.entries.get(reference).map_or(Known::Pending, |entry| entry.value.borrow().clone())
+    }
+
+    /// Watches these objects and no others from now on.
+    pub fn wake_for(&mut self, objects: &WatchedObjects, wanted: std::collections::BTreeSet<Reference>, wake: &Arc<Notify>) {
+        if wanted.len() != self.entries.len() || wanted.iter().any(|reference| !self.entries.contains_key(reference)) {
+            objects.subscribe(self, wanted, wake);
+        }
+    }
+
+    /// All objects, as they are known now.
+    #[must_use]
+    pub fn now(&self) -> Snapshot {
+        Snapshot { objects: self.entries.iter().map(|(reference, entry)| (reference.clone(), entry.value.borrow().clone())).collect() }
+    }
+
+    /// All objects, as they are known once each was asked for.
+    pub async fn snapshot(&self) -> Snapshot {
+        let mut objects = BTreeMap::new();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        for (reference, entry) in &self.entries {
+            let mut value = entry.value.subscribe();
+            let known = match tokio::time::timeout_at(deadline, value.wait_for(|known| *known != Known::Pending)).await {
+                Ok(Ok(known)) => known.clone(),
+                Ok(Err(_)) => Known::Failed("its watch ended".to_owned()),
+                Err(_) => Known::Failed("timed out waiting for the condition".to_owned()),
+            };
+            objects.insert(reference.clone(), known);
+        }
+        Snapshot { objects }
+    }
+
+    /// The same subscriptions for another task, which may outlive this one.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { entries: self.entries.clone(), wake: self.wake.clone() }
+    }
+}
+
+/// Objects at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Each with what is known of it.
+    pub objects: BTreeMap<Reference, Known>,
+}
+
+impl Snapshot {
+    /// The content of one object, `None` where it does not exist.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub fn content(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<&Arc<Content>>, String> {
+        let reference = Reference { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        match self.objects.get(&reference) {
+            Some(Known::Present(content)) => Ok(Some(content)),
+            Some(Known::Failed(reason)) => Err(format!("failed to read {} \"{namespace}/{name}\": {reason}", kind.word())),
+            Some(Known::Absent | Known::Pending) | None => Ok(None),
+        }
+    }
+}
+
+/// Follows one object. The feed tries again for ever; what was read before stays good while the server cannot be reached.
+async fn follow<K>(source: Source, entry: Weak<Entry>, content: fn(K) -> Content)
+where
+    K: Watchable,
+{
+    feed::run(source, |event: FeedEvent<K>| {
+        let Some(entry) = entry.upgrade() else { return };
+        let known = match event {
+            FeedEvent::Replaced { objects, .. } => match objects.into_iter().next() {
+                Some(object) => Known::Present(Arc::new(content(object))),
+                None => Known::Absent,
+            },
+            FeedEvent::Put(object) => Known::Present(Arc::new(content(object))),
+            FeedEvent::Deleted(_) => Known::Absent,
+            FeedEvent::Progress(_) => return,
+        };
+        let changed = entry.value.send_if_modified(|old| {
+            let differs = *old != known;
+            *old = known;
+            differs
+        });
+        if changed {
+            for wake in entry.wakes.lock().iter().filter_map(Weak::upgrade) {
+                wake.notify_one();
+            }
+        }
+    })
+    .await;
+}
+
+fn content_of_config_map(object: ConfigMap) -> Content {
+    let texts = object.data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
+    let bytes = object.binary_data.into_iter().flatten().map(|(key, value)| (key, value.0));
+    Content { data: texts.chain(bytes).collect(), type_: String::new() }
+}
+
+fn content_of_secret(object: Secret) -> Content {
+    Content { data: object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect(), type_: object.type_.unwrap_or_default() }
+}

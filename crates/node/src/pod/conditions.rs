@@ -1,0 +1,130 @@
+//! The pod conditions that the node owns, with upstream's reasons and messages.
+//! Source: Kubernetes 1.36, `pkg/kubelet/status/generate.go`.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod, PodCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::{Role, containers, spec};
+
+/// The conditions that the node writes; others belong to others and are left alone.
+pub const OWNED: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// A condition's status with its reason and message.
+struct Verdict {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn yes() -> Self {
+        Self { holds: true, reason: "", message: String::new() }
+    }
+    fn no(reason: &'static str, message: String) -> Self {
+        Self { holds: false, reason, message }
+    }
+}
+
+/// The conditions as they are now. Their transition times stay where their status did not change.
+#[must_use]
+pub fn conditions(
+    pod: &Pod,
+    phase: &str,
+    has_sandbox: bool,
+    initialized: bool,
+    statuses: &[(Role, ContainerStatus)],
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let sandbox = if has_sandbox { Verdict::yes() } else { Verdict::no("", String::new()) };
+    let ready_containers = containers_ready(pod, phase, statuses);
+    let ready = ready(pod, &ready_containers);
+    let verdicts = [sandbox, initialized_verdict(pod, phase, initialized, statuses), ready, ready_containers];
+    let old = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    OWNED
+        .into_iter()
+        .zip(verdicts)
+        .map(|(type_, verdict)| {
+            let status = if verdict.holds { "True" } else { "False" };
+            let unchanged = old.iter().find(|old| old.type_ == type_ && old.status == status);
+            PodCondition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: Some(verdict.reason.to_owned()).filter(|reason| !reason.is_empty()),
+                message: Some(verdict.message).filter(|message| !message.is_empty()),
+                last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
+                observed_generation: pod.metadata.generation,
+                ..PodCondition::default()
+            }
+        })
+        .collect()
+}
+
+fn initialized_verdict(pod: &Pod, phase: &str, initialized: bool, statuses: &[(Role, ContainerStatus)]) -> Verdict {
+    if phase == "Succeeded" {
+        return Verdict { holds: true, reason: "PodCompleted", message: String::new() };
+    }
+    if initialized {
+        return Verdict::yes();
+    }
+    let incomplete = containers(pod).filter(|(role, _)| matches!(role, Role::Init | Role::Sidecar)).filter(|(role, container)| {
+        !statuses.iter().any(|(_, status)| {
+            status.name == container.name
+                && match role {
+                    Role::Sidecar => status.started == Some(true),
+                    _ => status.ready,
+                }
+        })
+    });
+    let names: Vec<_> = incomplete.map(|(_, container)| container.name.clone()).collect();
+    Verdict::no("ContainersNotInitialized", format!("containers with incomplete status: [{}]", names.join(" ")))
+}
+
+fn containers_ready(pod: &Pod, phase: &str, statuses: &[(Role, ContainerStatus)]) -> Verdict {
+    match phase {
+        "Succeeded" => return Verdict::no("PodCompleted", String::new()),
+        "Failed" => return Verdict::no("PodFailed", String::new()),
+        _ => {}
+    }
+    let (mut unknown, mut unready) = (Vec::new(), Vec::new());
+    for (role, container) in containers(pod).filter(|(role, _)| matches!(role, Role::Main | Role::Sidecar)) {
+        match statuses.iter().find(|(_, status)| status.name == container.name) {
+            None if role == Role::Main => unknown.push(container.name.clone()),
+            Some((_, status)) if !status.ready => unready.push(container.name.clone()),
+            _ => {}
+        }
+    }
+    if unknown.is_empty() && unready.is_empty() {
+        return Verdict::yes();
+    }
+    let mut parts = Vec::new();
+    if !unknown.is_empty() {
+        parts.push(format!("containers with unknown status: [{}]", unknown.join(" ")));
+    }
+    if !unready.is_empty() {
+        parts.push(format!("containers with unready status: [{}]", unready.join(" ")));
+    }
+    Verdict::no("ContainersNotReady", parts.join(", "))
+}
+
+fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
+    if !containers.holds {
+        return Verdict::no(containers.reason, containers.message.clone());
+    }
+    let old = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let problems: Vec<_> = spec(pod)
+        .readiness_gates
+        .iter()
+        .flatten()
+        .filter_map(|gate| match old.iter().find(|condition| condition.type_ == gate.condition_type) {
+            None => Some(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+            Some(condition) if condition.status != "True" => {
+                Some(format!("the status of pod readiness gate \"{}\" is not \"True\", but {}", gate.condition_type, condition.status))
+            }
+            Some(_) => None,
+        })
+        .collect();
+    if problems.is_empty() { Verdict::yes() } else { Verdict::no("ReadinessGatesNotReady", problems.join(", ")) }
+}

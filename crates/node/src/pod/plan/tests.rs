@@ -1,0 +1,377 @@
+//! Tests of the decision: each case says what is wanted and observed in a few words, and what must happen.
+
+use container_runtime::{ContainerExit, ContainerSpec, ImageId};
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: i64 = 1_800_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW + seconds).unwrap()
+}
+
+/// A pod and everything around it, at second 0.
+struct Scene {
+    pod: Pod,
+    now: i64,
+    termination: Option<Termination>,
+    volumes: Need<()>,
+    sandbox: Need<SandboxId>,
+    containers: Vec<ContainerStatus>,
+    launching: Option<&'static str>,
+    failures: BTreeMap<String, LaunchFailure>,
+    killing: HashMap<ContainerId, Timestamp>,
+    probes: HashMap<ContainerId, ProbeState>,
+    back_offs: BackOffs<String>,
+    paused_until: Option<i64>,
+}
+
+fn pod(spec: Value) -> Scene {
+    Scene {
+        pod: serde_json::from_value(json!({ "metadata": { "name": "web", "namespace": "a", "uid": "u" }, "spec": spec })).unwrap(),
+        now: 0,
+        termination: None,
+        volumes: Need::Ready(()),
+        sandbox: Need::Ready(SandboxId("s1".to_owned())),
+        containers: Vec::new(),
+        launching: None,
+        failures: BTreeMap::new(),
+        killing: HashMap::new(),
+        probes: HashMap::new(),
+        back_offs: BackOffs::default(),
+        paused_until: None,
+    }
+}
+
+fn simple(policy: &str) -> Scene {
+    pod(json!({ "restartPolicy": policy, "containers": [{ "name": "c", "image": "i" }] }))
+}
+
+fn status(sandbox: &str, name: &str, attempt: u32, state: ContainerState) -> ContainerStatus {
+    let spec = ContainerSpec {
+        name: name.to_owned(),
+        attempt,
+        image: ImageId("sha256:0".to_owned()),
+        command: Vec::new(),
+        args: Vec::new(),
+        working_directory: None,
+        environment: Vec::new(),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        security: container_runtime::SecurityContext::default(),
+        resources: container_runtime::ResourceLimits::default(),
+        oom_score_adjust: 0,
+        stdin: false,
+        stdin_once: false,
+        tty: false,
+        stop_signal: None,
+        annotations: BTreeMap::new(),
+        labels: BTreeMap::new(),
+    };
+    ContainerStatus {
+        id: ContainerId(format!("{name}-{attempt}")),
+        sandbox: SandboxId(sandbox.to_owned()),
+        spec,
+        state,
+        created_at: at(-100),
+        log_path: std::path::PathBuf::new(),
+        user: None,
+    }
+}
+
+impl Scene {
+    fn running(mut self, name: &str, attempt: u32) -> Self {
+        self.containers.push(status("s1", name, attempt, ContainerState::Running { started_at: at(-50), pid: 1 }));
+        self
+    }
+    fn created(mut self, name: &str, attempt: u32) -> Self {
+        self.containers.push(status("s1", name, attempt, ContainerState::Created));
+        self
+    }
+    fn exited(self, name: &str, attempt: u32, code: i32) -> Self {
+        self.exited_in("s1", name, attempt, code)
+    }
+    fn exited_in(mut self, sandbox: &str, name: &str, attempt: u32, code: i32) -> Self {
+        let exit = ContainerExit { code, signal: 0, finished_at: at(-5), out_of_memory: false, unknown: false, message: String::new() };
+        self.containers.push(status(sandbox, name, attempt, ContainerState::Exited { started_at: Some(at(-50)), exit }));
+        self
+    }
+    fn sandbox(mut self, sandbox: Need<SandboxId>) -> Self {
+        self.sandbox = sandbox;
+        self
+    }
+    fn volumes(mut self, volumes: Need<()>) -> Self {
+        self.volumes = volumes;
+        self
+    }
+    fn launching(mut self, name: &'static str) -> Self {
+        self.launching = Some(name);
+        self
+    }
+    fn crashed_before(mut self, name: &str, times: usize) -> Self {
+        for _ in 0..times {
+            self.back_offs.raise(&name.to_owned(), at(-10), at(-10));
+        }
+        self
+    }
+    fn probed(mut self, id: &str, started: bool, failed: Option<FailedProbe>) -> Self {
+        self.probes.insert(ContainerId(id.to_owned()), ProbeState { started, ready: false, failed });
+        self
+    }
+    fn killing(mut self, id: &str, deadline: i64) -> Self {
+        self.killing.insert(ContainerId(id.to_owned()), at(deadline));
+        self
+    }
+    fn failed(mut self, name: &str, retry_at: i64) -> Self {
+        self.failures.insert(name.to_owned(), LaunchFailure { reason: "ErrImagePull".to_owned(), message: String::new(), retry_at: at(retry_at) });
+        self
+    }
+    fn stopping(mut self, deadline: i64) -> Self {
+        self.termination = Some(Termination { deadline: at(deadline), grace: Duration::from_secs(30) });
+        self
+    }
+    fn paused(mut self, until: i64) -> Self {
+        self.paused_until = Some(until);
+        self
+    }
+    fn plan(&self) -> Plan {
+        next_steps(&Input {
+            pod: &self.pod,
+            now: at(self.now),
+            termination: self.termination,
+            volumes: &self.volumes,
+            sandbox: &self.sandbox,
+            sandbox_attempts: 1,
+            pause_until: self.paused_until.map(at),
+            containers: &self.containers,
+            launching: self.launching,
+            launch_failures: &self.failures,
+            killing: &self.killing,
+            probes: &self.probes,
+            back_offs: &self.back_offs,
+        })
+    }
+
+    /// Compares the plan, written as words, with what is expected.
+    #[track_caller]
+    fn check(&self, expected: &str) {
+        let plan = self.plan();
+        let mut words: Vec<String> = plan.steps.iter().map(|step| match step {
+            Step::PrepareVolumes => "volumes".to_owned(),
+            Step::MakeSandbox { attempt } => format!("sandbox {attempt}"),
+            Step::StopSandbox(id) => format!("stop {}", id.0),
+            Step::Launch { container, attempt, replaces, .. } => {
+                format!("launch {container} {attempt}{}", replaces.as_ref().map(|id| format!(" for {}", id.0)).unwrap_or_default())
+            }
+            Step::Kill { container, deadline, .. } => format!("kill {} by {}", container.0, deadline.as_second() - NOW),
+            Step::Remove(id) => format!("remove {}", id.0),
+            Step::ReleaseVolumes => "release".to_owned(),
+        }).collect();
+        words.extend(plan.wake_at.map(|at| format!("wake {}", at.as_second() - NOW)));
+        words.extend(plan.ended.map(|ended| format!("ended {}", ended.reason.unwrap_or_else(|| ended.phase.to_owned()))));
+        words.extend(plan.is_terminated.then(|| "terminated".to_owned()));
+        assert_eq!(words.join(", "), expected);
+    }
+}
+
+#[test]
+fn a_new_pod_gets_volumes_then_a_sandbox_then_containers() {
+    simple("Always").volumes(Need::Missing).sandbox(Need::Missing).check("volumes");
+    simple("Always").volumes(Need::Busy).sandbox(Need::Missing).check("");
+    simple("Always").sandbox(Need::Missing).check("sandbox 1");
+    simple("Always").sandbox(Need::Busy).check("");
+    simple("Always").check("launch c 0");
+    simple("Always").launching("c").check("");
+    simple("Always").running("c", 0).check("");
+}
+
+#[test]
+fn trouble_with_volumes_and_sandboxes_is_paused() {
+    simple("Always").volumes(Need::Broken(())).paused(7).check("wake 7");
+    simple("Always").volumes(Need::Broken(())).paused(-1).check("volumes");
+    simple("Always").sandbox(Need::Broken(SandboxId("s1".to_owned()))).check("stop s1");
+}
+
+#[test]
+fn volumes_are_followed_again_after_a_restart_of_the_agent() {
+    simple("Always").running("c", 0).volumes(Need::Missing).check("volumes");
+}
+
+#[test]
+fn the_restart_policy_decides_about_ended_containers() {
+    simple("Always").exited("c", 0, 0).check("launch c 1");
+    simple("Always").exited("c", 3, 1).check("launch c 4");
+    simple("OnFailure").exited("c", 0, 1).check("launch c 1");
+    simple("OnFailure").exited("c", 0, 0).check("ended Succeeded");
+    simple("Never").exited("c", 0, 1).check("ended Failed");
+    simple("Never").exited("c", 0, 0).check("ended Succeeded");
+}
+
+#[test]
+fn a_containers_own_policy_and_rules_go_first() {
+    let rule = json!({ "action": "Restart", "exitCodes": { "operator": "In", "values": [42] } });
+    let scene = |code| {
+        pod(json!({ "restartPolicy": "Never", "containers": [{ "name": "c", "image": "i", "restartPolicy": "Never", "restartPolicyRules": [rule] }] }))
+            .exited("c", 0, code)
+    };
+    scene(42).check("launch c 1");
+    scene(41).check("ended Failed");
+}
+
+#[test]
+fn a_crashing_container_waits_longer_each_time() {
+    simple("Always").exited("c", 1, 1).crashed_before("c", 1).check("wake 5");
+    simple("Always").exited("c", 2, 1).crashed_before("c", 2).check("wake 15");
+    assert_eq!(simple("Always").exited("c", 2, 1).crashed_before("c", 2).plan().crash_loops["c"], Duration::from_secs(20));
+}
+
+#[test]
+fn a_failed_launch_is_tried_again_when_it_is_due() {
+    simple("Always").failed("c", 4).check("wake 4");
+    simple("Always").failed("c", 0).check("launch c 0");
+}
+
+#[test]
+fn a_container_that_never_started_is_made_anew() {
+    simple("Always").created("c", 2).check("launch c 2 for c-2");
+}
+
+fn with_init(policy: &str) -> Scene {
+    pod(json!({ "restartPolicy": policy,
+        "initContainers": [{ "name": "i1", "image": "i" }, { "name": "i2", "image": "i" }], "containers": [{ "name": "c", "image": "i" }] }))
+}
+
+#[test]
+fn init_containers_run_one_after_another() {
+    with_init("Always").check("launch i1 0");
+    with_init("Always").running("i1", 0).check("");
+    with_init("Always").exited("i1", 0, 0).check("launch i2 0");
+    with_init("Always").exited("i1", 0, 1).check("launch i1 1");
+    with_init("Never").exited("i1", 0, 1).check("ended Failed");
+    with_init("Always").exited("i1", 0, 0).exited("i2", 0, 0).check("launch c 0");
+    with_init("Always").exited("i2", 0, 0).check("launch c 0");
+    with_init("Always").running("c", 0).check("");
+}
+
+#[test]
+fn a_new_sandbox_runs_init_containers_again() {
+    with_init("Always").exited_in("s0", "i1", 0, 0).exited_in("s0", "i2", 0, 0).exited_in("s0", "c", 0, 137).check("launch i1 1");
+    with_init("Never").sandbox(Need::Missing).exited_in("s0", "i1", 0, 0).exited_in("s0", "i2", 0, 0).exited_in("s0", "c", 0, 137).check("sandbox 1");
+}
+
+fn with_sidecar() -> Scene {
+    pod(json!({ "restartPolicy": "Never",
+        "initContainers": [{ "name": "s", "image": "i", "restartPolicy": "Always", "startupProbe": {} }, { "name": "i1", "image": "i" }],
+        "containers": [{ "name": "c", "image": "i" }] }))
+}
+
+#[test]
+fn a_sidecar_must_have_started_before_the_next_container() {
+    with_sidecar().check("launch s 0");
+    with_sidecar().running("s", 0).probed("s-0", false, None).check("");
+    with_sidecar().running("s", 0).probed("s-0", true, None).check("launch i1 0");
+    with_sidecar().running("s", 0).probed("s-0", true, None).running("i1", 0).check("");
+    with_sidecar().running("s", 0).probed("s-0", true, None).exited("i1", 0, 0).check("launch c 0");
+}
+
+#[test]
+fn a_sidecar_is_restarted_whatever_the_policy_and_ends_with_the_pod() {
+    with_sidecar().exited("s", 0, 0).exited("i1", 0, 0).running("c", 0).check("launch s 1");
+    with_sidecar().running("s", 0).exited("i1", 0, 0).exited("c", 0, 0).check("ended Succeeded");
+}
+
+#[test]
+fn a_failed_probe_kills_once() {
+    simple("Always").running("c", 0).probed("c-0", true, Some(FailedProbe::Liveness)).check("kill c-0 by 30");
+    simple("Always").running("c", 0).probed("c-0", true, Some(FailedProbe::Liveness)).killing("c-0", 30).check("");
+    let own = json!({ "containers": [{ "name": "c", "image": "i", "livenessProbe": { "terminationGracePeriodSeconds": 3 } }] });
+    pod(own).running("c", 0).probed("c-0", true, Some(FailedProbe::Liveness)).check("kill c-0 by 3");
+}
+
+#[test]
+fn a_changed_image_restarts_its_container() {
+    let mut scene = simple("Always").running("c", 0);
+    scene.containers[0].spec.annotations.insert(annotations::IMAGE.to_owned(), "old".to_owned());
+    scene.check("kill c-0 by 30");
+    scene.containers[0].spec.annotations.insert(annotations::IMAGE.to_owned(), "i".to_owned());
+    scene.check("");
+}
+
+#[test]
+fn containers_start_one_after_another() {
+    let two = || pod(json!({ "containers": [{ "name": "a", "image": "i" }, { "name": "b", "image": "i" }] }));
+    two().check("launch a 0");
+    two().launching("a").check("");
+    two().running("a", 0).check("launch b 0");
+    two().failed("a", 9).check("launch b 0, wake 9");
+    two().exited("a", 0, 0).check("launch a 1");
+}
+
+#[test]
+fn the_deadline_ends_the_pod() {
+    let mut scene = pod(json!({ "activeDeadlineSeconds": 10, "containers": [{ "name": "c", "image": "i" }] })).running("c", 0);
+    scene.pod.status = serde_json::from_value(json!({ "startTime": at(-4).to_string() })).unwrap();
+    scene.check("wake 6");
+    scene.now = 6;
+    scene.check("ended DeadlineExceeded");
+}
+
+#[test]
+fn of_ended_containers_two_are_kept() {
+    simple("Always").exited("c", 0, 1).exited("c", 1, 1).exited("c", 2, 1).running("c", 3).check("remove c-1, remove c-0");
+}
+
+#[test]
+fn ephemeral_containers_run_once() {
+    let scene = || pod(json!({ "containers": [{ "name": "c", "image": "i" }], "ephemeralContainers": [{ "name": "e", "image": "i" }] }));
+    scene().running("c", 0).check("launch e 0");
+    scene().running("c", 0).exited("e", 0, 1).check("");
+}
+
+#[test]
+fn containers_lost_with_a_reboot_start_anew_and_count_on() {
+    let mut scene = simple("Always").sandbox(Need::Missing);
+    scene.pod.status = serde_json::from_value(json!({ "containerStatuses": [{ "name": "c", "image": "i", "imageID": "", "ready": true,
+        "restartCount": 4, "containerID": "knarr://x", "state": { "running": {} } }] }))
+    .unwrap();
+    scene.check("sandbox 1");
+    scene.sandbox = Need::Ready(SandboxId("s1".to_owned()));
+    scene.check("launch c 5");
+    scene.pod.spec.as_mut().unwrap().restart_policy = Some("Never".to_owned());
+    scene.check("ended Failed");
+}
+
+#[test]
+fn a_stopping_pod_stops_its_containers_then_its_sandbox_then_its_volumes() {
+    simple("Always").running("c", 0).stopping(30).check("kill c-0 by 30");
+    simple("Always").running("c", 0).killing("c-0", 30).stopping(30).check("");
+    simple("Always").exited("c", 0, 0).stopping(30).check("stop s1");
+    simple("Always").exited("c", 0, 0).sandbox(Need::Missing).stopping(30).check("release");
+    simple("Always").exited("c", 0, 0).sandbox(Need::Missing).volumes(Need::Missing).stopping(30).check("terminated");
+    simple("Always").launching("c").stopping(30).check("");
+}
+
+#[test]
+fn a_shorter_grace_period_kills_again() {
+    simple("Always").running("c", 0).killing("c-0", 30).stopping(1).check("kill c-0 by 1");
+}
+
+#[test]
+fn sidecars_stop_last_and_in_reverse() {
+    let scene = || {
+        pod(json!({ "initContainers": [{ "name": "s1", "image": "i", "restartPolicy": "Always" }, { "name": "s2", "image": "i", "restartPolicy": "Always" }],
+            "containers": [{ "name": "c", "image": "i" }] }))
+        .running("s1", 0)
+        .running("s2", 0)
+        .stopping(30)
+    };
+    scene().running("c", 0).check("kill c-0 by 30, wake 30");
+    scene().exited("c", 0, 0).check("kill s2-0 by 30, wake 30");
+    scene().exited("c", 0, 0).stopping(-1).check("kill s2-0 by -1, kill s1-0 by -1");
+}
+
+#[test]
+fn a_failed_stop_is_tried_again_later() {
+    simple("Always").running("c", 0).stopping(30).paused(3).check("wake 3");
+}

@@ -1,0 +1,50 @@
+//! What a container left as its last words: a file, or the end of its log.
+
+use std::path::Path;
+
+use container_runtime::{ContainerState, ContainerStatus};
+
+use super::annotations;
+
+/// Most bytes of a message file.
+const MAXIMUM_FILE: usize = 4096;
+/// Most bytes taken from a log.
+const MAXIMUM_LOG: usize = 2048;
+/// Most lines taken from a log.
+const MAXIMUM_LINES: usize = 80;
+
+/// The message of an ended container; empty where it left none.
+pub async fn read(container: &ContainerStatus) -> String {
+    let ContainerState::Exited { exit, .. } = &container.state else { return String::new() };
+    let annotation = |key| container.spec.annotations.get(key).map(String::as_str);
+    let message = match annotation(annotations::TERMINATION_MESSAGE_FILE) {
+        Some(path) => read_end(Path::new(path), MAXIMUM_FILE).await,
+        None => String::new(),
+    };
+    let falls_back = annotation(annotations::TERMINATION_MESSAGE_POLICY) == Some("FallbackToLogsOnError");
+    if !message.is_empty() || !falls_back || exit.code == 0 {
+        return message;
+    }
+    // Lines of the log carry time, stream and tag: more is read than is wanted.
+    let log = read_end(&container.log_path, MAXIMUM_LOG * 4).await;
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let start = lines.len().saturating_sub(MAXIMUM_LINES);
+    let text: String = lines.get(start..).unwrap_or_default().iter().flat_map(|line| [*line, "\n"]).collect();
+    let cut = text.len().saturating_sub(MAXIMUM_LOG);
+    let cut = (cut..=text.len()).find(|position| text.is_char_boundary(*position)).unwrap_or(text.len());
+    text.get(cut..).unwrap_or_default().to_owned()
+}
+
+async fn read_end(path: &Path, limit: usize) -> String {
+    use tokio::io::{AsyncReadExt, AsyncSeekExt};
+    let read = async {
+        let mut file = tokio::fs::File::open(path).await?;
+        let length = file.metadata().await?.len();
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        file.seek(std::io::SeekFrom::Start(length.saturating_sub(limit))).await?;
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes).await?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read.await.unwrap_or_default()
+}

@@ -1,0 +1,817 @@
+//! One task per pod: observes, asks [`plan`](super::plan) what to do, does it, writes the status, and waits.
+//!
+//! The worker never waits for a deed: whatever takes time runs in a task of its own, and its outcome wakes the worker.
+//! It is woken by changes of the pod, by the runtime, by probes, by changed config maps and secrets, and by the timers
+//! that the plan asks for. It ends when the pod is gone from the API and from the node; when the agent stops, it ends at
+//! once and leaves the containers running.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use client::{Backoff, EventType, revision_of, status_code};
+use container_runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError, SandboxId, SandboxState, SandboxStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    back_off::BackOffs,
+    full_name, is_terminal,
+    launch::{Launch, Launched},
+    name, namespace,
+    plan::{Ended, Input, LaunchFailure, Need, Plan, Step, Termination, next_steps},
+    sandbox::{self, SandboxError},
+    spec,
+    status::{StatusInput, failed_status, pod_status, status_patch},
+    stop::Stop,
+    termination_message, uid,
+};
+use crate::{
+    clock::{after, until},
+    config::Context,
+    metrics::Metrics,
+    objects::{Snapshot, Subscriptions},
+    probe::ProbeSet,
+    volume::{self, Prepared, VolumeError},
+};
+
+/// What a pod should be.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// The pod as the API has it, or last had it.
+    pub pod: Arc<Pod>,
+    /// The API has it no more.
+    pub is_gone: bool,
+    /// The node refuses to run it: reason and message.
+    pub refused: Option<(String, String)>,
+}
+
+/// What others may know of a pod: for the node's own API.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// The pod with its newest status.
+    pub pod: Arc<Pod>,
+    /// Its newest sandbox.
+    pub sandbox: Option<SandboxId>,
+    /// Its containers.
+    pub containers: Arc<Vec<ContainerStatus>>,
+}
+
+/// How the manager reaches a worker.
+pub struct WorkerHandle {
+    /// What the pod should be; dropping it ends the worker, not the pod.
+    pub desired: watch::Sender<Desired>,
+    /// Wakes it.
+    pub wake: Arc<Notify>,
+    /// It should ask the runtime for its sandboxes anew.
+    pub look_again: Arc<AtomicBool>,
+    /// What others may know.
+    pub view: Arc<Mutex<View>>,
+}
+
+/// What a task of the worker came to.
+enum Outcome {
+    Volumes(Result<Prepared, VolumeError>, Box<VolumeInputs>),
+    Sandbox(Result<(SandboxStatus, Vec<IpAddr>), SandboxError>),
+    SandboxStopped(SandboxId, Result<(), String>),
+    Launched(String, Launched),
+    Killed(ContainerId, Timestamp, Result<(), RuntimeError>),
+    Written(Result<Box<Pod>, kube::Error>),
+    Released(Result<(), String>),
+    Deleted(Result<(), kube::Error>),
+    /// Something old was removed; nothing follows from it.
+    Tidied,
+}
+
+/// What the content of the volumes was made from.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct VolumeInputs {
+    objects: Snapshot,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    pod_ips: Vec<IpAddr>,
+}
+
+/// A stop under way.
+struct Killing {
+    deadline: Timestamp,
+    task: AbortHandle,
+}
+
+/// The worker of one pod.
+pub struct Worker {
+    context: Arc<Context>,
+    desired: watch::Receiver<Desired>,
+    wake: Arc<Notify>,
+    look_again: Arc<AtomicBool>,
+    view: Arc<Mutex<View>>,
+    pod: Arc<Pod>,
+    is_gone: bool,
+    refused: Option<(String, String)>,
+    objects: Subscriptions,
+    sandboxes: Vec<SandboxStatus>,
+    sandbox: Need<SandboxId>,
+    pod_ips: Vec<IpAddr>,
+    volumes: Need<()>,
+    prepared: Arc<Prepared>,
+    volume_inputs: VolumeInputs,
+    refreshing: bool,
+    containers: Vec<ContainerStatus>,
+    messages: HashMap<ContainerId, String>,
+    termination: Option<Termination>,
+    ended: Option<Ended>,
+    tasks: JoinSet<Outcome>,
+    launching: Option<(String, CancellationToken)>,
+    killing: HashMap<ContainerId, Killing>,
+    launch_failures: BTreeMap<String, LaunchFailure>,
+    back_offs: BackOffs<String>,
+    crash_loops: BTreeMap<String, Duration>,
+    probes: ProbeSet,
+    pause: Backoff,
+    pause_until: Option<Timestamp>,
+    writing: bool,
+    write_pause: Backoff,
+    write_pause_until: Option<Timestamp>,
+    is_released: bool,
+    deleting: bool,
+    is_deleted: bool,
+}
+
+impl Worker {
+    /// A worker for a pod, which may have sandboxes from before.
+    #[must_use]
+    pub fn new(context: Arc<Context>, desired: Desired, sandboxes: Vec<SandboxStatus>) -> (Self, WorkerHandle) {
+        let wake = Arc::new(Notify::new());
+        let look_again = Arc::new(AtomicBool::new(false));
+        let (send_desired, receive_desired) = watch::channel(desired.clone());
+        let view = Arc::new(Mutex::new(View { pod: desired.pod.clone(), ..View::default() }));
+        let pause = || Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let mut worker = Self {
+            context,
+            desired: receive_desired,
+            wake: wake.clone(),
+            look_again: look_again.clone(),
+            view: view.clone(),
+            pod: desired.pod,
+            is_gone: desired.is_gone,
+            refused: desired.refused,
+            objects: Subscriptions::default(),
+            sandboxes: Vec::new(),
+            sandbox: Need::Missing,
+            pod_ips: Vec::new(),
+            volumes: Need::Missing,
+            prepared: Arc::default(),
+            volume_inputs: VolumeInputs::default(),
+            refreshing: false,
+            containers: Vec::new(),
+            messages: HashMap::new(),
+            termination: None,
+            ended: None,
+            tasks: JoinSet::new(),
+            launching: None,
+            killing: HashMap::new(),
+            launch_failures: BTreeMap::new(),
+            back_offs: BackOffs::default(),
+            crash_loops: BTreeMap::new(),
+            probes: ProbeSet::new(wake.clone()),
+            pause: pause(),
+            pause_until: None,
+            writing: false,
+            write_pause: pause(),
+            write_pause_until: None,
+            is_released: false,
+            deleting: false,
+            is_deleted: false,
+        };
+        worker.take_sandboxes(sandboxes);
+        (worker, WorkerHandle { desired: send_desired, wake, look_again, view })
+    }
+
+    /// Works until the pod is gone, or the agent stops.
+    pub async fn run(mut self) {
+        loop {
+            if self.is_done() {
+                return;
+            }
+            self.observe().await;
+            let wake_at = self.step();
+            if self.is_done() {
+                return;
+            }
+            let clock = self.context.config.clock.clone();
+            let now = clock.now();
+            let timer = async {
+                match wake_at {
+                    // At least a millisecond, so that rounding cannot make it spin.
+                    Some(at) => clock.sleep(until(at, now).max(Duration::from_millis(1))).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_desired();
+                }
+                () = self.wake.notified() => {}
+                Some(outcome) = self.tasks.join_next() => self.take_joined(outcome),
+                () = timer => {}
+            }
+            while let Some(outcome) = self.tasks.try_join_next() {
+                self.take_joined(outcome);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_released && (self.is_gone || self.is_deleted) && self.tasks.is_empty()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.context.config.clock.now()
+    }
+
+    fn take_desired(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        self.is_gone |= desired.is_gone;
+        self.refused = self.refused.take().or(desired.refused);
+        // Our own write may have brought a newer one.
+        if revision_of(&*desired.pod) >= revision_of(&*self.pod) || revision_of(&*desired.pod) == 0 {
+            self.pod = desired.pod;
+        }
+    }
+
+    /// Takes over what the runtime says of the pod's sandboxes.
+    fn take_sandboxes(&mut self, mut sandboxes: Vec<SandboxStatus>) {
+        sandboxes.sort_by_key(|sandbox| (sandbox.spec.attempt, sandbox.created_at));
+        self.sandboxes = sandboxes;
+        if matches!(self.sandbox, Need::Busy) {
+            return;
+        }
+        let current = match &self.sandbox {
+            Need::Ready(id) | Need::Broken(id) => Some(id.clone()),
+            Need::Missing | Need::Busy => None,
+        };
+        let Some(newest) = self.sandboxes.last().cloned() else {
+            self.sandbox = Need::Missing;
+            return;
+        };
+        match (newest.state, current) {
+            (SandboxState::Ready, Some(current)) if current == newest.id => {}
+            (SandboxState::Ready, _) => {
+                // Its addresses are asked for again, which the network answers from what it knows.
+                self.sandbox = Need::Busy;
+                let (context, pod) = (self.context.clone(), self.pod.clone());
+                self.tasks.spawn(async move {
+                    let attached = sandbox::attach(&context, &pod, &newest).await;
+                    Outcome::Sandbox(attached.map(|addresses| (newest, addresses)))
+                });
+            }
+            (SandboxState::NotReady, current) => {
+                let is_ours = current.as_ref() == Some(&newest.id);
+                self.sandbox = if is_ours || current.is_none() { Need::Broken(newest.id) } else { Need::Missing };
+            }
+        }
+    }
+
+    async fn observe(&mut self) {
+        let runtime = self.context.config.runtime.clone();
+        if self.look_again.swap(false, Ordering::AcqRel) {
+            match runtime.list_sandboxes().await {
+                Ok(all) => {
+                    let own = all.into_iter().filter(|sandbox| sandbox.spec.pod_uid == uid(&self.pod)).collect();
+                    self.take_sandboxes(own);
+                }
+                Err(problem) => {
+                    tracing::warn!(pod = full_name(&self.pod), %problem, "could not list sandboxes");
+                    self.look_again.store(true, Ordering::Release);
+                    self.pause_now();
+                }
+            }
+        }
+        let mut containers = Vec::new();
+        for sandbox in &self.sandboxes {
+            match runtime.list_containers(Some(&sandbox.id)).await {
+                Ok(found) => containers.extend(found),
+                Err(RuntimeError::NoSuchSandbox(_)) => {}
+                Err(problem) => {
+                    tracing::warn!(pod = full_name(&self.pod), %problem, "could not list containers");
+                    containers.extend(self.containers.iter().filter(|container| container.sandbox == sandbox.id).cloned());
+                    self.pause_until = Some(after(self.context.config.clock.now(), Duration::from_secs(1)));
+                }
+            }
+        }
+        self.containers = containers;
+        self.messages.retain(|id, _| self.containers.iter().any(|container| container.id == *id));
+        for container in &self.containers {
+            if matches!(container.state, ContainerState::Exited { .. }) && !self.messages.contains_key(&container.id) {
+                let message = termination_message::read(container).await;
+                self.messages.insert(container.id.clone(), message);
+            }
+        }
+        self.objects.wake_for(&self.context.objects, volume::references(&self.pod), &self.wake);
+    }
+
+    fn pause_now(&mut self) {
+        let delay = self.pause.next_delay();
+        self.pause_until = Some(after(self.now(), delay));
+    }
+
+    /// Decides, begins what is decided, and begins to write the status. Gives when to look again.
+    fn step(&mut self) -> Option<Timestamp> {
+        let now = self.now();
+        self.consider_termination(now);
+        if self.termination.is_none() {
+            self.probes.follow(&self.context, &self.pod, &self.containers, &self.pod_ips);
+        } else {
+            self.probes.stop_restarts();
+        }
+        let mut plan = self.plan(now);
+        if let Some(ended) = plan.ended.take()
+            && self.termination.is_none()
+        {
+            self.ended = Some(ended);
+            self.terminate(now, Duration::from_secs(u64::try_from(spec(&self.pod).termination_grace_period_seconds.unwrap_or(30)).unwrap_or(0)));
+            plan = self.plan(now);
+        }
+        self.crash_loops = std::mem::take(&mut plan.crash_loops);
+        for name in self.crash_loops.keys() {
+            self.launch_failures.remove(name);
+        }
+        let mut wake_at = plan.wake_at;
+        let is_terminated = plan.is_terminated;
+        for step in plan.steps {
+            self.begin(step, now);
+        }
+        if self.termination.is_none()
+            && let Some(refresh_at) = self.refresh_volumes(now)
+        {
+            wake_at = Some(wake_at.map_or(refresh_at, |at| at.min(refresh_at)));
+        }
+        let is_settled = self.write_status(now, is_terminated, &mut wake_at);
+        if is_terminated && is_settled {
+            self.finish();
+        }
+        *self.view.lock() = View {
+            pod: self.pod.clone(),
+            sandbox: match &self.sandbox {
+                Need::Ready(id) => Some(id.clone()),
+                _ => None,
+            },
+            containers: Arc::new(self.containers.clone()),
+        };
+        wake_at
+    }
+
+    fn plan(&self, now: Timestamp) -> Plan {
+        let killing: HashMap<ContainerId, Timestamp> = self.killing.iter().map(|(id, killing)| (id.clone(), killing.deadline)).collect();
+        next_steps(&Input {
+            pod: &self.pod,
+            now,
+            termination: self.termination,
+            volumes: &self.volumes,
+            sandbox: &self.sandbox,
+            sandbox_attempts: self.sandboxes.last().map_or(0, |sandbox| sandbox.spec.attempt.saturating_add(1)),
+            pause_until: self.pause_until,
+            containers: &self.containers,
+            launching: self.launching.as_ref().map(|(name, _)| name.as_str()),
+            launch_failures: &self.launch_failures,
+            killing: &killing,
+            probes: &self.probes.states(),
+            back_offs: &self.back_offs,
+        })
+    }
+
+    fn consider_termination(&mut self, now: Timestamp) {
+        let metadata = &self.pod.metadata;
+        let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        if metadata.deletion_timestamp.is_some() || self.is_gone {
+            let grace = metadata.deletion_grace_period_seconds.or(spec(&self.pod).termination_grace_period_seconds).unwrap_or(30);
+            // Also a forced deletion leaves a second, so that programs can at least close what they hold.
+            self.terminate(now, seconds(grace).max(Duration::from_secs(1)));
+        } else if (self.refused.is_some() || is_terminal(&self.pod)) && self.termination.is_none() {
+            self.terminate(now, seconds(spec(&self.pod).termination_grace_period_seconds.unwrap_or(30)));
+        }
+    }
+
+    /// The pod must stop within a time; a grace period can only become shorter.
+    fn terminate(&mut self, now: Timestamp, grace: Duration) {
+        match &mut self.termination {
+            None => self.termination = Some(Termination { deadline: after(now, grace), grace }),
+            Some(termination) if grace < termination.grace => {
+                termination.grace = grace;
+                termination.deadline = termination.deadline.min(after(now, grace));
+            }
+            Some(_) => return,
+        }
+        if let Some((_, cancel)) = &self.launching {
+            cancel.cancel();
+        }
+    }
+
+    fn begin(&mut self, step: Step, now: Timestamp) {
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        match step {
+            Step::PrepareVolumes => {
+                self.volumes = Need::Busy;
+                self.prepare_volumes();
+            }
+            Step::MakeSandbox { attempt } => {
+                self.sandbox = Need::Busy;
+                self.tasks.spawn(async move { Outcome::Sandbox(sandbox::make_sandbox(&context, &pod, attempt).await) });
+            }
+            Step::StopSandbox(id) => {
+                self.sandbox = Need::Busy;
+                self.tasks.spawn(async move {
+                    let result = stop_sandbox(&context, &id).await;
+                    Outcome::SandboxStopped(id, result)
+                });
+            }
+            Step::Launch { container, role, attempt, replaces, last_end } => {
+                let Need::Ready(sandbox) = self.sandbox.clone() else { return };
+                if let Some(last_end) = last_end {
+                    self.back_offs.raise(&container, last_end, now);
+                }
+                let cancel = CancellationToken::new();
+                self.launching = Some((container.clone(), cancel.clone()));
+                let launch = Launch {
+                    context,
+                    pod,
+                    container: container.clone(),
+                    role,
+                    attempt,
+                    replaces,
+                    sandbox,
+                    pod_ips: self.pod_ips.clone(),
+                    volumes: self.prepared.clone(),
+                    objects: self.objects.share(),
+                    cancel,
+                };
+                self.tasks.spawn(async move { Outcome::Launched(container, launch.run().await) });
+            }
+            Step::Kill { container, name, deadline, reason } => {
+                let earlier = self.killing.remove(&container);
+                if let Some(earlier) = &earlier {
+                    earlier.task.abort();
+                }
+                let stop =
+                    Stop { context, pod, name, id: container.clone(), deadline, reason, pod_ips: self.pod_ips.clone(), is_repeated: earlier.is_some() };
+                let id = container.clone();
+                let task = self.tasks.spawn(async move { Outcome::Killed(id, deadline, stop.run().await) });
+                self.killing.insert(container, Killing { deadline, task });
+            }
+            Step::Remove(container) => {
+                if let Some(status) = self.containers.iter().find(|status| status.id == container) {
+                    remove_old_logs(status);
+                }
+                self.tasks.spawn(async move {
+                    if let Err(problem) = context.config.runtime.remove_container(&container).await {
+                        tracing::warn!(container = container.0, %problem, "could not remove an old container");
+                    }
+                    Outcome::Tidied
+                });
+            }
+            Step::ReleaseVolumes => {
+                self.volumes = Need::Busy;
+                let uid = uid(&self.pod).to_owned();
+                self.tasks.spawn(async move { Outcome::Released(volume::release(&context, &uid).await) });
+            }
+        }
+    }
+
+    fn inputs(&self, objects: Snapshot) -> VolumeInputs {
+        VolumeInputs {
+            objects,
+            labels: self.pod.metadata.labels.clone(),
+            annotations: self.pod.metadata.annotations.clone(),
+            pod_ips: self.pod_ips.clone(),
+        }
+    }
+
+    fn prepare_volumes(&mut self) {
+        let (context, pod, objects) = (self.context.clone(), self.pod.clone(), self.objects.share());
+        let mut inputs = self.inputs(Snapshot::default());
+        self.tasks.spawn(async move {
+            inputs.objects = objects.snapshot().await;
+            let prepared = volume::prepare(&context, &pod, &inputs.objects, &inputs.pod_ips).await;
+            Outcome::Volumes(prepared, Box::new(inputs))
+        });
+    }
+
+    /// Begins to bring volumes up to date where what they are made from has changed. Gives when a token must be renewed.
+    fn refresh_volumes(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let refresh_at = self.prepared.refresh_at;
+        if self.refreshing || !matches!(self.volumes, Need::Ready(())) {
+            return refresh_at;
+        }
+        let paused = self.pause_until.is_some_and(|until| until > now);
+        let is_due = refresh_at.is_some_and(|at| at <= now);
+        let changed = spec(&self.pod).volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()) && self.inputs(self.objects.now()) != self.volume_inputs;
+        if (is_due || changed) && !paused {
+            self.refreshing = true;
+            self.prepare_volumes();
+            return None;
+        }
+        if is_due { self.pause_until } else { refresh_at }
+    }
+
+    fn take_joined(&mut self, joined: Result<Outcome, tokio::task::JoinError>) {
+        match joined {
+            Ok(outcome) => self.take(outcome),
+            Err(problem) if problem.is_cancelled() => {}
+            Err(problem) => {
+                // A task panicked: nobody knows how far it came, so everything is looked at anew.
+                tracing::error!(pod = full_name(&self.pod), %problem, "a task of a pod's worker failed");
+                self.launching = None;
+                self.refreshing = false;
+                self.writing = false;
+                self.deleting = false;
+                if matches!(self.volumes, Need::Busy) {
+                    self.volumes = Need::Broken(());
+                }
+                if matches!(self.sandbox, Need::Busy) {
+                    self.sandbox = Need::Missing;
+                    self.look_again.store(true, Ordering::Release);
+                }
+                self.pause_now();
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Volumes(result, inputs) => {
+                self.refreshing = false;
+                self.volume_inputs = *inputs;
+                match result {
+                    Ok(prepared) => {
+                        self.prepared = Arc::new(prepared);
+                        self.volumes = Need::Ready(());
+                        self.pause.reset();
+                    }
+                    Err(problem) => {
+                        self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", problem.to_string());
+                        if !matches!(self.volumes, Need::Ready(())) {
+                            self.volumes = Need::Broken(());
+                        }
+                        self.pause_now();
+                        // A missing object wakes us when it appears: then there is nothing to wait for.
+                        if self.objects.now() != self.volume_inputs.objects {
+                            self.pause_until = None;
+                        }
+                    }
+                }
+            }
+            Outcome::Sandbox(Ok((sandbox, addresses))) => {
+                self.pod_ips = addresses;
+                self.sandbox = Need::Ready(sandbox.id.clone());
+                if !self.sandboxes.iter().any(|known| known.id == sandbox.id) {
+                    Metrics::count(&self.context.metrics.started_pods);
+                    self.sandboxes.push(sandbox);
+                }
+                self.remove_old_sandboxes();
+                self.pause.reset();
+            }
+            Outcome::Sandbox(Err(problem)) => {
+                self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {problem}"));
+                self.sandbox = match self.sandboxes.last() {
+                    Some(newest) if newest.state == SandboxState::Ready => Need::Broken(newest.id.clone()),
+                    _ => Need::Missing,
+                };
+                self.pause_now();
+            }
+            Outcome::SandboxStopped(id, Ok(())) => {
+                for sandbox in self.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+                    sandbox.state = SandboxState::NotReady;
+                }
+                self.pod_ips.clear();
+                self.sandbox = Need::Missing;
+                self.pause.reset();
+            }
+            Outcome::SandboxStopped(id, Err(problem)) => {
+                self.context.events.pod(&self.pod, EventType::Warning, "FailedKillPod", format!("error killing pod: {problem}"));
+                self.sandbox = Need::Broken(id);
+                self.pause_now();
+            }
+            Outcome::Launched(name, launched) => {
+                if self.launching.as_ref().is_some_and(|(launching, _)| *launching == name) {
+                    self.launching = None;
+                }
+                match launched {
+                    Launched::Started => {
+                        self.launch_failures.remove(&name);
+                    }
+                    Launched::Failed(failure) => {
+                        self.launch_failures.insert(name, failure);
+                    }
+                    Launched::Cancelled => {}
+                }
+            }
+            Outcome::Killed(id, deadline, result) => {
+                if self.killing.get(&id).is_some_and(|killing| killing.deadline == deadline) {
+                    self.killing.remove(&id);
+                }
+                if let Err(problem) = result {
+                    tracing::warn!(pod = full_name(&self.pod), container = id.0, %problem, "could not stop a container");
+                    self.pause_now();
+                }
+            }
+            Outcome::Written(result) => self.take_written(result),
+            Outcome::Released(Ok(())) => {
+                self.volumes = Need::Missing;
+                self.pause.reset();
+            }
+            Outcome::Released(Err(problem)) => {
+                tracing::warn!(pod = full_name(&self.pod), problem, "could not release a pod's volumes");
+                self.volumes = Need::Broken(());
+                self.pause_now();
+            }
+            Outcome::Tidied => {}
+            Outcome::Deleted(result) => {
+                self.deleting = false;
+                match result {
+                    Ok(()) => self.is_deleted = true,
+                    // Gone already, or replaced by another pod of the same name.
+                    Err(problem) if matches!(status_code(&problem), Some(404 | 409)) => self.is_deleted = true,
+                    Err(problem) => {
+                        tracing::warn!(pod = full_name(&self.pod), %problem, "could not delete a stopped pod");
+                        self.write_pause_until = Some(after(self.now(), self.write_pause.next_delay()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_written(&mut self, result: Result<Box<Pod>, kube::Error>) {
+        self.writing = false;
+        match result {
+            Ok(pod) => {
+                self.write_pause.reset();
+                if pod.metadata.uid == self.pod.metadata.uid && revision_of(&*pod) >= revision_of(&*self.pod) {
+                    self.pod = Arc::from(pod);
+                }
+            }
+            Err(problem) => {
+                // Where the pod is gone (404) or replaced (409), the watch says so soon.
+                if !matches!(status_code(&problem), Some(404 | 409)) {
+                    tracing::warn!(pod = full_name(&self.pod), %problem, "could not write a pod's status");
+                }
+                self.write_pause_until = Some(after(self.now(), self.write_pause.next_delay()));
+            }
+        }
+    }
+
+    /// Earlier sandboxes but the last are removed with their containers, whose logs nobody can ask for any more.
+    fn remove_old_sandboxes(&mut self) {
+        while self.sandboxes.len() > 2 {
+            let old = self.sandboxes.remove(0);
+            let context = self.context.clone();
+            self.tasks.spawn(async move {
+                if let Err(problem) = context.config.runtime.remove_sandbox(&old.id).await {
+                    tracing::warn!(sandbox = old.id.0, %problem, "could not remove an old sandbox");
+                }
+                Outcome::Tidied
+            });
+        }
+    }
+
+    /// Begins to write the status where it differs; gives whether the API has it all.
+    fn write_status(&mut self, now: Timestamp, is_terminated: bool, wake_at: &mut Option<Timestamp>) -> bool {
+        if self.is_gone || self.is_deleted {
+            return true;
+        }
+        let wanted = match (&self.refused, is_terminal(&self.pod)) {
+            (Some((reason, message)), false) => failed_status(&self.pod, reason, message, now),
+            (Some(_), true) => return true,
+            (None, _) => pod_status(&StatusInput {
+                pod: &self.pod,
+                now,
+                containers: &self.containers,
+                has_sandbox: matches!(self.sandbox, Need::Ready(_)),
+                pod_ips: &self.pod_ips,
+                host_ips: &self.context.config.node_ips,
+                probes: &self.probes.states(),
+                launch_failures: &self.launch_failures,
+                crash_loops: &self.crash_loops,
+                messages: &self.messages,
+                ended: self.ended.as_ref(),
+                is_terminated,
+            }),
+        };
+        let Some(patch) = status_patch(&self.pod, &wanted) else { return !self.writing };
+        if self.writing {
+            return false;
+        }
+        if let Some(until) = self.write_pause_until.filter(|until| *until > now) {
+            *wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
+            return false;
+        }
+        self.writing = true;
+        Metrics::count(&self.context.metrics.status_writes);
+        let api: Api<Pod> = Api::namespaced(self.context.config.client.clone(), namespace(&self.pod));
+        let name = name(&self.pod).to_owned();
+        self.tasks.spawn(async move {
+            let result = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            Outcome::Written(result.map(Box::new))
+        });
+        false
+    }
+
+    /// Nothing runs and nothing is held: once the API wants the pod gone, its last traces go too.
+    fn finish(&mut self) {
+        let is_wanted = self.pod.metadata.deletion_timestamp.is_none() && !self.is_gone;
+        if is_wanted || self.deleting || !self.tasks.is_empty() {
+            return;
+        }
+        if self.is_deleted && self.is_released {
+            return;
+        }
+        if self.write_pause_until.is_some_and(|until| until > self.now()) && !self.is_gone && !self.is_deleted {
+            return;
+        }
+        self.is_released = true;
+        self.deleting = true;
+        let (context, pod, is_gone) = (self.context.clone(), self.pod.clone(), self.is_gone);
+        let sandboxes: Vec<SandboxId> = self.sandboxes.drain(..).map(|sandbox| sandbox.id).collect();
+        self.containers.clear();
+        self.tasks.spawn(async move {
+            forget_pod(&context, &pod, sandboxes).await;
+            if is_gone {
+                return Outcome::Deleted(Ok(()));
+            }
+            let api: Api<Pod> = Api::namespaced(context.config.client.clone(), namespace(&pod));
+            let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+            let parameters = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+            Outcome::Deleted(api.delete(name(&pod), &parameters).await.map(|_| ()))
+        });
+    }
+}
+
+async fn stop_sandbox(context: &Context, id: &SandboxId) -> Result<(), String> {
+    context.config.runtime.stop_sandbox(id).await.map_err(|problem| problem.to_string())?;
+    context.config.network.detach(&id.0).await.map_err(|problem| problem.to_string())
+}
+
+/// Removes what is left of a pod on this node: sandboxes, logs, tokens, back-offs.
+async fn forget_pod(context: &Context, pod: &Pod, sandboxes: Vec<SandboxId>) {
+    for sandbox in sandboxes {
+        if let Err(problem) = context.config.runtime.remove_sandbox(&sandbox).await {
+            tracing::warn!(sandbox = sandbox.0, %problem, "could not remove a sandbox");
+        }
+    }
+    let logs = context.config.pod_log_directory(namespace(pod), name(pod), uid(pod));
+    if let Err(problem) = tokio::fs::remove_dir_all(&logs).await
+        && problem.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %logs.display(), %problem, "could not remove a pod's logs");
+    }
+    context.images.forget(uid(pod));
+    context.tokens.forget(uid(pod));
+}
+
+/// The log of a container that is removed, with its rotated parts.
+fn remove_old_logs(container: &ContainerStatus) {
+    let (Some(directory), Some(file)) = (container.log_path.parent(), container.log_path.file_name().and_then(|name| name.to_str())) else { return };
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(file)) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
+}
+
+/// Removes a sandbox that no pod of the API belongs to: its containers get the grace period they were made with.
+pub async fn remove_orphan(context: &Context, sandbox: &SandboxStatus) -> Result<(), String> {
+    let runtime = &context.config.runtime;
+    let words = |problem: RuntimeError| problem.to_string();
+    let containers = runtime.list_containers(Some(&sandbox.id)).await.map_err(words)?;
+    let running = containers.into_iter().filter(|container| matches!(container.state, ContainerState::Running { .. }));
+    let stops = running.map(|container| {
+        let seconds = container.spec.annotations.get(super::annotations::GRACE_SECONDS).and_then(|seconds| seconds.parse().ok()).unwrap_or(30);
+        async move { runtime.stop_container(&container.id, Duration::from_secs(seconds)).await }
+    });
+    for result in futures::future::join_all(stops).await {
+        result.map_err(words)?;
+    }
+    stop_sandbox(context, &sandbox.id).await?;
+    runtime.remove_sandbox(&sandbox.id).await.map_err(words)?;
+    let logs = context.config.pod_log_directory(&sandbox.spec.pod_namespace, &sandbox.spec.pod_name, &sandbox.spec.pod_uid);
+    drop(tokio::fs::remove_dir_all(logs).await);
+    volume::release(context, &sandbox.spec.pod_uid).await
+}

@@ -1,0 +1,256 @@
+//! All pods of this node: follows them in the API, admits them, and keeps one worker for each.
+//!
+//! The key is a pod's UID: a new pod of an old name is another pod. Sandboxes that no pod of the API belongs to are
+//! removed, once the API has been listed and never before.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use client::{EventType, FeedEvent, Selection, Source, feed, revision_of};
+use container_runtime::{RuntimeEvent, SandboxStatus};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::RwLock;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    NodeError,
+    config::Context,
+    pod::{
+        self,
+        admission::{Offer, admit},
+        is_terminal, uid,
+        worker::{Desired, View, Worker, WorkerHandle, remove_orphan},
+    },
+};
+
+/// The workers by pod UID, for the node's own API too.
+#[derive(Clone, Default)]
+pub struct Pods {
+    workers: Arc<RwLock<HashMap<String, WorkerHandle>>>,
+}
+
+impl Pods {
+    /// What is known of all pods.
+    #[must_use]
+    pub fn views(&self) -> Vec<View> {
+        self.workers.read().values().map(|worker| worker.view.lock().clone()).collect()
+    }
+
+    /// What is known of the pod of a name; the one that still runs, where an earlier one of that name is being removed.
+    #[must_use]
+    pub fn find(&self, namespace: &str, name: &str) -> Option<View> {
+        let is_wanted = |view: &View| pod::name(&view.pod) == name && pod::namespace(&view.pod) == namespace;
+        self.views().into_iter().filter(is_wanted).max_by_key(|view| revision_of(&*view.pod))
+    }
+}
+
+/// Follows the pods until it is cancelled.
+pub struct PodManager {
+    context: Arc<Context>,
+    pods: Pods,
+    tasks: JoinSet<String>,
+    /// Sandboxes found at the start, by pod UID, until their pods turn up.
+    found: HashMap<String, Vec<SandboxStatus>>,
+    stop: CancellationToken,
+}
+
+impl PodManager {
+    /// A manager of no pods.
+    #[must_use]
+    pub fn new(context: Arc<Context>, pods: Pods, stop: CancellationToken) -> Self {
+        Self { context, pods, tasks: JoinSet::new(), found: HashMap::new(), stop }
+    }
+
+    /// Works until it is cancelled. What runs then goes on.
+    ///
+    /// # Errors
+    /// The runtime cannot even be asked what runs.
+    pub async fn run(mut self) -> Result<(), NodeError> {
+        let runtime = self.context.config.runtime.clone();
+        let mut events = runtime.events();
+        for sandbox in runtime.list_sandboxes().await.map_err(NodeError::Runtime)? {
+            self.found.entry(sandbox.spec.pod_uid.clone()).or_default().push(sandbox);
+        }
+        let selection = Selection::fields(&format!("spec.nodeName={}", self.context.config.name));
+        let source = Source::new::<Pod>(self.context.config.client.clone(), &(), selection);
+        let (send, mut changes) = mpsc::unbounded_channel();
+        let stop = self.stop.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            feed::run(source, |event: FeedEvent<Pod>| {
+                // An error means that the manager is gone: then the feed is stopped too.
+                drop(send.send(event));
+            })
+            .await;
+        }));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(change) = changes.recv() => self.take_change(change).await,
+                Some(event) = events.next() => self.take_runtime_event(event),
+                Some(ended) = self.tasks.join_next() => self.take_ended(ended),
+            }
+        }
+        // Dropping the handles ends the workers, not their pods.
+        self.pods.workers.write().clear();
+        while self.tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    async fn take_change(&mut self, change: FeedEvent<Pod>) {
+        match change {
+            FeedEvent::Replaced { mut objects, .. } => {
+                let listed: std::collections::HashSet<String> = objects.iter().map(|pod| uid(pod).to_owned()).collect();
+                // Those that run already come first: they keep their place.
+                objects.sort_by_key(|pod| (!self.found.contains_key(uid(pod)), pod.metadata.creation_timestamp.clone()));
+                for pod in objects {
+                    self.put(pod);
+                }
+                let gone: Vec<String> = self.pods.workers.read().keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                for uid in gone {
+                    self.forget(&uid, None);
+                }
+                self.remove_orphans().await;
+            }
+            FeedEvent::Put(pod) => self.put(pod),
+            FeedEvent::Deleted(pod) => {
+                let pod = Arc::new(pod);
+                self.forget(uid(&pod), Some(pod.clone()));
+            }
+            FeedEvent::Progress(_) => {}
+        }
+        self.context.metrics.running_pods.store(u64::try_from(self.pods.workers.read().len()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The API has a pod no more: its worker takes it down, or is forgotten where it has ended.
+    fn forget(&self, uid: &str, last: Option<Arc<Pod>>) {
+        let mut workers = self.pods.workers.write();
+        let Some(worker) = workers.get(uid) else { return };
+        worker.desired.send_modify(|desired| {
+            desired.pod = last.unwrap_or_else(|| desired.pod.clone());
+            desired.is_gone = true;
+        });
+        if worker.desired.is_closed() {
+            workers.remove(uid);
+        }
+    }
+
+    fn put(&mut self, pod: Pod) {
+        let pod = Arc::new(pod);
+        if let Some(worker) = self.pods.workers.read().get(uid(&pod)) {
+            worker.desired.send_modify(|desired| desired.pod = pod);
+            return;
+        }
+        let sandboxes = self.found.remove(uid(&pod)).unwrap_or_default();
+        let refused = if sandboxes.is_empty() && !is_terminal(&pod) && pod.metadata.deletion_timestamp.is_none() { self.admit(&pod) } else { None };
+        if let Some((reason, message)) = &refused {
+            self.context.events.pod(&pod, EventType::Warning, reason, message.clone());
+        }
+        let uid = uid(&pod).to_owned();
+        let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused }, sandboxes);
+        self.pods.workers.write().insert(uid.clone(), handle);
+        self.tasks.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    fn admit(&self, pod: &Pod) -> Option<(String, String)> {
+        // A pod that ran before on this node is never refused, whatever the agent has forgotten.
+        if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
+            return None;
+        }
+        let views: Vec<Arc<Pod>> = {
+            let workers = self.pods.workers.read();
+            let desired = workers.values().map(|worker| worker.desired.borrow().clone());
+            desired.filter(|desired| desired.refused.is_none() && !is_terminal(&desired.pod)).map(|desired| desired.pod).collect()
+        };
+        let running: Vec<&Pod> = views.iter().map(|pod| &**pod).collect();
+        let config = &self.context.config;
+        let labels = self.context.node_labels.borrow().clone();
+        let allocatable = self.context.machine.allocatable(&config.reserved);
+        admit(pod, &running, &Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: &labels, node_name: &config.name }).err()
+    }
+
+    async fn remove_orphans(&mut self) {
+        for (uid, sandboxes) in std::mem::take(&mut self.found) {
+            let context = self.context.clone();
+            tracing::info!(pod = uid, "removing a pod that the API does not know any more");
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
+                for sandbox in sandboxes {
+                    if let Err(problem) = remove_orphan(&context, &sandbox).await {
+                        tracing::warn!(sandbox = sandbox.id.0, problem, "could not remove an orphaned sandbox; the next start of the agent tries again");
+                    }
+                }
+            }));
+        }
+        self.remove_orphaned_directories();
+        let runtime = &self.context.config.runtime;
+        match runtime.list_sandboxes().await {
+            Ok(sandboxes) => {
+                let ids: Vec<String> = sandboxes.into_iter().map(|sandbox| sandbox.id.0).collect();
+                if let Err(problem) = self.context.config.network.retain(&ids).await {
+                    tracing::warn!(%problem, "could not tidy the pod network");
+                }
+            }
+            Err(problem) => tracing::warn!(%problem, "could not list sandboxes"),
+        }
+    }
+
+    /// Directories of pods that ended while the agent was away.
+    fn remove_orphaned_directories(&self) {
+        let config = &self.context.config;
+        let known: std::collections::HashSet<String> = self.pods.workers.read().keys().cloned().collect();
+        let directories = [config.data_directory.join("pods"), config.run_directory.join("pods")];
+        let entries = directories.iter().flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
+        let orphans: std::collections::HashSet<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|uid| !known.contains(uid)).collect();
+        for uid in orphans {
+            let context = self.context.clone();
+            tokio::spawn(async move {
+                if let Err(problem) = crate::volume::release(&context, &uid).await {
+                    tracing::warn!(pod = uid, problem, "could not remove the directory of a pod that is gone");
+                }
+            });
+        }
+    }
+
+    fn take_runtime_event(&self, event: RuntimeEvent) {
+        let workers = self.pods.workers.read();
+        match event {
+            RuntimeEvent::ContainerExited { pod_uid, .. } => {
+                if let Some(worker) = workers.get(&pod_uid) {
+                    worker.wake.notify_one();
+                }
+            }
+            RuntimeEvent::SandboxLost { pod_uid, .. } => {
+                if let Some(worker) = workers.get(&pod_uid) {
+                    worker.look_again.store(true, Ordering::Release);
+                    worker.wake.notify_one();
+                }
+            }
+            RuntimeEvent::LookAgain => {
+                for worker in workers.values() {
+                    worker.look_again.store(true, Ordering::Release);
+                    worker.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    fn take_ended(&self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            // It stays known until the API has forgotten the pod, so that a pod held by a finalizer is not begun anew.
+            Ok(uid) => {
+                let mut workers = self.pods.workers.write();
+                if workers.get(&uid).is_some_and(|worker| worker.desired.borrow().is_gone) {
+                    workers.remove(&uid);
+                }
+            }
+            Err(problem) => tracing::error!(%problem, "the worker of a pod failed"),
+        }
+    }
+}
