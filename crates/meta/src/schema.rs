@@ -216,3 +216,6 @@ impl Schema {
         self.types.object(self.root)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;

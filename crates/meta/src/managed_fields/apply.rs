@@ -1,0 +1,216 @@
+//! Server-side apply: one manager's configuration laid over the live object.
+
+use serde_json::{Map, Value};
+
+use super::{
+    element::Element,
+    entries::{self, Entry},
+    layout::{Layout, Parts, compare, fields_of, with_named_fields},
+    set::{FieldSet, path_text},
+    stripped, tree,
+};
+use crate::{
+    object::Object,
+    schema::{Schema, Types},
+    status::{ApiError, Reason},
+};
+
+/// Owner of everything that was there before anything was applied.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// kubectl's name for itself; with it come the rules for those who used client-side apply before.
+const KUBECTL: &str = "kubectl";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Upstream does not keep a longer copy.
+const MAX_LAST_APPLIED_BYTES: usize = 256 * 1024;
+
+/// The live object with a configuration applied, and with its owners brought up to date.
+///
+/// Fields that the manager applied before, does not apply any more and that nobody else owns are removed. `live` is `None` where the
+/// object does not exist yet. `now` is an RFC 3339 time in whole seconds; it is only used where something changes, so that a repeated
+/// apply yields an object equal to the live one.
+///
+/// # Errors
+/// 409 where others own fields with other values and `force` is not set, 400 where the configuration has managed fields, and
+/// upstream's error where elements of a list cannot be told apart.
+#[expect(clippy::too_many_arguments, reason = "each is a parameter of the request")]
+pub fn apply(
+    schema: &Schema,
+    live: Option<&Object>,
+    applied: &Object,
+    manager: &str,
+    force: bool,
+    api_version: &str,
+    subresource: &str,
+    now: &str,
+) -> Result<Object, ApiError> {
+    if applied.get(&["metadata", "managedFields"]).and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    let types = &schema.types;
+    let root = Layout::root(schema);
+    check_identities(types, root, &Value::Object(applied.0.clone()), &mut Vec::new()).map_err(|problem| {
+        let message = format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {problem}",
+            applied.namespace(),
+            applied.name(),
+            applied.api_version(),
+            applied.kind()
+        );
+        ApiError::new(500, Reason::Unknown, message)
+    })?;
+    let mut base = live.cloned().unwrap_or_default();
+    let live_owners = base.remove(&["metadata", "managedFields"]);
+    let mut entries = entries::decode(live_owners.as_ref(), false).unwrap_or_default();
+    if entries.is_empty() && live.is_some() {
+        let everything = compare(schema, None, Some(&base.0)).added.difference(stripped());
+        entries.push(Entry::new(BEFORE_FIRST_APPLY, false, api_version, "", now, everything));
+    }
+    let is_self = |entry: &Entry| entry.is(manager, true, api_version, subresource);
+    let last = entries.iter().find(|entry| is_self(entry)).map(Entry::set);
+    let mut others: Vec<Entry> = entries.iter().filter(|entry| !is_self(entry)).cloned().collect();
+
+    let own = fields_of(types, root, &Value::Object(applied.0.clone()));
+    let mut result = Object(tree::merged_fields(types, root, &base.0, &applied.0));
+    if let Some(last) = last.as_ref().filter(|last| !last.is_empty()) {
+        let mut owned = with_named_fields(types, root, &own);
+        for entry in &others {
+            owned = owned.union(&with_named_fields(types, root, &entry.set()));
+        }
+        let doomed = with_named_fields(types, root, last).difference(&owned);
+        tree::remove_fields(types, root, &mut result.0, &doomed);
+    }
+    if manager == KUBECTL && result.get(&["metadata", "annotations", LAST_APPLIED]).is_some() {
+        remember_last_applied(&mut result, applied);
+    }
+
+    let comparison = compare(schema, Some(&base.0), Some(&result.0));
+    let taken = comparison.added.union(&comparison.modified);
+    let mut conflicts = Vec::new();
+    for entry in &others {
+        let conflicting = if entry.touches(&taken) { entry.set().intersection(&taken) } else { FieldSet::default() };
+        if !conflicting.is_empty() {
+            conflicts.push((describe(entry), conflicting));
+        }
+    }
+    if !force && !conflicts.is_empty() {
+        let forgiven = if manager == KUBECTL { last_applied_fields(types, root, &base) } else { FieldSet::default() };
+        let remaining: Vec<(String, FieldSet)> = conflicts
+            .into_iter()
+            .map(|(manager, set)| (manager, set.difference(&forgiven)))
+            .filter(|(_, set)| !set.is_empty())
+            .collect();
+        if !remaining.is_empty() {
+            return Err(conflict(&remaining));
+        }
+    }
+
+    let lost = taken.union(&comparison.removed);
+    for entry in &mut others {
+        if entry.touches(&lost) {
+            let set = entry.set().difference(&lost);
+            entry.put(set);
+        }
+    }
+    let own = own.difference(stripped());
+    let unchanged = comparison.is_empty() && last.as_ref() == Some(&own);
+    let known = entries.iter().find(|entry| is_self(entry));
+    let time = known.filter(|known| unchanged && known.api_version == api_version).and_then(|known| known.time.clone());
+    others.push(Entry::new(manager, true, api_version, subresource, time.as_deref().unwrap_or(now), own));
+    if let Some(list) = entries::encode(others) {
+        result.metadata_mut().insert("managedFields".to_owned(), list);
+    }
+    Ok(result)
+}
+
+/// Elements of lists that are tracked by key must have keys, and each only once.
+fn check_identities(types: &Types, layout: Layout<'_>, value: &Value, path: &mut Vec<Element>) -> Result<(), String> {
+    match (layout, value) {
+        (Layout::Set | Layout::Keyed { .. }, Value::Array(list)) => {
+            let mut seen: Vec<Element> = Vec::with_capacity(list.len());
+            for (index, value) in list.iter().enumerate() {
+                let Some(element) = layout.identity(value) else {
+                    let names = if let Layout::Keyed { keys, .. } = layout { keys.join(", ") } else { String::new() };
+                    return Err(format!(
+                        "{}: element {index}: associative list with keys has an element that omits key field {names:?}",
+                        path_text(path)
+                    ));
+                };
+                if seen.contains(&element) {
+                    return Err(format!("{}: duplicate entries for key {element}", path_text(path)));
+                }
+                path.push(element.clone());
+                check_identities(types, layout.element(), value, path)?;
+                path.pop();
+                seen.push(element);
+            }
+            Ok(())
+        }
+        _ => {
+            if let Parts::Fields(map) = layout.parts(value) {
+                for (name, value) in map {
+                    path.push(Element::Field(name.as_str().into()));
+                    check_identities(types, layout.field(types, name).0, value, path)?;
+                    path.pop();
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A manager as conflicts show it.
+fn describe(entry: &Entry) -> String {
+    let mut text = format!("{:?}", entry.manager);
+    if !entry.subresource.is_empty() {
+        text.push_str(&format!(" with subresource {:?}", entry.subresource));
+    }
+    if !entry.applied {
+        text.push_str(&format!(" using {}", entry.api_version));
+    }
+    text
+}
+
+fn conflict(conflicts: &[(String, FieldSet)]) -> ApiError {
+    let mut conflicts: Vec<(&str, Vec<String>)> =
+        conflicts.iter().map(|(manager, set)| (manager.as_str(), set.paths().iter().map(|path| path_text(path)).collect())).collect();
+    conflicts.sort();
+    let count: usize = conflicts.iter().map(|(_, paths)| paths.len()).sum();
+    let message = match conflicts.as_slice() {
+        [(manager, paths)] if count == 1 => format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths.join("")),
+        many => {
+            let lines: Vec<String> = many
+                .iter()
+                .flat_map(|(manager, paths)| {
+                    std::iter::once(format!("conflicts with {manager}:")).chain(paths.iter().map(|path| format!("- {path}")))
+                })
+                .collect();
+            format!("Apply failed with {count} conflicts: {}", lines.join("\n"))
+        }
+    };
+    let mut error = ApiError::new(409, Reason::Conflict, message);
+    for (manager, paths) in &conflicts {
+        for path in paths {
+            error = error.with_cause("FieldManagerConflict", format!("conflict with {manager}"), path);
+        }
+    }
+    error
+}
+
+/// The fields that client-side apply set last: kubectl may take those over from itself.
+fn last_applied_fields(types: &Types, root: Layout<'_>, live: &Object) -> FieldSet {
+    let text = live.text(&["metadata", "annotations", LAST_APPLIED]).unwrap_or_default();
+    match crate::read::parse_untyped(text.as_bytes()) {
+        Ok(value @ Value::Object(_)) => fields_of(types, root, &value),
+        _ => FieldSet::default(),
+    }
+}
+
+/// Keeps the annotation of client-side apply true, so that going back to it works.
+fn remember_last_applied(result: &mut Object, applied: &Object) {
+    let text = format!("{}\n", Value::Object(applied.0.clone()));
+    let annotations = result.metadata_mut().entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(annotations) = annotations {
+        let text = if text.len() > MAX_LAST_APPLIED_BYTES { String::new() } else { text };
+        annotations.insert(LAST_APPLIED.to_owned(), Value::String(text));
+    }
+}

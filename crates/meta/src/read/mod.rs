@@ -1,0 +1,113 @@
+//! The normalising reader: whatever a user sends passes here before it becomes an [`Object`] (design decision 2).
+//!
+//! Text becomes a tree ([`json`], [`yaml`]), the tree is brought into the shape its schema asks for ([`normalise`]): unknown
+//! and duplicate fields are reported and dropped, wrong types of built-in kinds refused, quantities and times made canonical,
+//! nulls and empty lists dropped as upstream's types drop them. Wrong types in custom resources are left in place:
+//! [`crate::structural`] reports them with the other rules of their schema.
+
+mod json;
+mod normalise;
+mod time;
+mod yaml;
+
+use serde_json::Value;
+
+use crate::{object::Object, schema::Schema};
+
+pub use time::{canonical_micro_time, canonical_time};
+
+/// Deepest nesting of lists and objects that is read. Stored objects are read again by `serde_json`, whose limit is 128.
+pub const MAX_DEPTH: usize = 100;
+
+/// What becomes of unknown and duplicate fields (`fieldValidation` of a request).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FieldValidation {
+    /// The request fails.
+    Strict,
+    /// The answer warns.
+    Warn,
+    /// Nothing is said.
+    Ignore,
+}
+
+impl FieldValidation {
+    /// From the query parameter; `None` where it is none of the known values. Absent or empty means `Warn`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "Strict" => Some(Self::Strict),
+            "Warn" | "" => Some(Self::Warn),
+            "Ignore" => Some(Self::Ignore),
+            _ => None,
+        }
+    }
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadOutcome {
+    /// The object, without unknown fields.
+    pub object: Object,
+    /// Unknown and duplicate fields in upstream's words (`unknown field "spec.foo"`), each once.
+    pub problems: Vec<String>,
+}
+
+/// Why nothing was read. The text is the inner error as upstream's decoder gives it; the API server puts its sentence around it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Not JSON or YAML, too deep, or no object. Upstream: `couldn't get version/kind; json parse error: …`.
+    #[error("{0}")]
+    Malformed(String),
+    /// A value of a wrong type. Upstream: `{Kind} in version "{version}" cannot be handled as a {Kind}: {error}`.
+    #[error("{0}")]
+    WrongType(String),
+}
+
+/// A tree, and the fields that stood twice in their object; the later one won.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    value: Value,
+    duplicates: Vec<String>,
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// Where the text is no JSON object or a built-in type is not matched.
+pub fn read_json(bytes: &[u8], schema: &Schema) -> Result<ReadOutcome, ReadError> {
+    normalise::normalise(json::parse(bytes)?, schema)
+}
+
+/// Reads YAML (one document; JSON is YAML, too).
+///
+/// # Errors
+/// Where the text is no YAML mapping or a built-in type is not matched.
+pub fn read_yaml(bytes: &[u8], schema: &Schema) -> Result<ReadOutcome, ReadError> {
+    normalise::normalise(yaml::parse(bytes)?, schema)
+}
+
+/// Brings a tree of another origin (protobuf, a patch's result) into shape.
+///
+/// # Errors
+/// Where it is no JSON object or a built-in type is not matched.
+pub fn normalise_value(value: Value, schema: &Schema) -> Result<ReadOutcome, ReadError> {
+    normalise::normalise(Tree { value, duplicates: Vec::new() }, schema)
+}
+
+/// Reads JSON of no particular shape, such as a patch.
+///
+/// # Errors
+/// Where the text is no JSON, or nested too deeply.
+pub fn parse_untyped(bytes: &[u8]) -> Result<Value, ReadError> {
+    json::parse(bytes).map(|tree| tree.value)
+}
+
+/// Reads YAML of no particular shape, such as a body of server-side apply before its kind is known.
+///
+/// # Errors
+/// Where the text is no YAML, or nested too deeply.
+pub fn parse_untyped_yaml(bytes: &[u8]) -> Result<Value, ReadError> {
+    yaml::parse(bytes).map(|tree| tree.value)
+}
+
+#[cfg(test)]
+mod tests;
