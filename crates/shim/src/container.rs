@@ -152,6 +152,7 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(&temporary, path)
 }
 
-fn nanoseconds(time: Duration) -> i64 {
+/// A time as it goes over the wire.
+pub fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -19,7 +19,7 @@ use rustix::{
 use shim::{Message, PROTOCOL_VERSION};
 
 use crate::{
-    container::{Client, Container, Delivery, End, Sink},
+    container::{Client, Container, Delivery, End, Sink, nanoseconds},
     log_file::{LogFile, Stream},
     process::{self, Ended},
 };
@@ -454,8 +454,12 @@ impl Shim {
             (None, None) => Some(last_words(&helper.diagnosis, helper.ended)),
         };
         let result = answer.map(|answer| answer.encode()).unwrap_or_default();
+        let now = crate::timestamp::now();
         let reply = match (&problem, pid) {
-            (None, Some(pid)) => Message::new("started").with_number("pid", i64::from(pid)).with("result", &result),
+            (None, Some(pid)) => Message::new("started")
+                .with_number("pid", i64::from(pid))
+                .with_number("started_at", nanoseconds(now))
+                .with("result", &result),
             (problem, _) => Message::new("failed").with("error", problem.as_deref().unwrap_or("")).with("result", &result),
         };
         let Some(id) = helper.container else {
@@ -479,7 +483,7 @@ impl Shim {
         match problem {
             None => {
                 if let Some(container) = self.containers.get_mut(&id) {
-                    container.started_at = Some(crate::timestamp::now());
+                    container.started_at = Some(now);
                 }
                 self.send(helper.connection, &reply);
                 if let Some(ended) = early {

@@ -1,0 +1,171 @@
+//! The last steps before a container's own program runs, in place of libcontainer's (which resolve `PATH` too strictly,
+//! let signal state leak in, run scripts without `#!` by a shell, and forget the system call filter of exec).
+
+use std::{
+    collections::HashMap,
+    ffi::{CString, OsStr},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use libcontainer::{
+    oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec},
+    syscall::syscall::create_syscall,
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
+};
+
+/// Runs a container's program. A failure is written to a pipe that closes when the program runs.
+#[derive(Clone)]
+pub struct DirectExecutor {
+    /// The pipe's descriptor, which processes forked from the helper inherit.
+    failures: i32,
+    /// For exec: the system call filter that libcontainer only loads for a container's first process, and the
+    /// capabilities to drop to after loading it, where loading needs more than the process may keep.
+    filter: Option<(LinuxSeccomp, Option<LinuxCapabilities>)>,
+}
+
+impl DirectExecutor {
+    /// Reports failures to this pipe.
+    #[must_use]
+    pub fn new(failures: &OwnedFd, filter: Option<(LinuxSeccomp, Option<LinuxCapabilities>)>) -> Self {
+        Self { failures: failures.as_raw_fd(), filter }
+    }
+
+    fn report(&self, problem: &str) {
+        // SAFETY: the buffer is valid for its length; a wrong descriptor is an error, not undefined behaviour.
+        unsafe { libc::write(self.failures, problem.as_ptr().cast(), problem.len()) };
+    }
+
+    fn run(&self, spec: &Spec) -> String {
+        reset_signals();
+        if let Some((filter, capabilities)) = &self.filter {
+            if let Err(error) = libcontainer::seccomp::initialize_seccomp(filter) {
+                return format!("126 could not load the system call filter: {error}");
+            }
+            if let Some(capabilities) = capabilities
+                && let Err(error) = libcontainer::capabilities::drop_privileges(capabilities, create_syscall().as_ref())
+            {
+                return format!("126 could not drop capabilities: {error}");
+            }
+        }
+        let process = spec.process().as_ref();
+        let Some(arguments) = process.and_then(|process| process.args().as_ref()).filter(|arguments| !arguments.is_empty()) else {
+            return "126 no command specified".to_owned();
+        };
+        // libcontainer has put what the process gets into our own environment.
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let name = arguments.first().map(String::as_str).unwrap_or_default();
+        let Ok(argument_pointers) = arguments.iter().map(|argument| CString::new(argument.as_bytes())).collect::<Result<Vec<_>, _>>() else {
+            return format!("126 exec: \"{name}\": an argument holds a zero byte");
+        };
+        let mut refused = None;
+        for candidate in candidates(name, &search) {
+            let Ok(path) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
+            let error = execute(&path, &argument_pointers);
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) if candidate.is_file() => {
+                    // The file is there, so it is its interpreter or loader that is not.
+                    refused = Some((127, error));
+                }
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                _ => refused = Some((126, error)),
+            }
+        }
+        match refused {
+            Some((code, error)) => format!("{code} exec: \"{name}\": {}", words(&error)),
+            None if name.contains('/') => format!("127 exec: \"{name}\": stat {name}: no such file or directory"),
+            None => format!("127 exec: \"{name}\": executable file not found in $PATH"),
+        }
+    }
+}
+
+impl Executor for DirectExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let problem = self.run(spec);
+        self.report(&problem);
+        Err(ExecutorError::Other(problem))
+    }
+
+    /// Nothing is checked beforehand: only the kernel knows what may be executed.
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    fn setup_envs(&self, variables: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        for (name, _) in std::env::vars_os() {
+            // SAFETY: this process has one thread.
+            unsafe { std::env::remove_var(name) };
+        }
+        for (name, value) in variables {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                continue;
+            }
+            // SAFETY: this process has one thread, and the name is one that the library accepts.
+            unsafe { std::env::set_var(name, value) };
+        }
+        Ok(())
+    }
+}
+
+/// Replaces this process; returns only where that fails.
+fn execute(path: &CString, arguments: &[CString]) -> io::Error {
+    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    // SAFETY: path and arguments are zero-terminated and live until the call returns; execv, unlike execvp, does not hand
+    // a file without an interpreter line to a shell.
+    unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Default dispositions and an empty mask: what the shim or our caller ignored or blocked is none of the container's business.
+fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: default dispositions run no code of ours; signals that cannot be changed are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialised before it is used.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Where a program may be: at its path, or in a directory of the search path.
+fn candidates(name: &str, search: &OsStr) -> Vec<PathBuf> {
+    if name.contains('/') {
+        return vec![PathBuf::from(name)];
+    }
+    if name.is_empty() {
+        return Vec::new();
+    }
+    std::env::split_paths(search).map(|directory| if directory.as_os_str().is_empty() { Path::new(".").join(name) } else { directory.join(name) }).collect()
+}
+
+/// The kernel's reason in the words that upstream's runtimes use.
+fn words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => "permission denied".to_owned(),
+        Some(libc::ENOENT) => "no such file or directory".to_owned(),
+        Some(libc::ENOEXEC) => "exec format error".to_owned(),
+        Some(libc::EISDIR) => "is a directory".to_owned(),
+        Some(libc::E2BIG) => "argument list too long".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_for_and_a_path_is_taken() {
+        assert_eq!(candidates("/bin/sh", OsStr::new("/usr/bin")), [PathBuf::from("/bin/sh")]);
+        assert_eq!(candidates("sh", OsStr::new("/usr/bin:/bin")), [PathBuf::from("/usr/bin/sh"), PathBuf::from("/bin/sh")]);
+        assert!(candidates("", OsStr::new("/bin")).is_empty());
+    }
+}
