@@ -1,1 +1,55 @@
-//! A folder per controller.
+//! A folder per controller. Each has a pure part that decides (`plan`, with table tests beside it) and a short async part that does.
+//!
+//! - [`replica_set`]: ReplicaSet and ReplicationController
+//! - [`deployment`]: Deployment
+//!
+//! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
+
+#![forbid(unsafe_code)]
+
+mod context;
+pub mod deployment;
+mod pods;
+pub mod replica_set;
+mod selector;
+
+pub use context::{ClientFor, ControllerContext};
+
+use controller::Runner;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// Starts every controller. They stop when the context's informers do; `Runner::finished` waits for that.
+pub fn start(context: &ControllerContext) -> Runner {
+    let runner = context.runner();
+    replica_set::start(context, &runner);
+    deployment::start(context, &runner);
+    runner
+}
+
+/// What the API said, without what surrounds it; for events and conditions.
+fn api_message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether a write was refused because its namespace is going away.
+fn namespace_is_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// A number, or a percentage of `total`, rounded up or down. `None` when it is neither.
+fn scaled_value(value: Option<&IntOrString>, total: i32, round_up: bool) -> Option<i32> {
+    match value? {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(text) => {
+            let percent = i64::from(text.strip_suffix('%')?.parse::<i32>().ok()?);
+            let hundredfold = percent * i64::from(total);
+            let rounded = if round_up { (hundredfold + 99).div_euclid(100) } else { hundredfold.div_euclid(100) };
+            i32::try_from(rounded).ok()
+        }
+    }
+}

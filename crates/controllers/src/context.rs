@@ -1,0 +1,38 @@
+//! What every controller is handed: caches, clients, the clock.
+
+use std::sync::Arc;
+
+use client::{Clock, EventRecorder, Informers};
+use controller::Runner;
+
+/// Makes the client that acts as one controller's service account.
+pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
+
+/// What every controller is handed. Cheap to clone.
+#[derive(Clone)]
+pub struct ControllerContext {
+    /// The caches that all controllers share. Their client acts as `system:kube-controller-manager`, which may read everything.
+    pub informers: Informers,
+    /// The client for a controller's writes, by the name of its service account in `kube-system`, for instance
+    /// `deployment-controller`.
+    pub client_for: ClientFor,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl ControllerContext {
+    /// The client that acts as the service account `name` of `kube-system`.
+    pub fn client(&self, name: &str) -> kube::Client {
+        (self.client_for)(name)
+    }
+
+    /// A recorder for events of the controller `name`, written by that controller's service account.
+    pub fn events(&self, name: &str) -> EventRecorder {
+        EventRecorder::new(self.client(name), name, None, self.clock.clone())
+    }
+
+    /// A runner that stops together with the caches.
+    pub fn runner(&self) -> Runner {
+        Runner::new(self.clock.clone(), self.informers.stopped().clone())
+    }
+}
