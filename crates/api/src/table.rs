@@ -122,6 +122,14 @@ impl Table {
         self.roots.get(&(group, version, kind)).or_else(|| self.roots.get(&("*", "*", kind))).copied()
     }
 
+    /// Group, version and kind of a type, none for those that are no kind. What exists in every group is told as core.
+    pub(crate) fn kinds_of(&self, index: TypeIndex) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        self.roots.iter().filter(move |(_, root)| **root == index).map(|(kind, _)| match *kind {
+            ("*", _, kind) => ("", "v1", kind),
+            kind => kind,
+        })
+    }
+
     /// The type of that definition name.
     pub(crate) fn named(&self, name: &str) -> Option<TypeIndex> {
         let position = self.by_name.binary_search_by(|index| (*self.types.object(*index).name).cmp(name)).ok()?;

@@ -4,7 +4,7 @@ use super::ProtobufError;
 
 /// What a field holds on the wire.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Data<'a> {
+pub(crate) enum Data<'a> {
     /// Wire type 0.
     Varint(u64),
     /// Wire type 1.
@@ -17,17 +17,17 @@ pub(super) enum Data<'a> {
 
 /// Walks the fields of a message.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
     /// Number and content of the next field.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Data<'a>)>, ProtobufError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Data<'a>)>, ProtobufError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -59,12 +59,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether nothing is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// A number without a key, as packed lists have them.
-    pub(super) fn varint(&mut self) -> Result<u64, ProtobufError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, ProtobufError> {
         let mut value = 0_u64;
         for (index, byte) in self.rest.iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * index);
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Appends a number.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -87,19 +87,19 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends a field with a number.
-pub(super) fn put_integer(out: &mut Vec<u8>, number: u32, value: i64) {
+pub(crate) fn put_integer(out: &mut Vec<u8>, number: u32, value: i64) {
     put_varint(out, u64::from(number) << 3);
     put_varint(out, value.cast_unsigned());
 }
 
 /// Appends a field with eight bytes.
-pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     put_varint(out, u64::from(number) << 3 | 1);
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
 /// Appends a field with text, bytes or a message that is already encoded.
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_varint(out, u64::from(number) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -107,7 +107,7 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
 
 /// Appends a field with a message that `write` appends. Its length is only known afterwards: one byte is kept for it, and
 /// the message moves where that was not enough, which is cheaper than a buffer of its own for each.
-pub(super) fn nested<T>(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+pub(crate) fn nested<T>(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     put_varint(out, u64::from(number) << 3 | 2);
     let start = out.len() + 1;
     out.push(0);
