@@ -1,7 +1,24 @@
 //! The Dialer seam: how the API server reaches node APIs, pods and webhook back ends.
 //!
-//! Two fillings: [`direct`] connects over the server's own network; the tunnel goes through the connection that each
-//! agent keeps open to every server, so that agents behind NAT, and a server without an agent, work too.
+//! Fillings: [`direct`] connects over the server's own network; [`tunnel`] goes through the connection that each agent keeps open to
+//! every server ([`agent`] is its other end), so that agents behind NAT, and a server without an agent, work too; [`local`] hands
+//! connections to a node in the same process. [`ClusterDialer`] tries them in the order local, tunnel, direct.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod cluster;
+pub mod direct;
+pub mod local;
+pub mod tunnel;
+mod two_tasks;
+mod wire;
+
+pub use agent::maintain_tunnel;
+pub use cluster::ClusterDialer;
+pub use direct::DirectDialer;
+pub use local::LocalNodes;
+pub use tunnel::TunnelRegistry;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,6 +53,16 @@ pub enum Target {
     },
 }
 
+impl std::fmt::Display for Target {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NodeApi { node } => write!(formatter, "the node API of {node}"),
+            Self::Pod { node, address, port } => write!(formatter, "{} on {node}", std::net::SocketAddr::new(*address, *port)),
+            Self::Address { host, port } => write!(formatter, "{host}:{port}"),
+        }
+    }
+}
+
 /// Why a target could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -53,9 +80,27 @@ pub enum DialError {
     },
 }
 
+impl DialError {
+    fn connect(target: &Target, source: std::io::Error) -> Self {
+        Self::Connect { target: target.to_string(), source }
+    }
+}
+
 /// Opens connections inwards.
 #[async_trait]
 pub trait Dialer: Send + Sync + 'static {
     /// Connects to a target.
     async fn dial(&self, target: &Target) -> Result<Box<dyn Connection>, DialError>;
+}
+
+/// Serves the connections that arrive at a node API: plain HTTP, from a caller who has been authenticated as an API server.
+pub trait NodeApi: Send + Sync + 'static {
+    /// Takes a connection over; must not block.
+    fn serve(&self, connection: Box<dyn Connection>);
+}
+
+impl<F: Fn(Box<dyn Connection>) + Send + Sync + 'static> NodeApi for F {
+    fn serve(&self, connection: Box<dyn Connection>) {
+        self(connection);
+    }
 }
