@@ -254,3 +254,6 @@ impl PodManager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

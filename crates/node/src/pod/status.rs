@@ -202,7 +202,7 @@ pub fn status_patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
             (old, Some(new)) if old != Some(new) => {
                 let mut value = new.clone();
                 // These two merge by address; an address that is gone must go.
-                if let (Value::Array(list), "podIPs" | "hostIPs") = (&mut value, field) {
+                if let (Value::Array(list), "podIPs" | "hostIPs", Some(_)) = (&mut value, field, old) {
                     list.insert(0, json!({ "$patch": "replace" }));
                 }
                 patch.insert(field.to_owned(), value);
@@ -215,26 +215,20 @@ pub fn status_patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
     }
     let no_conditions = Vec::new();
     let old_conditions = old.get("conditions").and_then(Value::as_array).unwrap_or(&no_conditions);
-    let changed: Vec<Value> = new
-        .get("conditions")
-        .and_then(Value::as_array)
-        .unwrap_or(&no_conditions)
-        .iter()
-        .filter(|condition| !old_conditions.contains(condition))
-        .map(|condition| {
+    let new_conditions = new.get("conditions").and_then(Value::as_array).unwrap_or(&no_conditions);
+    if new_conditions.iter().any(|condition| !old_conditions.contains(condition)) {
+        let with_gone_fields = new_conditions.iter().map(|condition| {
             // Merging keeps what is not named: a reason that is gone must be named to go.
             let mut condition = condition.clone();
             let before = old_conditions.iter().find(|old| old.get("type") == condition.get("type")).and_then(Value::as_object);
             if let (Some(condition), Some(before)) = (condition.as_object_mut(), before) {
-                for key in before.keys() {
+                for key in before.keys().filter(|key| *key != "lastProbeTime") {
                     condition.entry(key.clone()).or_insert(Value::Null);
                 }
             }
             condition
-        })
-        .collect();
-    if !changed.is_empty() {
-        patch.insert("conditions".to_owned(), Value::Array(changed));
+        });
+        patch.insert("conditions".to_owned(), Value::Array(with_gone_fields.collect()));
     }
     (!patch.is_empty()).then(|| json!({ "metadata": { "uid": uid(pod) }, "status": patch }))
 }

@@ -1,0 +1,335 @@
+//! Whole pods on a scripted runtime and a tiny API: what users see of them from creation to removal.
+
+use std::{net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use client::fake::FakeApi;
+use container_runtime::{ContainerRuntime, fake::FakeRuntime};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, PodStatus, Secret};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use pod_sandbox_network::{AttachRequest, PodNetworkError, PodSandboxNetwork};
+use serde_json::{Value, json};
+
+use crate::{Node, NodeConfig};
+
+struct FixedNetwork;
+
+#[async_trait]
+impl PodSandboxNetwork for FixedNetwork {
+    async fn attach(&self, _: &AttachRequest) -> Result<Vec<IpAddr>, PodNetworkError> {
+        Ok(vec!["127.0.0.1".parse().unwrap()])
+    }
+    async fn detach(&self, _: &str) -> Result<(), PodNetworkError> {
+        Ok(())
+    }
+    async fn retain(&self, _: &[String]) -> Result<(), PodNetworkError> {
+        Ok(())
+    }
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+use super::*;
+
+/// A node on a scripted runtime.
+struct Bench {
+    api: FakeApi,
+    runtime: Arc<FakeRuntime>,
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let bench = Self { api: FakeApi::new(), runtime: FakeRuntime::new(), directory: tempfile::tempdir().unwrap(), stop: CancellationToken::new() };
+        bench.start_agent();
+        bench
+    }
+
+    fn start_agent(&self) {
+        let (data, run) = (self.directory.path().join("data"), self.directory.path().join("run"));
+        let mut config = NodeConfig::new("n1", self.api.client(), self.runtime.clone(), Arc::new(FixedNetwork), data, run);
+        config.node_ips = vec!["10.0.0.1".parse().unwrap()];
+        let node = Node::new(config).unwrap();
+        let stop = self.stop.clone();
+        tokio::spawn(async move { node.run(stop).await.unwrap() });
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.api.client(), "a")
+    }
+
+    async fn create(&self, spec: Value) {
+        let pod = json!({ "metadata": { "name": "web", "namespace": "a", "finalizers": ["test/hold"] }, "spec": spec });
+        self.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    }
+
+    async fn until(&self, what: impl Fn(&PodStatus) -> bool) -> PodStatus {
+        let looked = self.api.until(|api| {
+            let pod = api.objects::<Pod>().into_iter().next()?;
+            pod.status.filter(|status| what(status))
+        });
+        match tokio::time::timeout(Duration::from_secs(20), looked).await {
+            Ok(status) => status,
+            Err(_) => panic!("it did not come to that; the pods are {:#?}, the writes {:#?}", self.api.objects::<Pod>(), self.api.writes()),
+        }
+    }
+
+    async fn until_phase(&self, phase: &str) -> PodStatus {
+        self.until(|status| status.phase.as_deref() == Some(phase)).await
+    }
+
+    fn exit(&self, name: &str, code: i32) {
+        let container = self.runtime.find_container("web", name).unwrap();
+        assert!(self.runtime.exit_container(&container, code));
+    }
+
+    async fn until_event(&self, reason: &str) -> String {
+        let looked = self.api.until(|api| api.objects::<Event>().into_iter().find(|event| event.reason.as_deref() == Some(reason)));
+        tokio::time::timeout(Duration::from_secs(10), looked).await.unwrap().message.unwrap()
+    }
+}
+
+fn simple(policy: &str) -> Value {
+    json!({ "nodeName": "n1", "restartPolicy": policy, "terminationGracePeriodSeconds": 5, "containers": [{ "name": "c", "image": "nginx" }] })
+}
+
+fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a str {
+    status.conditions.iter().flatten().find(|condition| condition.type_ == type_).map_or("absent", |condition| &condition.status)
+}
+
+#[tokio::test]
+async fn a_pod_runs_and_is_removed() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    let status = bench.until(|status| condition(status, "Ready") == "True").await;
+    assert_eq!((status.phase.as_deref(), status.pod_ip.as_deref(), status.host_ip.as_deref()), (Some("Running"), Some("127.0.0.1"), Some("10.0.0.1")));
+    for type_ in ["PodReadyToStartContainers", "Initialized", "ContainersReady"] {
+        assert_eq!(condition(&status, type_), "True", "{type_}");
+    }
+    let container = &status.container_statuses.unwrap()[0];
+    assert!(container.ready && container.container_id.as_ref().unwrap().starts_with("knarr://") && container.image_id.contains("@sha256:"));
+    assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
+    bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    bench.api.until(|api| api.writes().contains(&"DELETE /api/v1/namespaces/a/pods/web".to_owned()).then_some(())).await;
+    let status = bench.until_phase("Succeeded").await;
+    assert!(status.container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.is_some());
+    for reason in ["Pulling", "Pulled", "Created", "Started", "Killing"] {
+        bench.until_event(reason).await;
+    }
+    // What the node held is gone before the API is told.
+    bench.api.until(|api| (api.writes().iter().filter(|write| write.starts_with("DELETE")).count() == 2).then_some(())).await;
+    assert!(bench.runtime.list_sandboxes().await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(bench.directory.path().join("data/pods")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_container_that_ends_is_restarted_and_then_backs_off() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until_phase("Running").await;
+    bench.exit("c", 3);
+    let status = bench.until(|status| status.container_statuses.as_ref().unwrap()[0].restart_count == 1 && condition(status, "Ready") == "True").await;
+    let last = status.container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
+    bench.exit("c", 4);
+    let status = bench.until(|status| status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap().waiting.is_some()).await;
+    let waiting = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
+    assert!(waiting.message.unwrap().starts_with("back-off 10s restarting failed container=c pod=web_a("));
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+}
+
+#[tokio::test]
+async fn a_job_like_pod_succeeds_or_fails() {
+    for (code, phase, reason) in [(0, "Succeeded", "PodCompleted"), (1, "Failed", "PodFailed")] {
+        let bench = Bench::new().await;
+        bench.create(simple("Never")).await;
+        bench.until_phase("Running").await;
+        bench.exit("c", code);
+        let status = bench.until_phase(phase).await;
+        let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").unwrap().clone();
+        assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("False", Some(reason)));
+        // Its record stays until it is deleted, so that its logs can be read.
+        assert!(bench.runtime.find_container("web", "c").is_some());
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_pulled_is_explained_and_tried_again() {
+    let bench = Bench::new().await;
+    bench.runtime.fail_pull("nginx", "not found");
+    bench.create(simple("Always")).await;
+    let waits = |status: &PodStatus, reason: &str| {
+        status.container_statuses.as_ref().and_then(|list| list[0].state.clone()?.waiting?.reason).as_deref() == Some(reason)
+    };
+    bench.until(|status| waits(status, "ErrImagePull")).await;
+    let status = bench.until(|status| waits(status, "ImagePullBackOff")).await;
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    assert!(bench.until_event("BackOff").await.starts_with("Back-off pulling image \"nginx\""));
+    bench.runtime.allow_pull("nginx");
+}
+
+#[tokio::test]
+async fn a_missing_config_map_holds_the_container_back_until_it_is_there() {
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["env"] = json!([{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "settings", "key": "k" } } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
+    spec["volumes"] = json!([{ "name": "v", "configMap": { "name": "settings" } }]);
+    bench.create(spec).await;
+    assert!(bench.until_event("FailedMount").await.ends_with("configmap \"settings\" not found"));
+    let settings: ConfigMap = serde_json::from_value(json!({ "metadata": { "name": "settings", "namespace": "a" }, "data": { "k": "one" } })).unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(bench.api.client(), "a");
+    maps.create(&PostParams::default(), &settings).await.unwrap();
+    bench.until_phase("Running").await;
+    let container = bench.runtime.find_container("web", "c").unwrap();
+    let container = bench.runtime.container_status(&container).await.unwrap();
+    assert!(container.spec.environment.contains(&("A".to_owned(), "one".to_owned())));
+    let mounted = container.spec.mounts.iter().find(|mount| mount.container_path == "/v").unwrap().host_path.clone().unwrap();
+    assert!(mounted.starts_with(bench.directory.path().join("run")), "content lives in memory");
+    assert_eq!(std::fs::read_to_string(mounted.join("k")).unwrap(), "one");
+    let change = kube::api::Patch::Merge(json!({ "data": { "k": "two" } }));
+    maps.patch("settings", &kube::api::PatchParams::default(), &change).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while std::fs::read_to_string(mounted.join("k")).unwrap() != "two" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_never_reaches_the_data_directory() {
+    let bench = Bench::new().await;
+    let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "s", "namespace": "a" }, "data": { "k": "aHVzaC1odXNo" } })).unwrap();
+    Api::<Secret>::namespaced(bench.api.client(), "a").create(&PostParams::default(), &secret).await.unwrap();
+    let mut spec = simple("Always");
+    spec["containers"][0]["env"] = json!([{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
+    spec["volumes"] = json!([{ "name": "v", "secret": { "secretName": "s" } }]);
+    bench.create(spec).await;
+    bench.until_phase("Running").await;
+    let found = std::process::Command::new("grep").args(["-r", "hush-hush"]).arg(bench.directory.path().join("data")).output().unwrap();
+    assert!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
+    let found = std::process::Command::new("grep").args(["-rl", "hush-hush"]).arg(bench.directory.path().join("run")).output().unwrap();
+    assert!(!found.stdout.is_empty(), "the volume is there");
+}
+
+#[tokio::test]
+async fn pods_go_on_when_the_agent_restarts() {
+    let mut bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until_phase("Running").await;
+    bench.exit("c", 1);
+    let before = bench.until(|status| status.container_statuses.as_ref().unwrap()[0].restart_count == 1 && condition(status, "Ready") == "True").await;
+    bench.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let container = bench.runtime.find_container("web", "c").unwrap();
+    assert!(matches!(bench.runtime.container_status(&container).await.unwrap().state, container_runtime::ContainerState::Running { .. }));
+    bench.stop = CancellationToken::new();
+    bench.start_agent();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(bench.until_phase("Running").await, before, "nothing has changed");
+    assert_eq!(bench.runtime.calls("run_sandbox"), 1);
+    bench.exit("c", 1);
+    bench.until(|status| status.container_statuses.as_ref().unwrap()[0].restart_count == 2).await;
+}
+
+#[tokio::test]
+async fn what_the_api_does_not_know_is_removed_after_the_list() {
+    let mut bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until_phase("Running").await;
+    bench.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let forget = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    bench.pods().patch("web", &kube::api::PatchParams::default(), &forget).await.unwrap();
+    bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    bench.stop = CancellationToken::new();
+    bench.start_agent();
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while !bench.runtime.list_sandboxes().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_replaced() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until_phase("Running").await;
+    let sandbox = bench.runtime.list_sandboxes().await.unwrap().remove(0).id;
+    bench.runtime.lose_sandbox(&sandbox);
+    bench.until(|status| status.container_statuses.as_ref().unwrap()[0].restart_count == 1 && condition(status, "Ready") == "True").await;
+    assert_eq!(bench.runtime.calls("run_sandbox"), 2);
+}
+
+#[tokio::test]
+async fn a_failing_liveness_probe_restarts_its_container() {
+    let bench = Bench::new().await;
+    bench.runtime.set_exec(|_, command| {
+        (command == ["check"]).then(|| container_runtime::ExecOutput { code: 1, output: b"sick".to_vec() })
+    });
+    let mut spec = simple("Always");
+    spec["containers"][0]["livenessProbe"] = json!({ "exec": { "command": ["check"] }, "periodSeconds": 1, "failureThreshold": 1 });
+    bench.create(spec).await;
+    bench.until(|status| status.container_statuses.as_ref().is_some_and(|list| list[0].restart_count >= 1)).await;
+    assert_eq!(bench.until_event("Unhealthy").await, "Liveness probe failed: sick");
+}
+
+#[tokio::test]
+async fn a_readiness_probe_decides_about_ready() {
+    let bench = Bench::new().await;
+    let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = healthy.clone();
+    bench.runtime.set_exec(move |_, command| {
+        let code = i32::from(!seen.load(std::sync::atomic::Ordering::Relaxed));
+        (command == ["check"]).then(|| container_runtime::ExecOutput { code, output: Vec::new() })
+    });
+    let mut spec = simple("Always");
+    spec["containers"][0]["readinessProbe"] = json!({ "exec": { "command": ["check"] }, "periodSeconds": 1, "failureThreshold": 1 });
+    bench.create(spec).await;
+    let status = bench.until_phase("Running").await;
+    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").unwrap().clone();
+    assert_eq!((ready.status.as_str(), ready.message.as_deref()), ("False", Some("containers with unready status: [c]")));
+    healthy.store(true, std::sync::atomic::Ordering::Relaxed);
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    healthy.store(false, std::sync::atomic::Ordering::Relaxed);
+    bench.until(|status| condition(status, "Ready") == "False").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_fit_is_refused() {
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["resources"] = json!({ "requests": { "cpu": "9999" } });
+    bench.create(spec).await;
+    let status = bench.until_phase("Failed").await;
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert_eq!(bench.runtime.calls("run_sandbox"), 0);
+}
+
+#[tokio::test]
+async fn the_node_is_registered_ready_with_a_lease() {
+    let bench = Bench::new().await;
+    let node = bench
+        .api
+        .until(|api| {
+            let node = api.objects::<k8s_openapi::api::core::v1::Node>().into_iter().next()?;
+            let ready = node.status.as_ref()?.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+            ready.then_some(node)
+        })
+        .await;
+    assert_eq!(node.metadata.labels.unwrap()["kubernetes.io/hostname"], "n1");
+    let lease = bench.api.until(|api| api.objects::<k8s_openapi::api::coordination::v1::Lease>().into_iter().next()).await;
+    assert_eq!(lease.metadata.name.as_deref(), Some("n1"));
+}
