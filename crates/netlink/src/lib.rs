@@ -24,7 +24,7 @@ pub use address::{Address, AddressScope};
 pub use conntrack::{ConntrackSocket, Flow};
 pub use link::{Link, MacAddress, VethPair, Vxlan};
 pub use message::{Attributes, Message, attributes};
-pub use namespace::{NamespaceError, NetworkNamespace};
+pub use namespace::{NamespaceError, NetworkNamespace, enter_namespace};
 pub use range::{IpRange, MalformedRange};
 pub use route::{NextHop, Route, RouteKind, RouteSocket};
 pub use socket::{Answer, NetlinkError, NetlinkProtocol, Socket};

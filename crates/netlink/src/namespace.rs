@@ -102,7 +102,7 @@ impl NetworkNamespace {
 
     /// Moves the calling thread into the namespace for good. Only for threads that are thrown away afterwards.
     pub fn enter(&self) -> Result<(), NamespaceError> {
-        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Kernel { doing: "enter", errno })
+        enter_namespace(self.file.as_fd())
     }
 
     /// Does work inside the namespace, on a thread of its own that is thrown away afterwards: sockets opened there and
@@ -113,6 +113,11 @@ impl NetworkNamespace {
             Ok(work())
         })
     }
+}
+
+/// Moves the calling thread into the network namespace behind a descriptor for good.
+pub fn enter_namespace(namespace: BorrowedFd<'_>) -> Result<(), NamespaceError> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| NamespaceError::Kernel { doing: "enter", errno })
 }
 
 fn on_own_thread<T: Send>(
