@@ -77,10 +77,11 @@ pub fn apply(
             owned = owned.union(&with_named_fields(types, root, &entry.set()));
         }
         let doomed = with_named_fields(types, root, last).difference(&owned);
-        tree::remove_fields(types, root, &mut result.0, &doomed);
-    }
-    if manager == KUBECTL && result.get(&["metadata", "annotations", LAST_APPLIED]).is_some() {
-        remember_last_applied(&mut result, applied);
+        if !doomed.is_empty() {
+            tree::remove_fields(types, root, &mut result.0, &doomed);
+            // Containers that became empty went, too; the configuration may have asked for them.
+            result = Object(tree::merged_fields(types, root, &result.0, &applied.0));
+        }
     }
 
     let comparison = compare(schema, Some(&base.0), Some(&result.0));
@@ -104,6 +105,10 @@ pub fn apply(
         }
     }
 
+    // The annotation is kubectl's alone, whoever is said to own it.
+    if manager == KUBECTL && base.get(&["metadata", "annotations", LAST_APPLIED]).is_some() {
+        remember_last_applied(&mut result, applied);
+    }
     let lost = taken.union(&comparison.removed);
     for entry in &mut others {
         if entry.touches(&lost) {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::unprocessable;
-use crate::status::ApiError;
+use crate::{read::MAX_DEPTH, status::ApiError};
 
 /// Most operations of one patch, as upstream.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -49,7 +49,11 @@ fn apply(target: &mut Value, operation: &Value, copied: &mut usize) -> Result<()
         "remove" => remove(target, path).map(drop),
         "replace" => {
             let place = find_mut(target, path).ok_or_else(|| format!("replace operation does not apply: doc is missing key: {path}: missing value"))?;
-            *place = value().unwrap_or(Value::Null);
+            let value = value().unwrap_or(Value::Null);
+            if path.matches('/').count() + depth(&value) > MAX_DEPTH {
+                return Err(format!("replace operation does not apply: {path:?} would exceed max depth"));
+            }
+            *place = value;
             Ok(())
         }
         "move" => {
@@ -103,6 +107,10 @@ fn index(token: &str, length: usize) -> Option<usize> {
 }
 
 fn add(target: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    // Copying an object into itself again and again must not build a tree too deep to walk.
+    if path.matches('/').count() + depth(&value) > MAX_DEPTH {
+        return Err(format!("add operation does not apply: {path:?} would exceed max depth"));
+    }
     if path.is_empty() {
         *target = value;
         return Ok(());
@@ -131,6 +139,14 @@ fn remove(target: &mut Value, path: &str) -> Result<Value, String> {
         _ => None,
     };
     removed.ok_or_else(|| format!("remove operation does not apply: doc is missing path: {path:?}: missing value"))
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
+    }
 }
 
 /// About how many bytes a value takes as text.
@@ -206,8 +222,14 @@ mod tests {
 
     #[test]
     fn copies_are_bounded() {
-        let doubling = json!({"op": "copy", "from": "/a", "path": "/a/x"});
+        let doubling = json!({"op": "copy", "from": "/list", "path": "/list/-"});
         refused(json!(vec![doubling; 60]), 422);
+        let widening = json!([{"op": "add", "path": "/s", "value": "x".repeat(1 << 20)}, {"op": "copy", "from": "/s", "path": "/t"}]);
+        let mut operations = widening.as_array().unwrap().clone();
+        operations.extend(vec![operations[1].clone(); 5]);
+        refused(json!(operations), 422);
+        let deepening = json!({"op": "copy", "from": "/a", "path": "/a/x"});
+        refused(json!(vec![deepening; MAX_OPERATIONS]), 422);
     }
 
     proptest! {

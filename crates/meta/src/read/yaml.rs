@@ -11,10 +11,27 @@ use super::{MAX_DEPTH, ReadError, Tree};
 pub(crate) fn parse(bytes: &[u8]) -> Result<Tree, ReadError> {
     let malformed = |error: &dyn fmt::Display| ReadError::Malformed(format!("error converting YAML to JSON: yaml: {error}"));
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(&error))?;
+    if opens_too_often(text) {
+        return Err(malformed(&"exceeded max depth"));
+    }
     let duplicates = RefCell::new(Vec::new());
     let node = Node { depth: 0, duplicates: &duplicates };
     let value = node.deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|error| malformed(&error))?;
     Ok(Tree { value, duplicates: duplicates.into_inner() })
+}
+
+/// The parser takes time in proportion to how many brackets are open, for each token, and looks at depth only when it has read
+/// everything. Brackets in texts are counted, too; no sensible document has that many which do not close.
+fn opens_too_often(text: &str) -> bool {
+    let mut open = 0_usize;
+    text.bytes().any(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > 2 * MAX_DEPTH
+    })
 }
 
 #[derive(Clone, Copy)]
