@@ -49,7 +49,10 @@ impl ServedKind for PlainKind {
         Vec::new()
     }
     fn name_rule(&self) -> NameRule {
-        NameRule::Dns1123Subdomain
+        match &*self.info.kind.group {
+            "rbac.authorization.k8s.io" | "certificates.k8s.io" => NameRule::PathSegment,
+            _ => NameRule::Dns1123Subdomain,
+        }
     }
     fn tracks_generation(&self) -> bool {
         self.schema.root().field("spec").is_some()

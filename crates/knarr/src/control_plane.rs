@@ -110,7 +110,7 @@ impl ControlPlane {
             name: name.to_owned(),
             server: format!("https://{}", SocketAddr::new(self.reachable(), self.advertise.port())),
             authority_pem: self.authority.certificate_pem().to_owned(),
-            user: pki::KubeconfigUser::Certificate(self.authority.issue_admin(Timestamp::now())?),
+            user: pki::kubeconfig::KubeconfigUser::Certificate(self.authority.issue_admin(Timestamp::now())?),
         };
         pki::private_file::write(path, kubeconfig.to_yaml().as_bytes()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))
     }
