@@ -141,6 +141,8 @@ pub struct RemoteCommand {
 #[derive(Debug)]
 pub struct Completion {
     errors: ChannelWriter,
+    /// This side of the streams that only the client writes to. Go clients stop sending when it ends.
+    kept: Vec<ChannelWriter>,
     frames: mpsc::Sender<Outgoing>,
     version: u8,
 }
@@ -151,6 +153,9 @@ impl Completion {
         let text = if self.version >= 4 { outcome.to_status().to_string() } else { outcome.to_text() };
         self.errors.send(Bytes::from(text)).await?;
         self.errors.shutdown().await?;
+        for mut writer in self.kept {
+            writer.shutdown().await?;
+        }
         // When the queue is gone, so is the client.
         let _ = self.frames.send(Outgoing::Close).await;
         Ok(())
@@ -219,7 +224,7 @@ async fn accept_channels<T: Transport>(
     // An empty message on the first channel tells the client that the streams are there.
     let first = if options.stdout { STDOUT } else if options.stderr { STDERR } else { ERROR };
     let _ = frames.send(Outgoing::Data { channel: first, bytes: Bytes::new() }).await;
-    let completion = Completion { errors: ChannelWriter::new(ERROR, frames.clone()), frames, version };
+    let completion = Completion { errors: ChannelWriter::new(ERROR, frames.clone()), kept: Vec::new(), frames, version };
     Ok((command, completion))
 }
 
@@ -250,15 +255,20 @@ async fn accept_spdy<T: Transport>(
             () = done.cancelled() => {}
         }
     });
+    let mut kept = Vec::new();
+    let mut reader_of = |stream: Stream| {
+        kept.push(stream.writer);
+        stream.reader
+    };
     let command = RemoteCommand {
-        stdin: streams.stdin.map(|stream| stream.reader),
+        stdin: streams.stdin.map(&mut reader_of),
+        sizes: streams.sizes.map(&mut reader_of).map(TerminalSizes::from_channel),
         stdout: streams.stdout.map(|stream| stream.writer),
         stderr: streams.stderr.map(|stream| stream.writer),
-        sizes: streams.sizes.map(|stream| TerminalSizes::from_channel(stream.reader)),
         tty: options.tty,
         disconnected,
     };
-    Ok((command, Completion { errors: errors.writer, frames, version }))
+    Ok((command, Completion { errors: errors.writer, kept, frames, version }))
 }
 
 #[derive(Default)]

@@ -202,3 +202,30 @@ fn queries_of_clients_and_of_the_api_server_are_read() {
     assert_eq!(StreamOptions::from_query("stdout=true&stderr=true&tty=true"), Ok(terminal));
     assert_eq!(StreamOptions::from_query("stdout=false"), Err(UpgradeError::NoStream));
 }
+
+#[tokio::test]
+async fn a_spdy_client_is_not_told_that_its_input_has_ended_while_the_command_runs() {
+    // Go clients stop sending standard input as soon as the server ends its side of that stream.
+    let headers = [("connection", "upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")]
+        .into_iter()
+        .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap()))
+        .collect();
+    let upgrade = Upgrade::remote_command(&headers).unwrap();
+    let (client, server) = tokio::io::duplex(1000);
+    let accepting = tokio::spawn(async move { accept(server, &upgrade, IN_OUT).await });
+    let client = Connection::start(client, spdy::Role::Client);
+    let mut streams = Vec::new();
+    for kind in ["error", "stdin", "stdout"] {
+        streams.push(client.opener().open(vec![("streamtype".to_owned(), kind.to_owned())]).await.unwrap());
+    }
+    let (mut command, completion) = accepting.await.unwrap().unwrap();
+    let mut stdout = command.stdout.take().unwrap();
+    stdout.write_all(b"running").await.unwrap();
+    let [_, stdin, output] = streams.as_mut_slice() else { panic!("three streams") };
+    // What was written later has arrived, so an end written earlier would have, too.
+    assert_eq!(output.reader.next_piece().await.unwrap().unwrap(), "running");
+    assert!(futures::poll!(Box::pin(stdin.reader.next_piece())).is_pending());
+    drop((command, stdout));
+    completion.finish(&Outcome::Success).await.unwrap();
+    assert_eq!(stdin.reader.next_piece().await.unwrap(), None);
+}
