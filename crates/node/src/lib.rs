@@ -4,16 +4,19 @@
 //! * [`registration`]: the Node object, its status and lease
 //! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`]: what containers need before they start
 //! * [`probe`], [`hooks`]: what is asked of containers while they run
+//! * [`api`]: the node's own API; [`logs`]: what it serves most
 //! * [`config`], [`machine`], [`quantity`], [`clock`], [`events`], [`metrics`]: what all of these share
 //!
 //! It knows the API server only as a client, containers only as a `ContainerRuntime`, and the network only as a
 //! `PodSandboxNetwork`. Nothing here polls; see [`registration`] for the one timer of a quiet node.
 
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod events;
 pub mod hooks;
 pub mod images;
+pub mod logs;
 pub mod machine;
 pub mod metrics;
 pub mod objects;
@@ -34,6 +37,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::NodeApiServer,
     config::Context, events::EventRecorder, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pods::{PodManager, Pods},
     registration::Registration, services::ServiceDirectory, tokens::TokenSource,
 };
@@ -95,6 +99,12 @@ impl Node {
         self.status_changed.clone()
     }
 
+    /// The node's own API, to be registered with a dialer and to listen with.
+    #[must_use]
+    pub fn node_api_service(&self) -> NodeApiServer {
+        NodeApiServer::new(self.context.clone(), self.pods.clone(), self.stop.clone())
+    }
+
     /// Registers the node and works until it is cancelled. Containers go on running then.
     ///
     /// # Errors
@@ -102,7 +112,11 @@ impl Node {
     pub async fn run(&self, cancellation: CancellationToken) -> Result<(), NodeError> {
         let registration = Registration::new(self.context.clone(), self.status_changed.clone(), self.stop.clone());
         let manager = PodManager::new(self.context.clone(), self.pods.clone(), self.stop.clone());
-        let both = async { tokio::join!(registration.run(), manager.run()) };
+        let rotation = self.stop.clone().run_until_cancelled_owned(logs::rotation::run(self.context.clone(), self.pods.clone()));
+        let both = async {
+            let ((), result, _) = tokio::join!(registration.run(), manager.run(), rotation);
+            ((), result)
+        };
         let mut both = std::pin::pin!(both);
         tokio::select! {
             ((), result) = &mut both => return result,

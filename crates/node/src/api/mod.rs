@@ -1,0 +1,193 @@
+//! The node's own API, which the API server calls for logs, exec, attach and port-forward, and monitoring for usage.
+//!
+//! * [`logs`], [`remote_command`], [`stats`]: what the paths do
+//! * this module: finding the path, and serving connections
+//!
+//! Whoever reaches it may do everything: callers are authenticated before, by the tunnel or by [`NodeApiServer::listen`].
+
+pub mod logs;
+pub mod remote_command;
+pub mod stats;
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use container_runtime::{ContainerState, ContainerStatus};
+use dialer::{Connection, NodeApi};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pki::CertificateIdentity;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::Context, pod::{self, worker::View}, pods::Pods};
+
+/// An answer's body.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Serves the node's API. Clones serve the same node.
+#[derive(Clone)]
+pub struct NodeApiServer {
+    context: Arc<Context>,
+    pods: Pods,
+    stop: CancellationToken,
+}
+
+impl NodeApi for NodeApiServer {
+    fn serve(&self, connection: Box<dyn Connection>) {
+        let server = self.clone();
+        tokio::spawn(async move { server.serve_connection(connection).await });
+    }
+}
+
+impl NodeApiServer {
+    pub(crate) fn new(context: Arc<Context>, pods: Pods, stop: CancellationToken) -> Self {
+        Self { context, pods, stop }
+    }
+
+    /// Serves HTTP on a connection whose caller is authenticated, until it ends.
+    pub async fn serve_connection(&self, connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) {
+        let service = service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(self.answer(request).await) });
+        let serving = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(connection), service).with_upgrades();
+        tokio::select! {
+            result = serving => if let Err(problem) = result {
+                tracing::debug!(%problem, "a connection to the node API ended early");
+            },
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Serves the API over TLS until the node stops. `may_call` judges the client's certificate; who has none may not.
+    pub async fn listen(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, may_call: impl Fn(&CertificateIdentity) -> bool + Send + Sync + 'static) {
+        let (acceptor, may_call) = (tokio_rustls::TlsAcceptor::from(tls), Arc::new(may_call));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(problem) => {
+                    tracing::warn!(%problem, "could not accept a connection to the node API");
+                    // Out of descriptors, most likely: trying again at once would only spin.
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (server, acceptor, may_call) = (self.clone(), acceptor.clone(), may_call.clone());
+            tokio::spawn(async move {
+                let Ok(Ok(stream)) = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream)).await else { return };
+                let caller = CertificateIdentity::of_peer(stream.get_ref().1.peer_certificates()).ok().flatten();
+                if caller.is_some_and(|caller| may_call(&caller)) {
+                    server.serve_connection(stream).await;
+                } else {
+                    server.refuse_connection(stream).await;
+                }
+            });
+        }
+    }
+
+    async fn refuse_connection(&self, connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            // Health is no secret, and load balancers ask for it.
+            let answer = if request.uri().path() == "/healthz" { text(StatusCode::OK, "ok") } else { text(StatusCode::UNAUTHORIZED, "Unauthorized") };
+            Ok::<_, Infallible>(answer)
+        });
+        drop(hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(connection), service).await);
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match parts.as_slice() {
+            ["healthz"] => text(StatusCode::OK, "ok"),
+            ["pods"] if reads => {
+                let mut pods: Vec<_> = self.pods.views().into_iter().map(|view| view.pod).collect();
+                pods.sort_by(|one, other| (pod::namespace(one), pod::name(one)).cmp(&(pod::namespace(other), pod::name(other))));
+                json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods }))
+            }
+            ["metrics"] if reads => prometheus(self.context.metrics.render()),
+            ["metrics", "resource"] if reads => prometheus(stats::resource_metrics(&self.context, &self.pods).await),
+            ["stats", "summary"] if reads => json(&stats::summary(&self.context, &self.pods).await),
+            ["configz"] if reads => {
+                let config = &self.context.config;
+                json(&json!({ "kubeletconfig": {
+                    "maxPods": config.max_pods, "port": config.api_port, "clusterDNS": config.cluster_dns, "clusterDomain": config.cluster_domain,
+                    "containerLogMaxFiles": config.log_maximum_files, "containerLogMaxSize": config.log_maximum_bytes.to_string() } }))
+            }
+            ["containerLogs", namespace, name, container] if reads => match self.find(namespace, name, None) {
+                Ok(view) => logs::answer(&self.context, &view, container, request.uri().query().unwrap_or_default()).await,
+                Err(refusal) => refusal,
+            },
+            ["exec", namespace, name, rest @ ..] | ["attach", namespace, name, rest @ ..] => {
+                let (uid, container) = match rest {
+                    [container] => (None, *container),
+                    [uid, container] => (Some(*uid), *container),
+                    _ => return text(StatusCode::NOT_FOUND, "no such path"),
+                };
+                let found = self.find(namespace, name, uid).and_then(|view| running(&view, container));
+                match found {
+                    Ok(status) if parts.first() == Some(&"exec") => remote_command::exec(&self.context, &status, request),
+                    Ok(status) => remote_command::attach(&self.context, &status, request),
+                    Err(refusal) => refusal,
+                }
+            }
+            ["portForward", namespace, name, rest @ ..] => match self.find(namespace, name, rest.first().copied()) {
+                Ok(view) => remote_command::port_forward(&self.context, &view, request),
+                Err(refusal) => refusal,
+            },
+            ["run", namespace, name, rest @ ..] if request.method() == Method::POST => {
+                let Some(container) = rest.last() else { return text(StatusCode::NOT_FOUND, "no such path") };
+                match self.find(namespace, name, None).and_then(|view| running(&view, container)) {
+                    Ok(status) => remote_command::run(&self.context, &status, request.uri().query().unwrap_or_default()).await,
+                    Err(refusal) => refusal,
+                }
+            }
+            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+        }
+    }
+
+    fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<View, Response<Body>> {
+        let found = self.pods.find(namespace, name).filter(|view| uid.is_none_or(|uid| pod::uid(&view.pod) == uid));
+        found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod \"{name}\" not found")))
+    }
+}
+
+/// The running container of a name.
+fn running(view: &View, name: &str) -> Result<ContainerStatus, Response<Body>> {
+    let newest = pod::plan::newest(&view.containers, name).filter(|container| matches!(container.state, ContainerState::Running { .. }));
+    newest.cloned().ok_or_else(|| text(StatusCode::NOT_FOUND, format!("container not found (\"{name}\")")))
+}
+
+/// The first value of a parameter.
+fn parameter(query: &str, wanted: &str) -> Option<String> {
+    url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    answer
+}
+
+fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
+    answer(status, "text/plain; charset=utf-8", full(words.into()))
+}
+
+fn prometheus(words: String) -> Response<Body> {
+    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(words))
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
+    answer(StatusCode::OK, "application/json", full(value.to_string()))
+}
