@@ -223,7 +223,7 @@ impl State {
             }
             _ => {}
         }
-        for field in ["uid", "creationTimestamp", "deletionTimestamp", "resourceVersion"] {
+        for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "resourceVersion"] {
             new["metadata"][field] = old["metadata"][field].clone();
         }
         if new == old {

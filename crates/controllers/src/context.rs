@@ -36,3 +36,14 @@ impl ControllerContext {
         Runner::new(self.clock.clone(), self.informers.stopped().clone())
     }
 }
+
+/// What the controllers have to know of the cluster.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// The certificate of the cluster's authority, in PEM: published to every namespace.
+    pub root_ca: String,
+    /// Signs the certificates of nodes; absent where this process does not hold the authority's key.
+    pub authority: Option<Arc<pki::ClusterAuthority>>,
+    /// The ranges that nodes get their pods' addresses from, for instance `10.42.0.0/16`; at most one per family.
+    pub cluster_cidrs: Vec<String>,
+}

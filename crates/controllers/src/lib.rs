@@ -2,6 +2,8 @@
 //!
 //! - [`replica_set`]: ReplicaSet and ReplicationController
 //! - [`deployment`]: Deployment
+//! - [`endpoints`]: EndpointSlices and Endpoints of Services
+//! - [`service_account`]: the default account and the root certificate of each namespace
 //!
 //! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
 
@@ -9,20 +11,25 @@
 
 mod context;
 pub mod deployment;
+pub mod discovery;
+pub mod endpoints;
 mod pods;
 pub mod replica_set;
 mod selector;
+pub mod service_account;
 
-pub use context::{ClientFor, ControllerContext};
+pub use context::{ClientFor, ControllerContext, Settings};
 
-use controller::Runner;
+use controller::{Outcome, ReconcileError, Runner};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// Starts every controller. They stop when the context's informers do; `Runner::finished` waits for that.
-pub fn start(context: &ControllerContext) -> Runner {
+pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     let runner = context.runner();
     replica_set::start(context, &runner);
     deployment::start(context, &runner);
+    endpoints::start(context, &runner);
+    service_account::start(context, &runner, &settings.root_ca);
     runner
 }
 
@@ -53,3 +60,14 @@ fn scaled_value(value: Option<&IntOrString>, total: i32, round_up: bool) -> Opti
         }
     }
 }
+
+/// A write that was refused because its namespace goes away was not needed any more.
+fn unless_namespace_terminates(result: Result<Outcome, ReconcileError>) -> Result<Outcome, ReconcileError> {
+    match result {
+        Err(ReconcileError::Api { source, .. }) if namespace_is_terminating(&source) => Ok(Outcome::Settled),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;
