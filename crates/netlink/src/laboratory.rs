@@ -86,6 +86,15 @@ impl Laboratory {
         });
         one.0.configure(one.1, one.2);
         other.0.configure(other.1, other.2);
+        for (host, link, _) in [one, other] {
+            host.run(|| {
+                let route = RouteSocket::open().expect("netlink");
+                // The kernel notices a moment later that both ends are up.
+                while !route.link(link).expect("netlink").expect("the link").running {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
     }
 
     /// A TCP server in a host that greets each caller with its name and the caller's address.

@@ -68,6 +68,8 @@ pub struct Link {
     pub kind: String,
     /// Whether it is up.
     pub up: bool,
+    /// Whether packets can pass: both ends are up.
+    pub running: bool,
     /// The lower or peer link's number, where the kernel tells.
     pub parent: Option<u32>,
 }
@@ -269,6 +271,7 @@ fn read_link(payload: &[u8]) -> Option<Link> {
         alias: found.find(IFLA_IFALIAS).map(message::text).unwrap_or_default(),
         kind: kind.unwrap_or_default(),
         up: flags & libc::IFF_UP as u32 != 0,
+        running: flags & libc::IFF_RUNNING as u32 != 0,
         parent: found.find(IFLA_LINK).and_then(message::number),
     })
 }

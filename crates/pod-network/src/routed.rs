@@ -102,6 +102,8 @@ struct Shared {
     rules: Box<dyn Ruleset>,
     records: Records,
     state: Mutex<State>,
+    /// Told when the network may have become ready, or ceased to be.
+    changed: Arc<tokio::sync::Notify>,
     /// One sandbox is connected or disconnected at a time: the kernel serialises changes of links anyway.
     links: Mutex<()>,
 }
@@ -145,10 +147,25 @@ impl RoutedPodNetwork {
             rules: Box::new(KernelRuleset::open()?),
             records,
             state: Mutex::new(state),
+            changed: Arc::default(),
             links: Mutex::new(()),
             options,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let network = Self { shared: Arc::new(shared) };
+        // As before the restart, until the Node says otherwise: so the node is ready at once.
+        let recorded: Vec<IpRange> = std::fs::read(network.shared.ranges_record())
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        if !recorded.is_empty() {
+            network.shared.set_ranges(&recorded)?;
+        }
+        Ok(network)
+    }
+
+    /// Tells one waiter whenever the network may have become ready, or ceased to be.
+    pub fn changed(&self) -> Arc<tokio::sync::Notify> {
+        self.shared.changed.clone()
     }
 
     /// Sets the pod ranges of this node (`Node.spec.podCIDRs`), IPv4 first. From then on pods can be connected.
@@ -208,19 +225,23 @@ impl RoutedPodNetwork {
                     None => state.peers.delete(&change.key.name),
                 }
             }
-            let done = (|| {
+            let (shared, sweep) = (self.shared.clone(), swept);
+            // The kernel may take milliseconds for it.
+            let done = tokio::task::spawn_blocking(move || {
                 if let Some(ranges) = ranges {
-                    self.shared.set_ranges(&ranges)?;
+                    shared.set_ranges(&ranges)?;
                 }
-                if swept {
-                    self.shared.sweep_routes()?;
+                if sweep {
+                    shared.sweep_routes()?;
                 }
-                self.shared.update_paths()
-            })();
+                shared.update_paths()
+            });
+            let done = done.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             if let Err(error) = &done {
                 tracing::error!(error = error_chain(error), "the routes to other nodes are not complete");
             }
             self.shared.state.lock().trouble = done.err().map(|error| error_chain(&error));
+            self.shared.changed.notify_one();
         }
     }
 
@@ -315,7 +336,13 @@ impl Shared {
             pools.iter_mut().for_each(|pool| pool.mark_used(*address));
         }
         state.ranges = ranges.to_vec();
-        Ok(())
+        let path = self.ranges_record();
+        let written = serde_json::to_vec(ranges).map_err(io::Error::other).and_then(|bytes| std::fs::write(&path, bytes));
+        written.map_err(|source| OpenError::Records { path: path.display().to_string(), source })
+    }
+
+    fn ranges_record(&self) -> PathBuf {
+        self.options.run_directory.join("pod-network/ranges.json")
     }
 
     /// A host that forwards IPv6 stops believing router advertisements unless it is told to go on.

@@ -188,15 +188,14 @@ fn a_restarted_agent_goes_on_where_it_was_and_sweeps_what_is_gone() {
     let laboratory = Laboratory::new("restart");
     let a = laboratory.host("a");
     let first = node(&laboratory, &a, "a");
+    assert!(first.network.ready().is_err());
+    let early = laboratory.host("early");
+    assert!(matches!(first.attach(&early, "early", Vec::new()), Err(PodNetworkError::NoRange)));
     first.apply(facts("a", &[], &["10.244.0.0/24"]));
     let (one, one_addresses) = first.pod(&laboratory, "one");
     let (_two, two_addresses) = first.pod(&laboratory, "two");
     drop(first);
     let second = node(&laboratory, &a, "a");
-    assert!(second.network.ready().is_err());
-    let early = laboratory.host("early");
-    assert!(matches!(second.attach(&early, "early", Vec::new()), Err(PodNetworkError::NoRange)));
-    second.apply(facts("a", &[], &["10.244.0.0/24"]));
     assert_eq!(second.network.ready(), Ok(()));
     assert_eq!(second.attach(&one, "one", Vec::new()).expect("again"), one_addresses);
     a.run(|| block_on(second.network.retain(&["sandbox-one".to_owned()]))).expect("retain");
@@ -230,4 +229,49 @@ fn teardown_leaves_nothing() {
     node.host.run(|| node.network.teardown()).expect("teardown");
     assert_eq!(look(), before);
     assert!(!laboratory.directory().join("run-a/pod-network").exists());
+}
+
+#[test]
+fn the_nodes_of_the_cluster_are_followed_and_stale_routes_swept() {
+    let laboratory = Laboratory::new("follow");
+    let (a, b) = (laboratory.host("a"), laboratory.host("b"));
+    laboratory.wire((&a, "up", &["192.168.0.1/24"]), (&b, "up", &["192.168.0.2/24"]));
+    // From before a restart: a node that has left since.
+    a.command("ip", &["route", "add", "10.244.9.0/24", "via", "192.168.0.2", "proto", "75"]);
+    let node = node(&laboratory, &a, "a");
+    let api = client::fake::FakeApi::new();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _entered = runtime.enter();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (network, token, served) = (node.network.clone(), stop.clone(), api.clone());
+    let thread = a.spawn(move || {
+        block_on(async move {
+            let informers = client::Informers::new(served.client(), token.clone());
+            tokio::spawn(async move { network.run(&informers, token).await }).await.expect("the network");
+        });
+    });
+    let create = |name: &str, address: &str, range: &str| {
+        let object = serde_json::json!({"metadata": {"name": name}, "spec": {"podCIDR": range, "podCIDRs": [range]},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}]}});
+        let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(object).unwrap();
+        let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
+        runtime.block_on(async { nodes.create(&Default::default(), &node).await.expect("create") });
+    };
+    create("b", "192.168.0.2", "10.244.1.0/24");
+    create("a", "192.168.0.1", "10.244.0.0/24");
+    let until = |text: &str, there: bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while a.command("ip", &["route"]).contains(text) != there {
+            assert!(std::time::Instant::now() < deadline, "{text}: {}", a.command("ip", &["route"]));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    until("10.244.1.0/24 via 192.168.0.2", true);
+    until("10.244.9.0/24", false);
+    assert_eq!(node.network.ready(), Ok(()));
+    let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
+    runtime.block_on(async { nodes.delete("b", &Default::default()).await.expect("delete") });
+    until("10.244.1.0/24", false);
+    stop.cancel();
+    thread.join().expect("the network's thread");
 }

@@ -1,19 +1,25 @@
 //! Follows the cluster's Services and EndpointSlices and applies the transactions that follow.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use client::{Change, Informers};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use netlink::{ConntrackSocket, NetlinkError};
+use netlink::{ConntrackSocket, IpRange, NetlinkError, Route, RouteSocket};
 use nftables::{KernelRuleset, NftablesError, Ruleset, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     flows::ChangedFlows,
-    state::{Options, State},
+    state::{Options, Plan, State},
 };
 
 /// How long to wait before a table that the kernel did not take is tried again. There is no event to wait for: what
@@ -31,19 +37,37 @@ pub enum ProxyError {
     Rules(#[from] NftablesError),
 }
 
+/// Marks our routes in the kernel's tables (`proto 76`).
+const ROUTE_PROTOCOL: u8 = 76;
+
 /// The service proxy of one node.
 pub struct ServiceProxy {
     state: State,
-    rules: Box<dyn Ruleset>,
-    conntrack: ConntrackSocket,
+    kernel: Arc<Kernel>,
+}
+
+/// What the proxy does to the kernel, apart from the state so that it can be done on a thread that may wait.
+struct Kernel {
+    rules: KernelRuleset,
+    conntrack: Mutex<ConntrackSocket>,
+    route: RouteSocket,
+    /// Whether the routes of the service ranges are there.
+    routed: AtomicBool,
+    service_ranges: Vec<IpRange>,
 }
 
 impl ServiceProxy {
     /// A proxy in the calling thread's network namespace. Rules from before a restart stay in force until the first
     /// [`Self::commit`] replaces them, between two packets.
     pub fn open(options: Options) -> Result<Self, ProxyError> {
-        let rules = Box::new(KernelRuleset::open()?);
-        Ok(Self { state: State::new(options), rules, conntrack: ConntrackSocket::open()? })
+        let kernel = Kernel {
+            rules: KernelRuleset::open()?,
+            conntrack: Mutex::new(ConntrackSocket::open()?),
+            route: RouteSocket::open()?,
+            routed: AtomicBool::new(false),
+            service_ranges: options.service_ranges.clone(),
+        };
+        Ok(Self { state: State::new(options), kernel: Arc::new(kernel) })
     }
 
     /// What the proxy knows; changes take effect with the next [`Self::commit`].
@@ -54,27 +78,31 @@ impl ServiceProxy {
     /// Brings the kernel's rules to where the state says, in one transaction.
     pub fn commit(&mut self) -> Result<(), ProxyError> {
         let plan = self.state.plan();
-        let flows = plan.flows;
-        if let Err(error) = self.rules.commit(&plan.transaction) {
-            tracing::warn!(error = chain(&error), "the rules of services were not as expected; making them anew");
-            self.state.distrust();
-            if let Err(error) = self.rules.commit(&self.state.plan().transaction) {
-                self.state.distrust();
-                return Err(error.into());
-            }
-        }
-        self.forget(&flows);
-        Ok(())
+        let first = self.kernel.apply(&plan);
+        self.settle(first)
     }
 
-    fn forget(&mut self, flows: &ChangedFlows) {
-        if flows.is_empty() {
-            return;
+    /// As [`Self::commit`], on a thread that may wait: the kernel takes milliseconds for a transaction, longer the more
+    /// rules there are. What arrives meanwhile goes into the next one.
+    async fn commit_aside(&mut self) -> Result<(), ProxyError> {
+        let plan = self.state.plan();
+        let kernel = self.kernel.clone();
+        let first = tokio::task::spawn_blocking(move || kernel.apply(&plan)).await;
+        let first = first.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.settle(first)
+    }
+
+    /// A transaction that was not taken means that the table is not as we think: somebody else had hands in it.
+    fn settle(&mut self, first: Result<(), ProxyError>) -> Result<(), ProxyError> {
+        let Err(error) = first else { return Ok(()) };
+        tracing::warn!(error = chain(&error), "the rules of services were not as expected; making them anew");
+        self.state.distrust();
+        let plan = self.state.plan();
+        let second = self.kernel.apply(&plan);
+        if second.is_err() {
+            self.state.distrust();
         }
-        match self.conntrack.forget(|flow| flows.is_stale(flow)) {
-            Ok(count) => tracing::debug!(count, "forgot UDP flows to endpoints that are gone"),
-            Err(error) => tracing::warn!(%error, "could not forget UDP flows to endpoints that are gone"),
-        }
+        second
     }
 
     /// Follows the cluster until it is stopped. The rules stay in force afterwards, so that a restart interrupts nothing.
@@ -101,7 +129,7 @@ impl ServiceProxy {
             while let Ok(change) = node_changes.try_recv() {
                 self.take_node(&change);
             }
-            let committed = self.commit();
+            let committed = self.commit_aside().await;
             if let Err(error) = &committed {
                 tracing::error!(error = chain(error), "trying again in {RETRY:?}");
             }
@@ -138,10 +166,48 @@ impl ServiceProxy {
         self.state.set_zone(labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned());
     }
 
-    /// Takes the table away.
+    /// Takes the table and the routes away.
     pub fn teardown(&mut self) -> Result<(), ProxyError> {
         self.state.distrust();
-        Ok(self.rules.commit(&Transaction::removing(self.state.options().table_name()))?)
+        self.kernel.routed.store(false, Ordering::Relaxed);
+        for route in self.kernel.routes()? {
+            self.kernel.route.delete_route(&route)?;
+        }
+        Ok(self.kernel.rules.commit(&Transaction::removing(self.state.options().table_name()))?)
+    }
+}
+
+impl Kernel {
+    fn apply(&self, plan: &Plan) -> Result<(), ProxyError> {
+        self.rules.commit(&plan.transaction)?;
+        // Only now: without the rules a packet that is forwarded to the loopback link would come round again.
+        if !self.routed.load(Ordering::Relaxed) {
+            for route in self.routes()? {
+                self.route.replace_route(&route)?;
+            }
+            self.routed.store(true, Ordering::Relaxed);
+        }
+        self.forget(&plan.flows);
+        Ok(())
+    }
+
+    /// A way to every service, so that the packets of this node get as far as the rules. (IPv6 has no such routes: on the
+    /// loopback link they mean "unreachable".)
+    fn routes(&self) -> Result<Vec<Route>, ProxyError> {
+        let Some(loopback) = self.route.link("lo")? else { return Ok(Vec::new()) };
+        let ranges = self.service_ranges.iter().filter(|range| range.is_ipv4());
+        Ok(ranges.map(|range| Route::to_link(*range, loopback.index, ROUTE_PROTOCOL)).collect())
+    }
+
+    fn forget(&self, flows: &ChangedFlows) {
+        if flows.is_empty() {
+            return;
+        }
+        let mut conntrack = self.conntrack.lock().unwrap_or_else(PoisonError::into_inner);
+        match conntrack.forget(|flow| flows.is_stale(flow)) {
+            Ok(count) => tracing::debug!(count, "forgot UDP flows to endpoints that are gone"),
+            Err(error) => tracing::warn!(%error, "could not forget UDP flows to endpoints that are gone"),
+        }
     }
 }
 

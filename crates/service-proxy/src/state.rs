@@ -29,6 +29,9 @@ pub struct Options {
     pub zone: Option<String>,
     /// The cluster's pod ranges: callers from elsewhere are masqueraded when they use an address in the cluster.
     pub cluster_ranges: Vec<IpRange>,
+    /// The cluster's service ranges. What is sent into them and is no service's is refused instead of leaving by the
+    /// default route, and this node reaches services even if it has no default route (IPv4).
+    pub service_ranges: Vec<IpRange>,
     /// Service addresses that this node answers on itself (cluster DNS): no rules are made for them.
     pub served_here: Vec<IpAddr>,
 }
@@ -307,3 +310,6 @@ fn refill_users(old: &Program, new: &Program, set: &str) -> Vec<Operation> {
         operations
     }).collect()
 }
+
+#[cfg(test)]
+mod tests;

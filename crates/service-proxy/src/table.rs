@@ -36,12 +36,16 @@ pub const HAIRPIN: &str = "hairpin";
 /// Set: the cluster's pod ranges.
 pub const PODS: &str = "pods";
 
+/// Set: the cluster's service ranges.
+pub const SERVICE_RANGES: &str = "service-ranges";
+
 /// An empty table, in place of whatever was there.
 pub fn empty_table(options: &Options) -> Transaction {
     let mut transaction = Transaction::replacing(options.table_name());
     for ipv4 in [true, false] {
         let address = Field::address(ipv4);
         let pods = options.cluster_ranges.iter().filter(|range| range.is_ipv4() == ipv4);
+        let services = options.service_ranges.iter().filter(|range| range.is_ipv4() == ipv4);
         transaction
             .set(Set::verdict_map(of_family(SERVICES, ipv4), vec![address, Field::Protocol, Field::Port]))
             .set(Set::verdict_map(of_family(NODE_PORTS, ipv4), vec![Field::Protocol, Field::Port]))
@@ -50,7 +54,9 @@ pub fn empty_table(options: &Options) -> Transaction {
             .set(Set::new(of_family(REFUSED_PORTS, ipv4), vec![Field::Protocol, Field::Port]))
             .set(Set::new(of_family(HAIRPIN, ipv4), vec![address, address]))
             .set(Set::ranges(of_family(PODS, ipv4), address))
-            .elements(&of_family(PODS, ipv4), pods.flat_map(|range| Element::range(*range)).collect());
+            .set(Set::ranges(of_family(SERVICE_RANGES, ipv4), address))
+            .elements(&of_family(PODS, ipv4), pods.flat_map(|range| Element::range(*range)).collect())
+            .elements(&of_family(SERVICE_RANGES, ipv4), services.flat_map(|range| Element::range(*range)).collect());
     }
     for chain in [SERVICES, NODE_PORTS, "refuse", "check"] {
         transaction.chain(chain);
@@ -142,6 +148,13 @@ fn check_chain(transaction: &mut Transaction) {
                     .to_this_host()
                     .verdict(refuse()),
             );
+    }
+    // Addresses of services that this node serves itself (DNS) are in the ranges, too.
+    transaction.rule("check", Rule::new().to_this_host().verdict(Verdict::Return));
+    for ipv4 in [true, false] {
+        let ranges = of_family(SERVICE_RANGES, ipv4);
+        transaction
+            .rule("check", Rule::new().family(ipv4).destination_in(ipv4, &ranges, false).verdict(refuse()));
     }
 }
 

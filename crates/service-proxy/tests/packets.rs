@@ -54,7 +54,6 @@ fn scene(name: &str) -> Scene {
     laboratory.wire((&node, "up", &["192.168.0.1/24", "fd01::1/64"]), (&world, "eth0", &["192.168.0.9/24", "fd01::9/64"]));
     world.route("10.96.0.0/16", "192.168.0.1");
     node.forward();
-    node.route("0.0.0.0/0", "192.168.0.9");
     for (host, name) in [(&one, "one"), (&two, "two"), (&far, "far")] {
         laboratory.serve_tcp(host, name, 8080);
         laboratory.serve_udp(host, name, 5353);
@@ -63,6 +62,7 @@ fn scene(name: &str) -> Scene {
         cluster: "test".to_owned(),
         node_name: "node".to_owned(),
         cluster_ranges: ["10.244.0.0/16", "fd02::/32"].map(|text| text.parse().unwrap()).to_vec(),
+        service_ranges: ["10.96.0.0/16", "fd96::/108"].map(|text| text.parse().unwrap()).to_vec(),
         ..Options::default()
     };
     let proxy = node.run(|| ServiceProxy::open(options)).expect("open");
@@ -188,6 +188,10 @@ fn without_endpoints_callers_are_refused_at_once() {
     assert_eq!(scene.two.ask_tcp("10.96.0.10:81").unwrap_err(), refused);
     assert!(scene.world.ask_tcp("203.0.113.5:80").unwrap().starts_with("one "));
     assert!(scene.world.ask_tcp("192.168.0.1:30080").unwrap().starts_with("one "));
+    // An address that no service has, and one that is not even a service's.
+    assert_eq!(scene.two.ask_tcp("10.96.7.7:80").unwrap_err(), refused);
+    assert_eq!(scene.two.ask_tcp("[fd96::7]:80").unwrap_err(), refused);
+    assert_eq!(scene.node.ask_tcp("10.96.7.7:80").unwrap_err(), refused);
     scene.delete("web");
     scene.commit();
     assert_eq!(scene.world.ask_tcp("192.168.0.1:30080").unwrap_err(), refused);
@@ -363,5 +367,43 @@ fn a_restart_keeps_flows_and_teardown_leaves_nothing() {
     assert!(scene.two.ask_tcp("10.96.0.10:80").unwrap().starts_with("far "));
     scene.proxy.teardown().expect("teardown");
     assert_eq!(scene.node.command("nft", &["list", "ruleset"]), "");
+    assert!(!scene.node.command("ip", &["route"]).contains("10.96.0.0"));
     let _ = (&scene.far, &scene.laboratory);
+}
+
+#[test]
+fn the_cluster_is_followed_until_the_proxy_is_stopped() {
+    let Scene { laboratory: _laboratory, node, two, proxy, .. } = scene("follow");
+    let api = client::fake::FakeApi::new();
+    let (stop, stopped) = (tokio_util::sync::CancellationToken::new(), api.clone());
+    let token = stop.clone();
+    let thread = node.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            let informers = client::Informers::new(stopped.client(), token.clone());
+            let mut proxy = proxy;
+            // Spawned, as the binary does: the future must be able to move between threads.
+            tokio::spawn(async move { proxy.run(&informers, token).await }).await.expect("the proxy");
+        });
+    });
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let services = kube::Api::<Service>::namespaced(api.client(), "default");
+        let slices = kube::Api::<EndpointSlice>::namespaced(api.client(), "default");
+        let object = json!({"metadata": {"name": "web"}, "spec": cluster_ip("web", "10.96.0.10")});
+        services.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.expect("create");
+        let object = json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.244.0.2"]}],
+            "ports": [{"name": "tcp", "port": 8080}]});
+        slices.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.expect("create");
+    });
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while two.ask_tcp("10.96.0.10:80").is_err() {
+        assert!(std::time::Instant::now() < deadline, "the service never came up");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    stop.cancel();
+    thread.join().expect("the proxy's thread");
+    // Stopping takes nothing away.
+    assert_eq!(two.ask_tcp("10.96.0.10:80").unwrap(), "one 10.244.0.3");
 }
