@@ -60,7 +60,7 @@ pub fn apply(
     })?;
     let mut base = live.cloned().unwrap_or_default();
     let live_owners = base.remove(&["metadata", "managedFields"]);
-    let mut entries = entries::decode(live_owners.as_ref(), false).unwrap_or_default();
+    let mut entries = entries::decode(live_owners, false).unwrap_or_default();
     if entries.is_empty() && live.is_some() {
         let everything = compare(schema, None, Some(&base.0)).added.difference(stripped());
         entries.push(Entry::new(BEFORE_FIRST_APPLY, false, api_version, "", now, everything));

@@ -39,7 +39,12 @@ impl Element {
     /// Its form in `fieldsV1`.
     pub fn to_key(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
+            Self::Field(name) => {
+                let mut key = String::with_capacity(name.len() + 2);
+                key.push_str("f:");
+                key.push_str(name);
+                key
+            }
             Self::Key(keys) => {
                 let map: Map<String, Value> = keys.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
                 format!("k:{}", Value::Object(map))

@@ -52,6 +52,13 @@ impl Entry {
             Fields::Json(map) => FieldSet::from_json(&Value::Object(map.clone())).unwrap_or_default(),
         }
     }
+    /// The set, for one who will put another in its place.
+    pub(super) fn take(&mut self) -> FieldSet {
+        match std::mem::replace(&mut self.fields, Fields::Set(FieldSet::default())) {
+            Fields::Set(set) => set,
+            Fields::Json(map) => FieldSet::from_json(&Value::Object(map)).unwrap_or_default(),
+        }
+    }
     pub(super) fn put(&mut self, set: FieldSet) {
         self.fields = Fields::Set(set);
     }
@@ -68,8 +75,12 @@ impl Entry {
         }
     }
 
-    fn decode(value: &Value, check: bool) -> Option<Self> {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    fn decode(value: Value, check: bool) -> Option<Self> {
+        let Value::Object(mut map) = value else { return None };
+        let mut text = |name: &str| match map.remove(name) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
         let applied = match text("operation").as_str() {
             "Apply" => true,
             "Update" => false,
@@ -78,22 +89,16 @@ impl Entry {
         if text("fieldsType") != "FieldsV1" {
             return None;
         }
-        let fields = match value.get("fieldsV1") {
+        let (manager, api_version, subresource, time) = (text("manager"), text("apiVersion"), text("subresource"), text("time"));
+        let fields = match map.remove("fieldsV1") {
             None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(map)) => map.clone(),
+            Some(Value::Object(map)) => map,
             Some(_) => return None,
         };
         if check {
             FieldSet::from_json(&Value::Object(fields.clone()))?;
         }
-        Some(Self {
-            manager: text("manager"),
-            applied,
-            api_version: text("apiVersion"),
-            subresource: text("subresource"),
-            time: value.get("time").and_then(Value::as_str).map(ToOwned::to_owned),
-            fields: Fields::Json(fields),
-        })
+        Some(Self { manager, applied, api_version, subresource, time: (!time.is_empty()).then_some(time), fields: Fields::Json(fields) })
     }
 
     fn encode(self) -> Value {
@@ -131,8 +136,11 @@ impl Entry {
 
 /// Reads `metadata.managedFields`; `None` where an entry is malformed. `check` reads the sets, too; what the server wrote itself
 /// needs no check.
-pub(super) fn decode(list: Option<&Value>, check: bool) -> Option<Vec<Entry>> {
-    list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter().map(|value| Entry::decode(value, check)).collect()
+pub(super) fn decode(list: Option<Value>, check: bool) -> Option<Vec<Entry>> {
+    match list {
+        Some(Value::Array(list)) => list.into_iter().map(|value| Entry::decode(value, check)).collect(),
+        _ => Some(Vec::new()),
+    }
 }
 
 /// The list for `metadata.managedFields`; none where nobody owns anything.

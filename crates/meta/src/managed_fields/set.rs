@@ -55,7 +55,7 @@ impl FieldSet {
     pub fn to_json(&self) -> Value {
         Value::Object(self.to_map())
     }
-    fn to_map(&self) -> Map<String, Value> {
+    pub(super) fn to_map(&self) -> Map<String, Value> {
         let mut map = Map::new();
         for (element, node) in &self.nodes {
             let mut below = node.below.to_map();
@@ -65,6 +65,30 @@ impl FieldSet {
             map.insert(element.to_key(), Value::Object(below));
         }
         map
+    }
+    /// Takes out what is in the other, in place.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        if other.is_empty() {
+            return;
+        }
+        self.nodes.retain_mut(|(element, node)| {
+            if let Some(other) = other.node(element) {
+                node.member &= !other.member;
+                node.below.subtract(&other.below);
+            }
+            !node.is_empty()
+        });
+    }
+    /// Puts in what is in the other; nothing is copied where either is empty.
+    #[must_use]
+    pub(super) fn with(self, other: Self) -> Self {
+        if other.is_empty() {
+            self
+        } else if self.is_empty() {
+            other
+        } else {
+            self.union(&other)
+        }
     }
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {

@@ -18,31 +18,41 @@ use crate::{object::Object, schema::Schema};
 pub fn update(schema: &Schema, old: Option<&Object>, new: &mut Object, manager: &str, api_version: &str, subresource: &str, now: &str) {
     let given = new.remove(&["metadata", "managedFields"]);
     let live = old.and_then(|old| old.get(&["metadata", "managedFields"]));
-    let mut entries = owners(live, given.as_ref(), !subresource.is_empty());
-    if entries.is_empty() && old.is_some() {
-        return;
-    }
+    let untouched = given.as_ref() == live || given.is_none() || !subresource.is_empty();
     let mut comparison = compare(schema, old.map(|old| &old.0), Some(&new.0));
-    comparison.added = comparison.added.difference(stripped());
-    comparison.modified = comparison.modified.difference(stripped());
-    if comparison.is_empty() {
-        if let Some(list) = entries::encode(entries) {
+    comparison.added.subtract(stripped());
+    comparison.modified.subtract(stripped());
+    if comparison.is_empty() && untouched {
+        // The most frequent case of all: nothing to do, so nothing is read.
+        let list = if given.as_ref() == live { given } else { live.cloned() };
+        if let Some(list) = list {
             new.metadata_mut().insert("managedFields".to_owned(), list);
         }
         return;
     }
-    let taken = comparison.added.union(&comparison.modified);
-    let lost = taken.union(&comparison.removed);
+    let mut entries = if untouched {
+        // What the request brought is equal to the live list, and can be taken apart without a copy.
+        let list = if given.as_ref() == live { given } else { live.cloned() };
+        entries::decode(list, false).unwrap_or_default()
+    } else {
+        edited(live, given)
+    };
+    if entries.is_empty() && old.is_some() {
+        return;
+    }
+    let taken = comparison.added.with(comparison.modified);
+    let lost = taken.clone().with(comparison.removed.clone());
     let mut found = false;
     for entry in &mut entries {
-        let own = entry.is(manager, false, api_version, subresource);
-        if own && !taken.is_empty() {
+        if entry.is(manager, false, api_version, subresource) && !taken.is_empty() {
             found = true;
-            let set = entry.set().difference(&comparison.removed).union(&taken);
-            entry.put(set);
+            let mut set = entry.take();
+            set.subtract(&comparison.removed);
+            entry.put(set.union(&taken));
             entry.time = Some(now.to_owned());
         } else if entry.touches(&lost) {
-            let set = entry.set().difference(&lost);
+            let mut set = entry.take();
+            set.subtract(&lost);
             entry.put(set);
         }
     }
@@ -54,15 +64,14 @@ pub fn update(schema: &Schema, old: Option<&Object>, new: &mut Object, manager: 
     }
 }
 
-/// The owners to start from: what the request says where it may, else what the live object says.
-fn owners(live: Option<&Value>, given: Option<&Value>, is_subresource: bool) -> Vec<Entry> {
-    let known = || entries::decode(live, false).unwrap_or_default();
-    let Some(given) = given.filter(|given| !is_subresource && Some(*given) != live) else { return known() };
-    if given.as_array().is_some_and(|list| list.len() == 1 && list.iter().all(|entry| entry.as_object().is_some_and(Map::is_empty))) {
+/// The owners to start from where a request brings other ones than the live object has.
+fn edited(live: Option<&Value>, given: Option<Value>) -> Vec<Entry> {
+    let forget = |list: &Vec<Value>| list.len() == 1 && list.iter().all(|entry| entry.as_object().is_some_and(Map::is_empty));
+    if given.as_ref().and_then(Value::as_array).is_some_and(forget) {
         return Vec::new();
     }
-    match entries::decode(Some(given), true) {
+    match entries::decode(given, true) {
         Some(entries) if !entries.is_empty() => entries,
-        _ => known(),
+        _ => entries::decode(live.cloned(), false).unwrap_or_default(),
     }
 }

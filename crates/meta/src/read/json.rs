@@ -1,8 +1,11 @@
 //! JSON text to a tree, in one pass, with duplicate fields noted and the errors worded as Go's `encoding/json` words them.
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, map::Entry};
 
 use super::{MAX_DEPTH, ReadError, Tree};
+
+/// A one in each byte.
+const EACH: u64 = 0x0101_0101_0101_0101;
 
 /// Parses one JSON value and nothing behind it.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Tree, ReadError> {
@@ -92,10 +95,15 @@ impl Parser<'_> {
             let known = self.duplicates.len();
             let value = self.value(depth + 1)?;
             self.put_in_front(known, &key);
-            if map.contains_key(&key) {
-                self.duplicates.push(key.clone());
+            match map.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(mut entry) => {
+                    self.duplicates.push(entry.key().clone());
+                    entry.insert(value);
+                }
             }
-            map.insert(key, value);
             self.skip_space();
             match self.peek() {
                 Some(b',') => self.position += 1,
@@ -238,7 +246,20 @@ impl Parser<'_> {
     /// How many bytes follow that stand for themselves.
     fn plain_length(&self) -> usize {
         let rest = self.bytes.get(self.position..).unwrap_or_default();
-        rest.iter().position(|byte| *byte == b'"' || *byte == b'\\' || *byte < 0x20).unwrap_or(rest.len())
+        let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
+        // Eight bytes at a time; the first that may hold a special one is looked at byte by byte.
+        let mut skipped = 0;
+        for chunk in rest.chunks_exact(8) {
+            let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+            let zero_byte = |word: u64| word.wrapping_sub(EACH) & !word & (EACH << 7);
+            let below_space = word.wrapping_sub(EACH * 0x20) & !word & (EACH << 7);
+            if zero_byte(word ^ (EACH * u64::from(b'"'))) | zero_byte(word ^ (EACH * u64::from(b'\\'))) | below_space != 0 {
+                break;
+            }
+            skipped += 8;
+        }
+        let tail = rest.get(skipped..).unwrap_or_default();
+        skipped + tail.iter().position(special).unwrap_or(tail.len())
     }
 
     fn escape(&mut self) -> Result<char, ReadError> {
