@@ -76,8 +76,8 @@ impl Schemas {
         let list_kind = kind.list_kind.clone().unwrap_or_else(|| format!("{}List", kind.kind.kind));
         let mut properties = Map::new();
         add_type_meta(&mut properties);
-        properties.insert("items".to_owned(), json!({"type": "array", "description": "The objects of this list.", "items": reference}));
-        properties.insert("metadata".to_owned(), described(self.dialect, self.named(&format!("{META}.ListMeta")), "The list's revision, and where it goes on."));
+        properties.insert("items".to_owned(), json!({"type": "array", "description": common_words("items"), "items": reference}));
+        properties.insert("metadata".to_owned(), described(self.dialect, self.named(&format!("{META}.ListMeta")), common_words("metadata").unwrap_or_default()));
         let list = json!({
             "type": "object",
             "description": format!("{list_kind} is a list of {}.", kind.kind.kind),
@@ -102,7 +102,9 @@ impl Schemas {
         let words = self.descriptions.get(&*object.name).cloned().unwrap_or_default();
         let mut definition = Map::new();
         definition.insert("type".to_owned(), json!("object"));
-        let description = words["description"].as_str().map(str::to_owned).or_else(|| list_description(&object.name));
+        let list_words = list_description(&object.name).filter(|_| object.embedded_resource && !words.is_object());
+        let is_list = list_words.is_some();
+        let description = words["description"].as_str().map(str::to_owned).or(list_words);
         if let Some(description) = description {
             definition.insert("description".to_owned(), Value::String(description));
         }
@@ -112,8 +114,12 @@ impl Schemas {
             let form = facts.iter().find(|fact| usize::from(fact.field) == position).map_or(WireForm::Plain, |fact| fact.form);
             let extensions = object.name.starts_with(EXTENSIONS);
             let mut property = self.item(&field.item, form, extensions);
-            if let Some(words) = words["properties"][&*field.name]["description"].as_str() {
+            if let Some(words) = words["properties"][&*field.name]["description"].as_str().or_else(|| common_words(&field.name).filter(|_| is_list)) {
                 property = described(self.dialect, property, words);
+            }
+            // A list's items are never applied, so upstream says nothing of who owns them.
+            if let (true, "items", Value::Object(property)) = (is_list, &*field.name, &mut property) {
+                property.remove("x-kubernetes-list-type");
             }
             if let Value::Object(property) = &mut property {
                 let strategy = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys")];
@@ -246,9 +252,21 @@ fn gvk_of(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
+/// Words for the fields that every kind or list has.
+fn common_words(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "apiVersion" => "Group and version of the schema that this object is written in.",
+        "kind" => "What this object is, in upper camel case. Never changes.",
+        "metadata" => "The list's revision, and where it goes on.",
+        "items" => "The objects of this list.",
+        _ => return None,
+    })
+}
+
 fn add_type_meta(properties: &mut Map<String, Value>) {
-    properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": "Group and version of the schema that this object is written in."}));
-    properties.insert("kind".to_owned(), json!({"type": "string", "description": "What this object is, in upper camel case. Never changes."}));
+    for field in ["apiVersion", "kind"] {
+        properties.insert(field.to_owned(), json!({"type": "string", "description": common_words(field)}));
+    }
 }
 
 /// Definitions of custom resources are named like Java classes: the group backwards, then version and kind.

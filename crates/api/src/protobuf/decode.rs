@@ -59,9 +59,19 @@ pub(super) fn object(index: TypeIndex, bytes: &[u8], depth: usize) -> Result<Obj
     let table = crate::table();
     let object = table.types.object(index);
     let facts = table.wire.get(index.0 as usize).map(|facts| &**facts).unwrap_or_default();
-    let mut values: Vec<Option<Value>> = vec![None; object.fields.len()];
+    let mut values = Values::new();
     Message { object, facts, depth }.read(bytes, 0, 0, &mut values)?;
-    Ok(object.fields.iter().zip(values).filter_map(|(field, value)| Some((field.name.to_string(), value?))).collect())
+    let named = |(field, value): (u16, Value)| Some((object.fields.get(usize::from(field))?.name.to_string(), value));
+    Ok(values.into_iter().filter_map(named).collect())
+}
+
+/// Fields that were found, by position. Most objects have few of their fields, so that looking through these is quicker than
+/// keeping a place for each.
+type Values = Vec<(u16, Value)>;
+
+fn found(values: &mut Values, field: u16) -> Option<&mut Value> {
+    // Elements of one list follow each other, so that the newest is most often the one.
+    values.iter_mut().rev().find(|(known, _)| *known == field).map(|(_, value)| value)
 }
 
 /// One object while it is read.
@@ -73,7 +83,7 @@ struct Message<'t> {
 
 impl Message<'_> {
     /// Reads the message itself or (`level` above 0) one that JSON flattens into it.
-    fn read(&self, bytes: &[u8], prefix: u32, level: u32, values: &mut [Option<Value>]) -> Result<(), ProtobufError> {
+    fn read(&self, bytes: &[u8], prefix: u32, level: u32, values: &mut Values) -> Result<(), ProtobufError> {
         let mut reader = Reader::new(bytes);
         while let Some((number, data)) = reader.next()? {
             if number > 0xff {
@@ -82,9 +92,8 @@ impl Message<'_> {
             let place = prefix | number << (16 - 8 * level);
             let Some(fact) = self.facts.get(self.facts.partition_point(|fact| fact.path < place)) else { continue };
             if fact.path == place {
-                let field = usize::from(fact.field);
-                let (Some(field), Some(value)) = (self.object.fields.get(field), values.get_mut(field)) else { continue };
-                self.field(&field.item, *fact, data, value).map_err(|problem| match problem {
+                let Some(field) = self.object.fields.get(usize::from(fact.field)) else { continue };
+                self.field(&field.item, *fact, data, values).map_err(|problem| match problem {
                     Problem::Here(problem) => ProtobufError::Field { object: self.object.name.to_string(), field: field.name.to_string(), problem },
                     Problem::Below(error) => error,
                 })?;
@@ -96,16 +105,13 @@ impl Message<'_> {
         Ok(())
     }
 
-    fn field(&self, item: &Item, fact: WireField, data: Data<'_>, value: &mut Option<Value>) -> Result<(), Problem> {
+    fn field(&self, item: &Item, fact: WireField, data: Data<'_>, values: &mut Values) -> Result<(), Problem> {
         match &item.shape {
             Shape::List { items, .. } if fact.form != WireForm::Wrapped => {
-                let elements = match value {
-                    Some(Value::Array(elements)) => elements,
-                    _ => match value.insert(Value::Array(Vec::new())) {
-                        Value::Array(elements) => elements,
-                        _ => return Ok(()),
-                    },
-                };
+                if found(values, fact.field).is_none() {
+                    values.push((fact.field, Value::Array(Vec::new())));
+                }
+                let Some(Value::Array(elements)) = found(values, fact.field) else { return Ok(()) };
                 match (&items.shape, data) {
                     // Packed lists, which our own kinds never send but protobuf allows.
                     (Shape::Integer32 | Shape::Integer64 | Shape::Boolean, Data::Bytes(packed)) => {
@@ -120,14 +126,19 @@ impl Message<'_> {
             Shape::Map { values: of, .. } => {
                 let Data::Bytes(entry) = data else { return Err(Problem::Here("a map's entry is needed")) };
                 let (key, content) = self.entry(&of.shape, fact.form, entry)?;
-                match value {
+                match found(values, fact.field) {
                     Some(Value::Object(map)) => {
                         map.insert(key, content);
                     }
-                    _ => *value = Some(Value::Object(std::iter::once((key, content)).collect())),
+                    _ => values.push((fact.field, Value::Object(std::iter::once((key, content)).collect()))),
                 }
             }
-            shape => *value = self.single(shape, fact.form, data)?.filter(|found| fact.keeps_zero || !is_zero(shape, found)),
+            shape => {
+                // Of a field that comes twice, the last one counts.
+                values.retain(|(field, _)| *field != fact.field);
+                let value = self.single(shape, fact.form, data)?.filter(|value| fact.keeps_zero || !is_zero(shape, value));
+                values.extend(value.map(|value| (fact.field, value)));
+            }
         }
         Ok(())
     }
