@@ -192,8 +192,9 @@ impl Quantity {
             let kept = if self.is_zero() { other } else { self };
             return Self { format, ..*kept };
         }
-        let mut scale = self.scale.min(other.scale);
         let top = self.scale.max(other.scale);
+        // Forty powers below the larger one nothing fits beside it any more.
+        let mut scale = self.scale.min(other.scale).max(top.saturating_sub(40));
         loop {
             let (left, right) = (self.divided_up(scale, false), other.divided_up(scale, false));
             let saturated = [left, right].iter().any(|value| *value == i128::MAX || *value == i128::MIN);

@@ -1,5 +1,7 @@
 //! Server-side apply: one manager's configuration laid over the live object.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -131,7 +133,7 @@ pub fn apply(
 fn check_identities(types: &Types, layout: Layout<'_>, value: &Value, path: &mut Vec<Element>) -> Result<(), String> {
     match (layout, value) {
         (Layout::Set | Layout::Keyed { .. }, Value::Array(list)) => {
-            let mut seen: Vec<Element> = Vec::with_capacity(list.len());
+            let mut seen: BTreeSet<Element> = BTreeSet::new();
             for (index, value) in list.iter().enumerate() {
                 let Some(element) = layout.identity(value) else {
                     let names = if let Layout::Keyed { keys, .. } = layout { keys.join(", ") } else { String::new() };
@@ -146,7 +148,7 @@ fn check_identities(types: &Types, layout: Layout<'_>, value: &Value, path: &mut
                 path.push(element.clone());
                 check_identities(types, layout.element(), value, path)?;
                 path.pop();
-                seen.push(element);
+                seen.insert(element);
             }
             Ok(())
         }

@@ -133,7 +133,9 @@ fn node_of(types: &Types, layout: Layout<'_>, value: &Value) -> Node {
                 below.put(Element::Field(name.as_str().into()), node);
             }
         }
-        Parts::Elements(elements) => {
+        Parts::Elements(mut elements) => {
+            // In order, so that each is appended.
+            elements.sort_by(|left, right| left.0.cmp(&right.0));
             for (element, value) in elements {
                 let mut node = node_of(types, layout.element(), value);
                 node.member = true;

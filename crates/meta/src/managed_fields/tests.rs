@@ -411,3 +411,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn long_lists_take_no_quadratic_time() {
+    let many = |reverse: bool| {
+        let mut list: Vec<Value> = (0..20_000).map(|index| json!({"name": format!("c{index}")})).collect();
+        if reverse {
+            list.reverse();
+        }
+        containers(Value::from(list))
+    };
+    let start = std::time::Instant::now();
+    let live = applied(None, many(true), "me", false).unwrap();
+    let live = applied(Some(&live), many(false), "me", false).unwrap();
+    let mut patched = live.clone().into_value();
+    crate::patch::strategic_merge(&deployment(), &mut patched, &many(true)).unwrap();
+    let _ = written(Some(&live), object(patched), "edit");
+    // Seconds even on a slow machine without optimisation; quadratic time would be many minutes.
+    assert!(start.elapsed().as_secs() < 60, "took {:?}", start.elapsed());
+}

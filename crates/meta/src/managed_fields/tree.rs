@@ -1,5 +1,7 @@
 //! Laying a configuration over a live object, and taking fields out of one.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -32,8 +34,12 @@ pub(super) fn merged_fields(types: &Types, layout: Layout<'_>, live: &Map<String
 
 /// Elements in the configuration's order, those of others where they stood among them.
 fn merged_elements(types: &Types, layout: Layout<'_>, live: &[(Element, &Value)], applied: &[(Element, &Value)]) -> Vec<Value> {
-    let find = |list: &[(Element, &Value)], element: &Element| list.iter().position(|(one, _)| one == element);
-    let mut shared = applied.iter().filter(|(element, _)| find(live, element).is_some()).map(|(element, _)| element).peekable();
+    // The first of equals counts.
+    let places = |list: &'_ [(Element, &'_ Value)]| -> BTreeMap<Element, usize> {
+        list.iter().enumerate().rev().map(|(index, (element, _))| (element.clone(), index)).collect()
+    };
+    let (live_places, applied_places) = (places(live), places(applied));
+    let mut shared = applied.iter().filter(|(element, _)| live_places.contains_key(element)).map(|(element, _)| element).peekable();
     let mut all = Vec::with_capacity(live.len().max(applied.len()));
     let (mut left, mut right) = (0, 0);
     loop {
@@ -41,8 +47,7 @@ fn merged_elements(types: &Types, layout: Layout<'_>, live: &[(Element, &Value)]
         match (ours, theirs) {
             (None, None) => return all,
             (Some((element, value)), theirs) => {
-                let place = find(applied, element);
-                if place.is_none() {
+                if !applied_places.contains_key(element) {
                     all.push((*value).clone());
                     left += 1;
                     continue;
@@ -60,7 +65,7 @@ fn merged_elements(types: &Types, layout: Layout<'_>, live: &[(Element, &Value)]
             left += 1;
             continue;
         };
-        match find(live, element).and_then(|index| live.get(index)) {
+        match live_places.get(element).and_then(|index| live.get(*index)) {
             Some((_, known)) => all.push(merged(types, layout.element(), known, value)),
             None => all.push((*value).clone()),
         }

@@ -3,6 +3,8 @@
 //!
 //! Source: Kubernetes `apimachinery/pkg/util/strategicpatch`; merge keys and strategies come from the schema.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::unprocessable;
@@ -187,20 +189,32 @@ fn identity<'a>(value: &'a Value, key: Option<&str>) -> Option<&'a Value> {
     }
 }
 
-fn position(list: &[Value], value: &Value, key: Option<&str>) -> Option<usize> {
-    let wanted = identity(value, key)?;
-    list.iter().position(|one| identity(one, key) == Some(wanted))
+/// Where elements stand in a list, by their identity. Lists may be long, so that searching each time would not do.
+struct Places<'a> {
+    key: Option<&'a str>,
+    places: HashMap<String, usize>,
+}
+
+impl<'a> Places<'a> {
+    fn of(list: &[Value], key: Option<&'a str>) -> Self {
+        let places = list.iter().enumerate().rev().filter_map(|(index, value)| Some((identity(value, key)?.to_string(), index))).collect();
+        Self { key, places }
+    }
+    fn get(&self, value: &Value) -> Option<usize> {
+        self.places.get(&identity(value, self.key)?.to_string()).copied()
+    }
 }
 
 /// The patch's elements must stand in the order it asks for.
 fn check_order(patch: &[Value], order: &[Value], key: Option<&str>, name: &str) -> Result<(), ApiError> {
     let mut last = None;
+    let places = Places::of(order, key);
     for value in patch {
         // Elements to be deleted have no place in the order.
         if value.get(DIRECTIVE).is_some() {
             continue;
         }
-        let place = position(order, value, key);
+        let place = places.get(value);
         if place.is_none() || place < last {
             return Err(failed(format!(
                 "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n of {name}",
@@ -215,15 +229,16 @@ fn check_order(patch: &[Value], order: &[Value], key: Option<&str>, name: &str) 
 
 /// Elements of the patch in the patch's order, the others where they stood among them.
 fn arrange(merged: Vec<Value>, patch_order: &[Value], server_order: &[Value], key: Option<&str>) -> Vec<Value> {
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|value| position(patch_order, value, key).is_some());
-    named.sort_by_key(|value| position(patch_order, value, key));
-    others.sort_by_key(|value| position(server_order, value, key));
+    let (patch_places, server_places) = (Places::of(patch_order, key), Places::of(server_order, key));
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|value| patch_places.get(value).is_some());
+    named.sort_by_cached_key(|value| patch_places.get(value));
+    others.sort_by_cached_key(|value| server_places.get(value));
     let mut arranged = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     loop {
         let next = match (named.peek(), others.peek()) {
             (None, None) => return arranged,
-            (Some(left), Some(right)) => match (position(server_order, left, key), position(server_order, right, key)) {
+            (Some(left), Some(right)) => match (server_places.get(left), server_places.get(right)) {
                 (Some(left), Some(right)) if left < right => named.next(),
                 _ => others.next(),
             },
@@ -248,12 +263,9 @@ fn merge_list(types: &Types, field: (Option<&Item>, &PatchStrategy), original: V
     }
     if objects == 0 {
         let server_order = original.clone();
-        let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
-        for value in original.into_iter().chain(patch.iter().cloned()) {
-            if !merged.contains(&value) {
-                merged.push(value);
-            }
-        }
+        let mut seen = HashSet::new();
+        let mut merged: Vec<Value> = original.into_iter().chain(patch.iter().cloned()).collect();
+        merged.retain(|value| seen.insert(value.to_string()));
         return Ok(arrange(merged, patch, &server_order, None));
     }
     if objects != original.len() + patch.len() {
@@ -272,16 +284,17 @@ fn merge_list(types: &Types, field: (Option<&Item>, &PatchStrategy), original: V
 fn merge_objects(types: &Types, below: Below<'_>, original: Vec<Value>, patch: &[Value], key: &str) -> Result<Vec<Value>, ApiError> {
     let mut merged = original.clone();
     let mut plain: Vec<Value> = Vec::with_capacity(patch.len());
+    let mut doomed = HashSet::new();
     let mut replace = false;
     for value in patch {
         match value.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or_default()) {
             None | Some("merge") => plain.push(value.clone()),
             Some("replace") => replace = true,
             Some("delete") => {
-                let Some(doomed) = value.get(key) else {
+                let Some(identity) = value.get(key) else {
                     return Err(failed("delete patch type with no merge key defined".to_owned()));
                 };
-                merged.retain(|one| one.get(key) != Some(doomed));
+                doomed.insert(identity.to_string());
             }
             Some(other) => return Err(unprocessable(&format!("unknown patch type [{other}] in map"))),
         }
@@ -289,17 +302,24 @@ fn merge_objects(types: &Types, below: Below<'_>, original: Vec<Value>, patch: &
     if replace {
         return Ok(clean_list(&plain));
     }
+    if !doomed.is_empty() {
+        merged.retain(|one| one.get(key).is_none_or(|identity| !doomed.contains(&identity.to_string())));
+    }
+    let mut places = Places::of(&merged, Some(key));
     for value in &plain {
         let Value::Object(element) = value else { continue };
-        let Some(wanted) = element.get(key) else {
+        let Some(identity) = element.get(key) else {
             return Err(failed(format!("map: {value} does not contain declared merge key: {key}")));
         };
-        match merged.iter_mut().find(|one| one.get(key) == Some(wanted)) {
+        match places.get(value).and_then(|place| merged.get_mut(place)) {
             Some(Value::Object(known)) => {
                 let known_now = std::mem::take(known);
                 *known = merge_map(types, below, known_now, element)?;
             }
-            _ => merged.push(clean(value)),
+            _ => {
+                places.places.insert(identity.to_string(), merged.len());
+                merged.push(clean(value));
+            }
         }
     }
     Ok(arrange(merged, &plain, &original, Some(key)))

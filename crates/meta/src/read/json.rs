@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value, map::Entry};
 
-use super::{MAX_DEPTH, ReadError, Tree};
+use super::{MAX_DEPTH, MAX_PROBLEMS, ReadError, Tree};
 
 /// A one in each byte.
 const EACH: u64 = 0x0101_0101_0101_0101;
@@ -100,7 +100,9 @@ impl Parser<'_> {
                     entry.insert(value);
                 }
                 Entry::Occupied(mut entry) => {
-                    self.duplicates.push(entry.key().clone());
+                    if self.duplicates.len() < MAX_PROBLEMS {
+                        self.duplicates.push(entry.key().clone());
+                    }
                     entry.insert(value);
                 }
             }

@@ -62,10 +62,14 @@ pub enum ReadError {
     WrongType(String),
 }
 
+/// As many problems of each sort as upstream lists; a body may have a hundred thousand.
+const MAX_PROBLEMS: usize = 100;
+
 /// A tree, and the fields that stood twice in their object; the later one won.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     value: Value,
+    /// At most [`MAX_PROBLEMS`].
     duplicates: Vec<String>,
 }
 

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 use super::{
-    ReadError, ReadOutcome, Tree,
+    MAX_PROBLEMS, ReadError, ReadOutcome, Tree,
     time::{canonical_micro_time, canonical_time, looks_canonical},
 };
 use crate::{
@@ -15,8 +15,6 @@ use crate::{
     schema::{Item, ObjectType, Schema, Shape, Types, UnknownFields},
 };
 
-/// As many problems as upstream lists.
-const MAX_PROBLEMS: usize = 100;
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 pub(super) fn normalise(tree: Tree, schema: &Schema) -> Result<ReadOutcome, ReadError> {
@@ -110,7 +108,7 @@ enum Verdict {
 
 struct Walk<'s> {
     types: &'s Types,
-    /// Paths of fields that no type names.
+    /// Paths of fields that no type names, at most [`MAX_PROBLEMS`].
     unknown: Vec<String>,
 }
 
@@ -140,7 +138,9 @@ impl<'s> Walk<'s> {
                         true
                     }
                     UnknownFields::Prune => {
-                        self.unknown.push(place.below(Step::Key(key)).path());
+                        if self.unknown.len() < MAX_PROBLEMS {
+                            self.unknown.push(place.below(Step::Key(key)).path());
+                        }
                         false
                     }
                 };

@@ -5,7 +5,7 @@ use std::{cell::RefCell, fmt};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{MAX_DEPTH, ReadError, Tree};
+use super::{MAX_DEPTH, MAX_PROBLEMS, ReadError, Tree};
 
 /// Parses the one document of a YAML text.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Tree, ReadError> {
@@ -111,7 +111,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             let known = self.known();
             let value = access.next_value_seed(below)?;
             self.put_in_front(known, &key);
-            if map.contains_key(&key) {
+            if map.contains_key(&key) && self.known() < MAX_PROBLEMS {
                 self.duplicates.borrow_mut().push(key.clone());
             }
             map.insert(key, value);

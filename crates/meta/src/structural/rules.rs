@@ -110,7 +110,7 @@ pub(super) fn check(rules: &Rules, value: &Value, path: &FieldPath, errors: &mut
                 }
             }
             let fits = match rules.format.as_deref() {
-                Some("int32") => number.as_i64().is_none_or(|number| i32::try_from(number).is_ok()) && !number.is_u64() || number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
+                Some("int32") => number.as_i64().map_or(number.is_f64(), |number| i32::try_from(number).is_ok()),
                 Some("int64") => number.as_i64().is_some() || number.is_f64(),
                 _ => true,
             };

@@ -12,11 +12,15 @@ use crate::{
 /// What an object breaks of its schema's types and value rules. Expressions (`x-kubernetes-validations`) are not evaluated.
 pub fn validate(schema: &Schema, object: &Object) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    check_object(&schema.types, schema.root(), &object.0, &FieldPath::root(), &mut errors);
+    let root = schema.root();
+    check_fields(&schema.types, root, &object.0, &FieldPath::root(), &mut errors);
+    if let Some(rules) = &root.rules {
+        check_rules(rules, &Value::Object(object.0.clone()), &FieldPath::root(), &mut errors);
+    }
     errors
 }
 
-fn check_object(types: &Types, of: &ObjectType, map: &Map<String, Value>, path: &FieldPath, errors: &mut Vec<FieldError>) {
+fn check_fields(types: &Types, of: &ObjectType, map: &Map<String, Value>, path: &FieldPath, errors: &mut Vec<FieldError>) {
     // Built-in types (metadata) have been checked by the reader, and have validation of their own.
     if !of.name.is_empty() {
         return;
@@ -34,9 +38,6 @@ fn check_object(types: &Types, of: &ObjectType, map: &Map<String, Value>, path: 
                 errors.push(FieldError::required(&path.child(name), "must not be empty"));
             }
         }
-    }
-    if let Some(rules) = &of.rules {
-        check_rules(rules, &Value::Object(map.clone()), path, errors);
     }
 }
 
@@ -87,7 +88,13 @@ fn check_item(types: &Types, item: &Item, value: &Value, path: &FieldPath, error
         return;
     }
     match (&item.shape, value) {
-        (Shape::Object(index), Value::Object(map)) => check_object(types, types.object(*index), map, path, errors),
+        (Shape::Object(index), Value::Object(map)) => {
+            let of = types.object(*index);
+            check_fields(types, of, map, path, errors);
+            if let Some(rules) = &of.rules {
+                check_rules(rules, value, path, errors);
+            }
+        }
         (Shape::Map { values, .. }, Value::Object(map)) => {
             for (key, value) in map {
                 check_item(types, values, value, &path.child(key), errors);
