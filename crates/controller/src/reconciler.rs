@@ -124,5 +124,10 @@ impl Trigger {
     pub fn custom(start: impl FnOnce(Arc<WorkQueue>) + Send + 'static) -> Self {
         Self { attach: Box::new(start), synced: Box::pin(std::future::ready(())) }
     }
+
+    /// Nothing is reconciled before `ready` is.
+    pub fn once(self, ready: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { synced: Box::pin(ready), ..self }
+    }
 }
 

@@ -3,6 +3,8 @@
 //! - [`replica_set`]: ReplicaSet and ReplicationController
 //! - [`deployment`]: Deployment
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
+//! - [`namespace`]: removal of a namespace with everything in it
+//! - [`garbage_collector`]: removal of objects whose owners are gone
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
 //! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
@@ -13,12 +15,16 @@ mod context;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
+pub mod garbage_collector;
+pub mod namespace;
 mod pods;
+mod removals;
 pub mod replica_set;
 mod selector;
 pub mod service_account;
 
 pub use context::{ClientFor, ControllerContext, Settings};
+pub use removals::Removals;
 
 use controller::{Outcome, ReconcileError, Runner};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -30,6 +36,9 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     deployment::start(context, &runner);
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
+    let removals = Removals::default();
+    namespace::start(context, &runner, removals.clone());
+    garbage_collector::start(context, &runner, removals);
     runner
 }
 

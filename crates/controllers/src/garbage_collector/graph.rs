@@ -1,0 +1,230 @@
+//! Who owns whom, and which objects need attention after a change. Pure: no clock, no requests.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use client::ObjectKey;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::discovery::ServedResource;
+
+/// Keeps an object until its blocking dependents are gone.
+pub(super) const FOREGROUND: &str = "foregroundDeletion";
+/// Keeps an object until its dependents are let go of.
+pub(super) const ORPHAN: &str = "orphan";
+
+type Uid = Arc<str>;
+
+/// What matters of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub uid: Uid,
+    pub resource: Arc<ServedResource>,
+    pub key: ObjectKey,
+    /// The uid of each owner, and whether that has to wait for this object.
+    pub owners: Vec<(Uid, bool)>,
+    pub deleting: bool,
+    foreground: bool,
+    orphan: bool,
+}
+
+impl Node {
+    /// Reads an object. `None` when it has no uid, as nothing real lacks one.
+    pub fn read(resource: &Arc<ServedResource>, metadata: &ObjectMeta) -> Option<Self> {
+        let has = |finalizer: &str| metadata.finalizers.iter().flatten().any(|other| other == finalizer);
+        let owners = metadata.owner_references.iter().flatten();
+        Some(Self {
+            uid: metadata.uid.as_deref()?.into(),
+            resource: resource.clone(),
+            key: ObjectKey {
+                namespace: metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).map(Into::into),
+                name: metadata.name.as_deref()?.into(),
+            },
+            owners: owners.map(|owner| (owner.uid.as_str().into(), owner.block_owner_deletion == Some(true))).collect(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            foreground: has(FOREGROUND),
+            orphan: has(ORPHAN),
+        })
+    }
+
+    /// It goes when its blocking dependents have gone.
+    pub fn waits_for_dependents(&self) -> bool {
+        self.deleting && self.foreground
+    }
+
+    /// It goes when its dependents are let go of.
+    pub fn is_orphaning(&self) -> bool {
+        self.deleting && self.orphan
+    }
+}
+
+/// All objects, by uid.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    nodes: HashMap<Uid, Node>,
+    /// The dependents of each owner, also of owners that are not there.
+    dependents: HashMap<Uid, BTreeSet<Uid>>,
+}
+
+impl Graph {
+    pub fn get(&self, uid: &str) -> Option<Node> {
+        self.nodes.get(uid).cloned()
+    }
+
+    pub fn dependents(&self, uid: &str) -> Vec<Node> {
+        let uids = self.dependents.get(uid).into_iter().flatten();
+        uids.filter_map(|uid| self.nodes.get(uid)).cloned().collect()
+    }
+
+    /// The dependents that `uid` has to wait for.
+    pub fn blocking_dependents(&self, uid: &str) -> Vec<Node> {
+        let mut dependents = self.dependents(uid);
+        dependents.retain(|dependent| dependent.owners.iter().any(|(owner, blocks)| &**owner == uid && *blocks));
+        dependents
+    }
+
+    /// An object is there, or has changed. Returns the objects that need attention.
+    pub fn put(&mut self, node: Node) -> Vec<Uid> {
+        let uid = node.uid.clone();
+        let old = self.nodes.get(&uid).cloned();
+        if old.as_ref() == Some(&node) {
+            return Vec::new();
+        }
+        let mut attend = Vec::new();
+        for (owner, _) in &node.owners {
+            self.dependents.entry(owner.clone()).or_default().insert(uid.clone());
+        }
+        if let Some(old) = &old {
+            for (owner, blocked) in &old.owners {
+                let now = node.owners.iter().find(|(other, _)| other == owner);
+                if now.is_none() {
+                    self.unlink(owner, &uid);
+                }
+                // An owner that waited for this object need not any more.
+                if *blocked && !now.is_some_and(|(_, blocks)| *blocks) && self.waits(owner) {
+                    attend.push(owner.clone());
+                }
+            }
+        }
+        let owners_differ = old.as_ref().is_none_or(|old| old.owners != node.owners);
+        if owners_differ && node.owners.iter().any(|(owner, _)| !self.nodes.contains_key(owner) || self.waits(owner)) {
+            attend.push(uid.clone());
+        }
+        if node.waits_for_dependents() && !old.as_ref().is_some_and(Node::waits_for_dependents) {
+            attend.extend(self.dependents.get(&uid).into_iter().flatten().cloned());
+            attend.push(uid.clone());
+        }
+        if node.is_orphaning() {
+            attend.push(uid.clone());
+        }
+        self.nodes.insert(uid, node);
+        attend
+    }
+
+    /// An object is gone. Returns the objects that need attention: its dependents, and owners that waited for it.
+    pub fn remove(&mut self, uid: &str) -> Vec<Uid> {
+        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
+        let mut attend: Vec<Uid> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
+        for (owner, _) in &node.owners {
+            self.unlink(owner, uid);
+            if self.waits(owner) {
+                attend.push(owner.clone());
+            }
+        }
+        attend
+    }
+
+    /// The uids of all objects of a resource.
+    pub fn of_resource(&self, resource: &ServedResource) -> Vec<Uid> {
+        self.nodes.values().filter(|node| *node.resource == *resource).map(|node| node.uid.clone()).collect()
+    }
+
+    fn waits(&self, uid: &str) -> bool {
+        self.nodes.get(uid).is_some_and(Node::waits_for_dependents)
+    }
+
+    fn unlink(&mut self, owner: &Uid, dependent: &str) {
+        if let Some(dependents) = self.dependents.get_mut(owner) {
+            dependents.remove(dependent);
+            if dependents.is_empty() {
+                self.dependents.remove(owner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(uid: &str, owners: &[(&str, bool)]) -> Node {
+        let resource = ServedResource {
+            group: String::new(),
+            version: "v1".to_owned(),
+            kind: "ConfigMap".to_owned(),
+            resource: "configmaps".to_owned(),
+            namespaced: true,
+            verbs: Vec::new(),
+        };
+        Node {
+            uid: uid.into(),
+            resource: Arc::new(resource),
+            key: ObjectKey::namespaced("x", uid),
+            owners: owners.iter().map(|(owner, blocks)| ((*owner).into(), *blocks)).collect(),
+            deleting: false,
+            foreground: false,
+            orphan: false,
+        }
+    }
+
+    #[track_caller]
+    fn check(attend: Vec<Uid>, expected: &[&str]) {
+        let mut attend: Vec<_> = attend.iter().map(|uid| &**uid).collect();
+        attend.sort_unstable();
+        attend.dedup();
+        assert_eq!(attend, expected);
+    }
+
+    #[test]
+    fn dependents_are_attended_to_when_their_owner_goes() {
+        let mut graph = Graph::default();
+        check(graph.put(node("owner", &[])), &[]);
+        check(graph.put(node("a", &[("owner", false)])), &[]);
+        check(graph.put(node("b", &[("owner", true)])), &[]);
+        check(graph.remove("owner"), &["a", "b"]);
+        check(graph.remove("owner"), &[]);
+    }
+
+    #[test]
+    fn an_object_with_an_unknown_owner_is_attended_to() {
+        let mut graph = Graph::default();
+        check(graph.put(node("a", &[("nobody", false)])), &["a"]);
+        check(graph.put(node("a", &[("nobody", false)])), &[]);
+        check(graph.remove("a"), &[]);
+        assert!(graph.dependents.is_empty());
+    }
+
+    #[test]
+    fn foreground_removal_waits_for_blocking_dependents_only() {
+        let mut graph = Graph::default();
+        graph.put(node("owner", &[]));
+        graph.put(node("blocking", &[("owner", true)]));
+        graph.put(node("other", &[("owner", false)]));
+        let leaving = Node { deleting: true, foreground: true, ..node("owner", &[]) };
+        check(graph.put(leaving.clone()), &["blocking", "other", "owner"]);
+        assert_eq!(graph.blocking_dependents("owner").len(), 1);
+        check(graph.put(node("late", &[("owner", false)])), &["late"]);
+        check(graph.remove("blocking"), &["owner"]);
+        assert!(graph.blocking_dependents("owner").is_empty());
+        // A dependent that stops blocking frees the owner, too.
+        graph.put(node("c", &[("owner", true)]));
+        check(graph.put(node("c", &[("owner", false)])), &["c", "owner"]);
+    }
+
+    #[test]
+    fn an_orphaning_owner_is_attended_to() {
+        let mut graph = Graph::default();
+        graph.put(node("owner", &[]));
+        check(graph.put(Node { deleting: true, orphan: true, ..node("owner", &[]) }), &["owner"]);
+    }
+}

@@ -1,0 +1,202 @@
+//! A namespace that is deleted takes everything in it along: pods first, as they may need the rest while they end, then all other
+//! kinds the API serves. When nothing is left, the finalizer `kubernetes` is removed, and the namespace goes. What holds it up is said
+//! in its conditions ([`conditions`]).
+
+mod conditions;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{Informer, ObjectKey};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, PostParams, Request};
+use kube::core::PartialObjectMeta;
+use serde::Deserialize;
+
+use crate::ControllerContext;
+use crate::discovery::{ServedResource, served_resources};
+use crate::removals::Removals;
+
+const FINALIZER: &str = "kubernetes";
+/// How many kinds are emptied at once.
+const AT_ONCE: usize = 8;
+/// Content of kinds that cannot be watched is looked for again after this time, since nothing tells that it is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// Starts the controller. `removals` tells it when something is gone.
+pub fn start(context: &ControllerContext, runner: &Runner, removals: Removals) {
+    let controller = NamespaceController {
+        client: context.client("namespace-controller"),
+        namespaces: context.informers.of(),
+        removals,
+        clock: context.clock.clone(),
+    };
+    runner.start(controller, 4);
+}
+
+struct NamespaceController {
+    client: kube::Client,
+    namespaces: Informer<Namespace>,
+    removals: Removals,
+    clock: std::sync::Arc<dyn client::Clock>,
+}
+
+/// What is left in a namespace.
+#[derive(Debug, Default)]
+struct Remaining {
+    /// Objects per resource.
+    objects: BTreeMap<String, usize>,
+    /// Objects per finalizer.
+    finalizers: BTreeMap<String, usize>,
+    /// What could not be deleted, and why.
+    failures: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct MetadataList {
+    #[serde(default = "Vec::new")]
+    items: Vec<PartialObjectMeta>,
+}
+
+impl NamespaceController {
+    /// Deletes all objects of a resource, and adds to `remaining` those that are still there.
+    async fn empty(&self, namespace: &str, resource: &ServedResource) -> Remaining {
+        let mut remaining = Remaining::default();
+        let result = async {
+            if self.list(namespace, resource).await?.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.delete_all(namespace, resource).await?;
+            self.list(namespace, resource).await
+        };
+        match result.await {
+            Ok(objects) => {
+                if !objects.is_empty() {
+                    remaining.objects.insert(resource.name(), objects.len());
+                }
+                for finalizer in objects.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
+                    *remaining.finalizers.entry(finalizer.clone()).or_default() += 1;
+                }
+            }
+            // A kind that is served no more has no objects any more.
+            Err(error) if client::is_not_found(&error) => {}
+            Err(error) => remaining.failures.push(format!("{}: {}", resource.name(), crate::api_message(&error))),
+        }
+        remaining
+    }
+
+    async fn list(&self, namespace: &str, resource: &ServedResource) -> kube::Result<Vec<PartialObjectMeta>> {
+        let request = Request::new(resource.path(Some(namespace))).list_metadata(&ListParams::default());
+        let list: MetadataList = self.client.request(request.map_err(kube::Error::BuildRequest)?).await?;
+        Ok(list.items)
+    }
+
+    async fn delete_all(&self, namespace: &str, resource: &ServedResource) -> kube::Result<()> {
+        let requests = Request::new(resource.path(Some(namespace)));
+        let background = DeleteParams::background();
+        if resource.can("deletecollection") {
+            let request = requests.delete_collection(&background, &ListParams::default()).map_err(kube::Error::BuildRequest)?;
+            match self.client.request_text(request).await {
+                Err(error) if client::status_code(&error) == Some(405) => {}
+                other => return other.map(drop),
+            }
+        }
+        for object in self.list(namespace, resource).await? {
+            let name = object.metadata.name.unwrap_or_default();
+            let request = requests.delete(&name, &background).map_err(kube::Error::BuildRequest)?;
+            match self.client.request_text(request).await {
+                Err(error) if !client::is_not_found(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what is in the namespace, and says what is left.
+    async fn empty_all(&self, namespace: &str, resources: Vec<ServedResource>) -> Remaining {
+        let deletable = |resource: &ServedResource| {
+            resource.namespaced && resource.can("list") && (resource.can("delete") || resource.can("deletecollection"))
+        };
+        let (pods, others): (Vec<_>, Vec<_>) =
+            resources.into_iter().filter(deletable).partition(|resource| resource.group.is_empty() && resource.resource == "pods");
+        let mut all = Remaining::default();
+        for batch in [pods, others] {
+            let tasks: Vec<_> = batch.iter().map(|resource| self.empty(namespace, resource)).collect();
+            let mut emptied = futures::stream::iter(tasks).buffer_unordered(AT_ONCE);
+            while let Some(remaining) = emptied.next().await {
+                all.objects.extend(remaining.objects);
+                for (finalizer, count) in remaining.finalizers {
+                    *all.finalizers.entry(finalizer).or_default() += count;
+                }
+                all.failures.extend(remaining.failures);
+            }
+            // While pods are left, the rest stays for them.
+            if !all.objects.is_empty() || !all.failures.is_empty() {
+                break;
+            }
+        }
+        all
+    }
+}
+
+#[async_trait]
+impl Reconciler for NamespaceController {
+    fn name(&self) -> &'static str {
+        "namespace"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let (namespaces, removals) = (self.namespaces.clone(), self.removals.clone());
+        let told = Trigger::custom(move |queue| {
+            removals.listen(move |namespace| {
+                let key = ObjectKey::cluster(namespace);
+                if namespaces.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+                    queue.add(key);
+                }
+            });
+        });
+        vec![Trigger::itself(&self.namespaces), told]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(namespace) = self.namespaces.get(key).filter(|namespace| namespace.metadata.deletion_timestamp.is_some()) else {
+            return Ok(Outcome::Settled);
+        };
+        let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(Outcome::Settled);
+        }
+        let resources = served_resources(&self.client).await?;
+        let remaining = self.empty_all(&key.name, resources).await;
+        let api = Api::<Namespace>::all(self.client.clone());
+        let mut current = (*namespace).clone();
+        let status = conditions::status(&namespace, &remaining, self.clock.now());
+        if current.status.as_ref() != Some(&status) {
+            current.status = Some(status);
+            match api.replace_status(&key.name, &PostParams::default(), &current).await {
+                Ok(updated) => current = updated,
+                Err(error) if client::is_not_found(&error) => return Ok(Outcome::Settled),
+                Err(error) => return Err(error).doing(|| format!("update the status of namespace {key}")),
+            }
+        }
+        if !remaining.failures.is_empty() {
+            return Err(ReconcileError::Unusable(format!("namespace {key} cannot be emptied: {}", remaining.failures.join("; "))));
+        }
+        if !remaining.objects.is_empty() {
+            return Ok(Outcome::CheckAgainIn(LOOK_AGAIN));
+        }
+        let spec = current.spec.get_or_insert_default();
+        spec.finalizers = Some(finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect());
+        match api.replace_subresource("finalize", &key.name, &PostParams::default(), &current).await {
+            Err(error) if client::is_not_found(&error) => Ok(Outcome::Settled),
+            other => other.map(|_| Outcome::Settled).doing(|| format!("finalize namespace {key}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
