@@ -7,6 +7,7 @@
 //! * What runs goes on when the agent dies; [`ContainerRuntime::list_sandboxes`] and
 //!   [`ContainerRuntime::list_containers`] tell a new agent everything, exits that happened meanwhile included.
 
+pub mod contract;
 pub mod fake;
 pub mod image_name;
 

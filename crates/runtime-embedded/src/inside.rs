@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
@@ -39,12 +39,6 @@ impl Root {
     pub fn open(path: &Path) -> io::Result<Self> {
         let directory = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { directory })
-    }
-
-    /// The directory itself.
-    #[must_use]
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
     }
 
     /// Opens a path below the root, following symbolic links as the image's own programs would.

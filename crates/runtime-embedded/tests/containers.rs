@@ -87,3 +87,19 @@ async fn starting_is_quick() {
     node.finish().await;
     println!("40 pods removed: {:?}", started.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_runtime_keeps_the_contract() {
+    let (mut node, _) = Node::with_busybox().await;
+    let runtime = std::sync::Arc::new(node.runtime.take().unwrap());
+    let subject = container_runtime::contract::Subject {
+        runtime: std::sync::Arc::clone(&runtime) as _,
+        image: "busybox".to_owned(),
+        log_directory: node.directory.path().join("logs"),
+        keep: Box::new(()),
+    };
+    container_runtime::contract::run(&subject).await;
+    drop(subject);
+    node.runtime = std::sync::Arc::into_inner(runtime);
+    node.finish().await;
+}

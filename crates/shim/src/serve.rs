@@ -161,24 +161,30 @@ impl Shim {
         self.sources.remove(&token);
         let Some(connection) = self.connections.remove(&token) else { return };
         if let Some(container) = connection.attached {
-            self.detach(&container, token);
+            self.detach(&container, token, false);
         }
     }
 
-    /// Takes an attached client away from its container.
-    fn detach(&mut self, container: &str, connection: u64) {
+    /// Takes an attached client away from its container. One whose container has ended still gets the rest of its output,
+    /// unless it is `lost`.
+    fn detach(&mut self, container: &str, connection: u64, lost: bool) {
         let Some(found) = self.containers.get_mut(container) else { return };
         let (gone, kept) = std::mem::take(&mut found.clients).into_iter().partition::<Vec<_>, _>(|client| client.connection == connection);
         found.clients = kept;
-        for client in gone {
+        for mut client in gone {
             if client.input.is_some() && found.stdin_once {
                 found.stdin = None;
             }
+            let (waiting, over) = std::mem::take(&mut client.sinks).into_iter().partition::<Vec<_>, _>(|sink| !lost && found.ended.is_some() && !sink.unsent.is_empty());
+            client.sinks = over;
             // The descriptors are shared with the agent, so closing ours would not take them out of the loop.
             let sinks = client.sinks.iter().map(|sink| (sink.token, &sink.descriptor));
             for (token, descriptor) in sinks.chain(client.input.iter().map(|(token, descriptor)| (*token, descriptor))) {
                 let _ = epoll::delete(&self.epoll, descriptor);
                 self.sources.remove(&token);
+            }
+            if !waiting.is_empty() {
+                found.clients.push(Client { connection, input: None, sinks: waiting });
             }
         }
     }
@@ -599,6 +605,7 @@ impl Shim {
         }
         for connection in lost {
             self.drop_connection(connection);
+            self.detach(id, connection, true);
         }
         true
     }
@@ -635,8 +642,10 @@ impl Shim {
             }
             break;
         }
+        container.clients.retain(|client| !client.sinks.is_empty() || self.connections.contains_key(&client.connection));
         if let Some(connection) = lost {
             self.drop_connection(connection);
+            self.detach(id, connection, true);
         }
     }
 
@@ -756,7 +765,7 @@ impl Shim {
 
 /// Binds a listening socket whose path may be longer than an address: by way of its directory.
 pub fn listen(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let directory = std::fs::File::open(path.parent().unwrap_or(std::path::Path::new(".")))?;
+    let directory = std::fs::File::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(std::path::Path::new(".")))?;
     let name = path.file_name().unwrap_or_default();
     let short = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory))).join(name);
     drop(std::fs::remove_file(path));

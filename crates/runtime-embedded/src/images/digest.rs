@@ -54,11 +54,6 @@ impl<R: Read> Digesting<R> {
         Self { inner, hasher: Sha256::new(), count: 0, limit }
     }
 
-    /// Bytes that passed.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
     /// Reads the rest and gives the digest of everything.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses another part")]
 
 pub mod image;
+pub mod registry;
 
 use std::{
     collections::BTreeMap,
@@ -61,19 +62,7 @@ impl Node {
     }
 
     pub fn sandbox_spec(&self, name: &str) -> SandboxSpec {
-        SandboxSpec {
-            pod_uid: format!("uid-{name}"),
-            pod_name: name.to_owned(),
-            pod_namespace: "default".to_owned(),
-            attempt: 0,
-            hostname: name.to_owned(),
-            host: HostNamespaces::default(),
-            cgroup_parent: format!("burstable/pod-{name}"),
-            resources: ResourceLimits::default(),
-            sysctls: BTreeMap::new(),
-            log_directory: self.directory.path().join("logs").join(name),
-            labels: BTreeMap::new(),
-        }
+        sandbox_spec(self.directory.path(), name)
     }
 
     /// Creates and starts a container.
@@ -171,6 +160,23 @@ impl Drop for Node {
         if let Ok(Err(error)) = removed.join() {
             eprintln!("could not clean up: {error}");
         }
+    }
+}
+
+/// What a sandbox for a pod of that name is asked for, with logs below a node's directory.
+pub fn sandbox_spec(node: &Path, name: &str) -> SandboxSpec {
+    SandboxSpec {
+        pod_uid: format!("uid-{name}"),
+        pod_name: name.to_owned(),
+        pod_namespace: "default".to_owned(),
+        attempt: 0,
+        hostname: name.to_owned(),
+        host: HostNamespaces::default(),
+        cgroup_parent: format!("burstable/pod-{name}"),
+        resources: ResourceLimits::default(),
+        sysctls: BTreeMap::new(),
+        log_directory: node.join("logs").join(name),
+        labels: BTreeMap::new(),
     }
 }
 
