@@ -147,6 +147,8 @@ pub struct Context {
     pub tokens: TokenSource,
     /// Counters.
     pub metrics: Metrics,
+    /// Whether pods can be connected, as far as the node's status knows.
+    pub network_ready: tokio::sync::watch::Sender<bool>,
     /// The Node's labels as the API has them.
     pub node_labels: tokio::sync::watch::Sender<BTreeMap<String, String>>,
 }

@@ -87,6 +87,7 @@ impl Node {
             services: ServiceDirectory::start(client.clone(), stop.clone()),
             tokens: TokenSource::new(client, clock),
             metrics: Metrics::default(),
+            network_ready: tokio::sync::watch::channel(false).0,
             node_labels: tokio::sync::watch::channel(config.labels.clone()).0,
             config,
         });

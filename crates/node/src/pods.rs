@@ -79,6 +79,7 @@ impl PodManager {
         let source = Source::new::<Pod>(self.context.config.client.clone(), &(), selection);
         let (send, mut changes) = mpsc::unbounded_channel();
         let stop = self.stop.clone();
+        let mut network_ready = self.context.network_ready.subscribe();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             feed::run(source, |event: FeedEvent<Pod>| {
                 // An error means that the manager is gone: then the feed is stopped too.
@@ -92,6 +93,8 @@ impl PodManager {
                 Some(change) = changes.recv() => self.take_change(change).await,
                 Some(event) = events.next() => self.take_runtime_event(event),
                 Some(ended) = self.tasks.join_next() => self.take_ended(ended),
+                // The sender is in the context, which we hold.
+                Ok(()) = network_ready.changed() => self.try_again(),
             }
         }
         // Dropping the handles ends the workers, not their pods.
@@ -218,6 +221,14 @@ impl PodManager {
         }
     }
 
+    /// Sandboxes that could not be connected are tried again at once, not when their back-off ends.
+    fn try_again(&self) {
+        for worker in self.pods.workers.read().values() {
+            worker.try_again.store(true, Ordering::Release);
+            worker.wake.notify_one();
+        }
+    }
+
     fn take_runtime_event(&self, event: RuntimeEvent) {
         let workers = self.pods.workers.read();
         match event {
@@ -256,4 +267,4 @@ impl PodManager {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -310,7 +310,9 @@ impl Registration {
             let words = if has { format!("kubelet has {message}") } else { format!("kubelet has {}", if message.starts_with("insufficient") { message.replacen("insufficient", "sufficient", 1) } else { format!("no {message}") }) };
             (type_, has, reason.to_owned(), words)
         };
-        let ready = match self.context.config.network.ready() {
+        let network = self.context.config.network.ready();
+        self.context.network_ready.send_if_modified(|known| std::mem::replace(known, network.is_ok()) != network.is_ok());
+        let ready = match network {
             Ok(()) => ("Ready", true, "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
             Err(problem) => {
                 let message = format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{problem}");

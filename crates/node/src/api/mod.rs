@@ -191,3 +191,6 @@ fn prometheus(words: String) -> Response<Body> {
 fn json(value: &serde_json::Value) -> Response<Body> {
     answer(StatusCode::OK, "application/json", full(value.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

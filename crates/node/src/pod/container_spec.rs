@@ -78,8 +78,8 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
     let termination_file = container_directory(context, pod, &container.name).join(format!("{}.termination", parts.attempt));
     write_file(&termination_file, b"", 0o666)?;
     let mut mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
-        mounts.push(volume_mount(parts, mount, &environment)?);
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        mounts.push(volume_mount(parts, index, mount, &environment)?);
     }
     own_files(parts, &termination_file, &mut mounts)?;
     let grace = spec(pod).termination_grace_period_seconds.unwrap_or(30);
@@ -112,7 +112,7 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
     })
 }
 
-fn volume_mount(parts: &Parts<'_>, mount: &VolumeMount, environment: &[(String, String)]) -> Result<Mount, String> {
+fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount, environment: &[(String, String)]) -> Result<Mount, String> {
     let Some(volume) = parts.volumes.volumes.get(&mount.name) else {
         return Err(format!("volume \"{}\" of container \"{}\" is not mounted", mount.name, parts.container.name));
     };
@@ -135,7 +135,10 @@ fn volume_mount(parts: &Parts<'_>, mount: &VolumeMount, environment: &[(String, 
     let host_path = if inside.is_empty() {
         volume.path.clone()
     } else {
-        sub_path::resolve(&volume.path, &inside).map_err(|problem| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {problem}", mount.name, parts.container.name))?
+        let target = sub_path::target(&parts.context.config.pod_run_directory(uid(parts.pod)), &parts.container.name, index);
+        sub_path::bind(&volume.path, &inside, &target)
+            .map_err(|problem| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {problem}", mount.name, parts.container.name))?;
+        target
     };
     let read_only = mount.read_only.unwrap_or(false) || volume.read_only;
     Ok(Mount {

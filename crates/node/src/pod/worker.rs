@@ -81,6 +81,8 @@ pub struct WorkerHandle {
     pub wake: Arc<Notify>,
     /// It should ask the runtime for its sandboxes anew.
     pub look_again: Arc<AtomicBool>,
+    /// What made it pause may be over: it should try again at once.
+    pub try_again: Arc<AtomicBool>,
     /// What others may know.
     pub view: Arc<Mutex<View>>,
 }
@@ -120,6 +122,7 @@ pub struct Worker {
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
     look_again: Arc<AtomicBool>,
+    try_again: Arc<AtomicBool>,
     view: Arc<Mutex<View>>,
     pod: Arc<Pod>,
     is_gone: bool,
@@ -158,7 +161,7 @@ impl Worker {
     #[must_use]
     pub fn new(context: Arc<Context>, desired: Desired, sandboxes: Vec<SandboxStatus>) -> (Self, WorkerHandle) {
         let wake = Arc::new(Notify::new());
-        let look_again = Arc::new(AtomicBool::new(false));
+        let (look_again, try_again) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (send_desired, receive_desired) = watch::channel(desired.clone());
         let view = Arc::new(Mutex::new(View { pod: desired.pod.clone(), ..View::default() }));
         let pause = || Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
@@ -167,6 +170,7 @@ impl Worker {
             desired: receive_desired,
             wake: wake.clone(),
             look_again: look_again.clone(),
+            try_again: try_again.clone(),
             view: view.clone(),
             pod: desired.pod,
             is_gone: desired.is_gone,
@@ -200,7 +204,7 @@ impl Worker {
             is_deleted: false,
         };
         worker.take_sandboxes(sandboxes);
-        (worker, WorkerHandle { desired: send_desired, wake, look_again, view })
+        (worker, WorkerHandle { desired: send_desired, wake, look_again, try_again, view })
     }
 
     /// Works until the pod is gone, or the agent stops.
@@ -292,6 +296,10 @@ impl Worker {
     }
 
     async fn observe(&mut self) {
+        if self.try_again.swap(false, Ordering::AcqRel) {
+            self.pause_until = None;
+            self.pause.reset();
+        }
         let runtime = self.context.config.runtime.clone();
         if self.look_again.swap(false, Ordering::AcqRel) {
             match runtime.list_sandboxes().await {

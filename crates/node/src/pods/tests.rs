@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::{Node, NodeConfig};
 
-struct FixedNetwork;
+/// A network where every pod has the same address.
+pub(crate) struct FixedNetwork;
 
 #[async_trait]
 impl PodSandboxNetwork for FixedNetwork {
@@ -36,25 +37,28 @@ impl PodSandboxNetwork for FixedNetwork {
 use super::*;
 
 /// A node on a scripted runtime.
-struct Bench {
-    api: FakeApi,
-    runtime: Arc<FakeRuntime>,
+pub(crate) struct Bench {
+    pub(crate) api: FakeApi,
+    pub(crate) runtime: Arc<FakeRuntime>,
+    pub(crate) node: Option<Arc<Node>>,
     directory: tempfile::TempDir,
     stop: CancellationToken,
 }
 
 impl Bench {
-    async fn new() -> Self {
-        let bench = Self { api: FakeApi::new(), runtime: FakeRuntime::new(), directory: tempfile::tempdir().unwrap(), stop: CancellationToken::new() };
+    pub(crate) async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut bench = Self { api: FakeApi::new(), runtime: FakeRuntime::new(), node: None, directory, stop: CancellationToken::new() };
         bench.start_agent();
         bench
     }
 
-    fn start_agent(&self) {
+    fn start_agent(&mut self) {
         let (data, run) = (self.directory.path().join("data"), self.directory.path().join("run"));
         let mut config = NodeConfig::new("n1", self.api.client(), self.runtime.clone(), Arc::new(FixedNetwork), data, run);
         config.node_ips = vec!["10.0.0.1".parse().unwrap()];
-        let node = Node::new(config).unwrap();
+        let node = Arc::new(Node::new(config).unwrap());
+        self.node = Some(node.clone());
         let stop = self.stop.clone();
         tokio::spawn(async move { node.run(stop).await.unwrap() });
     }
@@ -63,7 +67,7 @@ impl Bench {
         Api::namespaced(self.api.client(), "a")
     }
 
-    async fn create(&self, spec: Value) {
+    pub(crate) async fn create(&self, spec: Value) {
         let pod = json!({ "metadata": { "name": "web", "namespace": "a", "finalizers": ["test/hold"] }, "spec": spec });
         self.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     }
@@ -79,7 +83,7 @@ impl Bench {
         }
     }
 
-    async fn until_phase(&self, phase: &str) -> PodStatus {
+    pub(crate) async fn until_phase(&self, phase: &str) -> PodStatus {
         self.until(|status| status.phase.as_deref() == Some(phase)).await
     }
 
@@ -94,7 +98,7 @@ impl Bench {
     }
 }
 
-fn simple(policy: &str) -> Value {
+pub(crate) fn simple(policy: &str) -> Value {
     json!({ "nodeName": "n1", "restartPolicy": policy, "terminationGracePeriodSeconds": 5, "containers": [{ "name": "c", "image": "nginx" }] })
 }
 

@@ -1,0 +1,105 @@
+//! The node's API as its callers see it, over an in-memory connection and a scripted runtime.
+
+use http::HeaderMap;
+use http_body_util::Empty;
+use serde_json::{Value, json};
+use streaming::{Outcome, StreamOptions, client::Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::*;
+use crate::pods::tests::{Bench, simple};
+
+fn connect(bench: &Bench) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    bench.node.as_ref().unwrap().node_api_service().serve(Box::new(far));
+    near
+}
+
+async fn get(bench: &Bench, path: &str) -> (u16, String) {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(connect(bench))).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", "node").body(Empty::<Bytes>::new()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn bench_with(command: Value) -> Bench {
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["command"] = command;
+    bench.create(spec).await;
+    bench.until_phase("Running").await;
+    bench
+}
+
+#[tokio::test]
+async fn logs_are_served_whole_in_part_and_as_they_grow() {
+    let bench = bench_with(json!(["sh", "-c", "echo one; echo two; sleep 1; echo three; sleep 1000"])).await;
+    let path = "/containerLogs/a/web/c";
+    // The scripted process needs a moment to print.
+    while !get(&bench, path).await.1.contains("two") {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(get(&bench, &format!("{path}?tailLines=1")).await.1.lines().count(), 1);
+    let following = format!("{path}?follow=true");
+    let (_, followed) = tokio::join!(
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            let container = bench.runtime.find_container("web", "c").unwrap();
+            bench.runtime.exit_container(&container, 0);
+        },
+        get(&bench, &following),
+    );
+    assert_eq!(followed, (200, "one\ntwo\nthree\n".to_owned()), "following ends with the container");
+}
+
+#[tokio::test]
+async fn what_has_no_log_is_explained() {
+    let bench = bench_with(json!(["serve"])).await;
+    let cases = [
+        ("/containerLogs/a/none/c", 404, "pod \"none\" not found"),
+        ("/containerLogs/a/web/x", 400, "container x is not valid for pod web"),
+        ("/containerLogs/a/web/c?previous=true", 400, "previous terminated container \"c\" in pod \"web\" not found"),
+        ("/containerLogs/a/web/c?tailLines=many", 400, "tailLines must be a number, not \"many\""),
+        ("/exec/a/web/x?command=true&output=1", 404, "container not found (\"x\")"),
+        ("/nothing", 404, "404 page not found"),
+    ];
+    for (path, status, words) in cases {
+        assert_eq!(get(&bench, path).await, (status, words.to_owned()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn commands_run_with_their_streams_and_exit_codes() {
+    let bench = bench_with(json!(["serve"])).await;
+    for protocol in [Protocol::WebSocket, Protocol::Spdy] {
+        let options = StreamOptions { stdin: true, stdout: true, stderr: false, tty: false };
+        let path = "/exec/a/web/c?command=cat&input=1&output=1";
+        let mut running = streaming::client::remote_command(connect(&bench), path, HeaderMap::new(), protocol, options).await.unwrap();
+        let mut stdin = running.stdin.take().unwrap();
+        stdin.write_all(b"hello").await.unwrap();
+        stdin.shutdown().await.unwrap();
+        let mut text = String::new();
+        running.stdout.as_mut().unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+        assert_eq!(running.outcome().await.unwrap(), Outcome::Success);
+        let options = StreamOptions { stdin: false, stdout: true, stderr: true, tty: false };
+        let path = "/exec/a/web/c?command=sh&command=-c&command=exit%203&output=1&error=1";
+        let running = streaming::client::remote_command(connect(&bench), path, HeaderMap::new(), protocol, options).await.unwrap();
+        assert_eq!(running.outcome().await.unwrap(), Outcome::ExitCode(3));
+    }
+}
+
+#[tokio::test]
+async fn monitoring_finds_pods_and_numbers() {
+    let bench = bench_with(json!(["serve"])).await;
+    let pods: Value = serde_json::from_str(&get(&bench, "/pods").await.1).unwrap();
+    assert_eq!(pods["items"][0]["metadata"]["name"], "web");
+    let summary: Value = serde_json::from_str(&get(&bench, "/stats/summary").await.1).unwrap();
+    assert_eq!((summary["node"]["nodeName"].as_str(), summary["pods"][0]["containers"][0]["name"].as_str()), (Some("n1"), Some("c")));
+    assert!(get(&bench, "/metrics/resource").await.1.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"a\",pod=\"web\"}"));
+    assert!(get(&bench, "/metrics").await.1.contains("kubelet_started_containers_total 1"));
+    assert_eq!(get(&bench, "/healthz").await, (200, "ok".to_owned()));
+}
