@@ -246,7 +246,21 @@ impl Description {
                 }
             }
         }
+        self.check_overlay(definitions)?;
         Ok(out)
+    }
+
+    /// A misspelt line of the overlay would say nothing without a word.
+    fn check_overlay(&self, definitions: &serde_json::Map<String, Value>) -> Result<()> {
+        let known = |kind: &str, field: &str| {
+            let described = definitions.iter().any(|(name, definition)| matches_with_star(kind, name) && definition["properties"].get(field).is_some());
+            let in_message = |name: &String| self.messages.get(name).is_some_and(|fields| fields.iter().any(|known| known.name == field));
+            described || self.overlay.messages.keys().any(|name| matches_with_star(kind, name) && in_message(name))
+        };
+        for (kind, field) in self.overlay.defaults.keys().chain(&self.overlay.pointers) {
+            ensure!(known(kind, field), "overlay.txt: there is no field {field} of {kind}");
+        }
+        Ok(())
     }
 
     fn write_definition(&self, out: &mut String, package: &str, name: &str, definition: &Value) -> Result<()> {

@@ -185,7 +185,10 @@ impl Schemas {
                 schema
             }
         };
-        if let (Some(default), Dialect::V3) = (&item.default, self.dialect) {
+        // Upstream publishes what a scalar becomes, never whole objects; version 2 has no defaults at all.
+        let default = item.default.as_ref().filter(|default| self.dialect == Dialect::V3 && !default.is_object() && !default.is_null());
+        if let Some(default) = default {
+            schema = beside_reference(self.dialect, schema);
             set(&mut schema, "default", (**default).clone());
         }
         schema
@@ -213,12 +216,17 @@ impl Schemas {
     }
 }
 
-/// Adds words to a property. In version 3 nothing may stand beside a reference, so that it moves inwards.
-fn described(dialect: Dialect, schema: Value, words: &str) -> Value {
-    let mut schema = match (dialect, schema) {
+/// In version 3 nothing may stand beside a reference, so that it moves inwards.
+fn beside_reference(dialect: Dialect, schema: Value) -> Value {
+    match (dialect, schema) {
         (Dialect::V3, Value::Object(schema)) if schema.contains_key("$ref") => json!({"allOf": [schema]}),
         (_, schema) => schema,
-    };
+    }
+}
+
+/// Adds words to a property.
+fn described(dialect: Dialect, schema: Value, words: &str) -> Value {
+    let mut schema = beside_reference(dialect, schema);
     set(&mut schema, "description", json!(words));
     schema
 }
