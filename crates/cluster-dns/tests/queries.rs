@@ -318,3 +318,39 @@ fn a_second_server_on_the_same_address_is_told_so() {
     let error = scene.node.run(|| ClusterDns::open(options)).err().expect("an error").to_string();
     assert!(error.contains("another server"), "{error}");
 }
+
+#[test]
+fn the_cluster_is_followed() {
+    let laboratory = Laboratory::new("dns-follow");
+    let node = laboratory.host("node");
+    let api = client::fake::FakeApi::new();
+    let stop = CancellationToken::new();
+    let mut options = Options::new(vec!["10.96.0.10".parse().unwrap()]);
+    options.resolv_conf = resolv_conf(&laboratory, &[]);
+    let dns = node.run(|| ClusterDns::open(options)).expect("open");
+    let (served, token) = (api.clone(), stop.clone());
+    let thread = node.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let informers = client::Informers::new(served.client(), token.clone());
+            tokio::spawn(async move { dns.run(&informers, token).await }).await.unwrap().unwrap();
+        });
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let services = kube::Api::<k8s_openapi::api::core::v1::Service>::namespaced(api.client(), "shop");
+        let object = json!({"metadata": {"name": "web"}, "spec": {"clusterIPs": ["10.96.0.7"]}});
+        services.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    });
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let answer = ask(&node, "web.shop.svc.cluster.local.", RecordType::A);
+        if answer.answers.len() == 1 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{answer}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    stop.cancel();
+    thread.join().unwrap();
+}

@@ -154,12 +154,21 @@ fn path_to(node: &NodeFacts, range: IpRange, names: &Names, reach: &dyn Fn(IpAdd
     })
 }
 
-/// What leads from the ways that are installed to those that should be: first those to take away, then those to add.
-pub fn difference(installed: &Paths, wanted: &Paths) -> (Vec<(IpRange, Path)>, Vec<(IpRange, Path)>) {
+/// What leads from the ways that are installed to those that should be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// To be taken away, first.
+    pub gone: Vec<(IpRange, Path)>,
+    /// To be added.
+    pub new: Vec<(IpRange, Path)>,
+}
+
+/// Compares the ways that are installed with those that should be.
+pub fn difference(installed: &Paths, wanted: &Paths) -> Difference {
     let gone = installed.iter().filter(|(range, path)| wanted.get(range) != Some(path));
     let new = wanted.iter().filter(|(range, path)| installed.get(range) != Some(path));
     let owned = |(range, path): (&IpRange, &Path)| (*range, *path);
-    (gone.map(owned).collect(), new.map(owned).collect())
+    Difference { gone: gone.map(owned).collect(), new: new.map(owned).collect() }
 }
 
 #[cfg(test)]
@@ -230,7 +239,7 @@ mod tests {
         peers.apply(node("b", &["192.168.0.4"], &["10.244.2.0/24"]));
         peers.apply(node("c", &["192.168.0.5"], &["10.244.3.0/24"]));
         peers.delete("a");
-        let (gone, new) = difference(&before, &peers.paths("own", &names, &reach));
+        let Difference { gone, new } = difference(&before, &peers.paths("own", &names, &reach));
         let ranges = |list: &[(IpRange, Path)]| list.iter().map(|(range, _)| range.to_string()).collect::<Vec<_>>();
         assert_eq!(ranges(&gone), ["10.244.1.0/24", "10.244.2.0/24"]);
         assert_eq!(ranges(&new), ["10.244.2.0/24", "10.244.3.0/24"]);

@@ -375,7 +375,7 @@ impl Shared {
         let mut state = self.state.lock();
         let own = &self.options.node_name;
         let wanted = state.peers.paths(own, &self.names, &|address| self.reach(address));
-        let (gone, new) = peers::difference(&state.installed, &wanted);
+        let peers::Difference { gone, new } = peers::difference(&state.installed, &wanted);
         for (range, path) in gone {
             let end_is_used = match path {
                 peers::Path::Tunnel { hardware: end, remote: at, .. } => wanted.values().any(|other| {
@@ -544,17 +544,13 @@ impl Shared {
             reason: error_chain(error),
         };
         if let Some(attachment) = attachment.as_ref().filter(|attachment| !attachment.request.host_ports.is_empty()) {
-            match self.rules.commit(&host_rules::close_host_ports(&self.names.table, attachment)) {
-                Err(error) => {
-                    // The table may have been made anew by somebody; then all of it is put right.
-                    tracing::warn!(error = error_chain(&error), pod, "host ports were not as expected");
-                    let state = self.state.lock();
-                    let others = state.attachments.values().filter(|other| other.request.sandbox != sandbox);
-                    let table =
-                        host_rules::whole_table(&self.names.table, &state.ranges, &state.inside(), others);
-                    self.rules.commit(&table).map_err(|error| failed("close the host ports", &error))?;
-                }
-                Ok(()) => {}
+            if let Err(error) = self.rules.commit(&host_rules::close_host_ports(&self.names.table, attachment)) {
+                // The table may have been made anew by somebody; then all of it is put right.
+                tracing::warn!(error = error_chain(&error), pod, "host ports were not as expected");
+                let state = self.state.lock();
+                let others = state.attachments.values().filter(|other| other.request.sandbox != sandbox);
+                let table = host_rules::whole_table(&self.names.table, &state.ranges, &state.inside(), others);
+                self.rules.commit(&table).map_err(|error| failed("close the host ports", &error))?;
             }
             self.forget_flows(attachment);
         }

@@ -63,6 +63,7 @@ fn scene(name: &str) -> Scene {
         node_name: "node".to_owned(),
         cluster_ranges: ["10.244.0.0/16", "fd02::/32"].map(|text| text.parse().unwrap()).to_vec(),
         service_ranges: ["10.96.0.0/16", "fd96::/108"].map(|text| text.parse().unwrap()).to_vec(),
+        served_here: vec!["10.96.0.53".parse().unwrap()],
         ..Options::default()
     };
     let proxy = node.run(|| ServiceProxy::open(options)).expect("open");
@@ -197,6 +198,19 @@ fn without_endpoints_callers_are_refused_at_once() {
     assert_eq!(scene.world.ask_tcp("192.168.0.1:30080").unwrap_err(), refused);
     let rules = scene.node.command("nft", &["list", "ruleset"]);
     assert!(!rules.contains("10.96.0.10") && !rules.contains("30080") && !rules.contains("web"), "{rules}");
+}
+
+#[test]
+fn what_the_node_serves_itself_is_left_alone() {
+    let mut scene = scene("served-here");
+    scene.node.command("ip", &["addr", "add", "10.96.0.53/32", "dev", "lo", "scope", "host"]);
+    scene.service(cluster_ip("dns", "10.96.0.53"));
+    scene.endpoints("dns", &[]);
+    scene.commit();
+    scene.laboratory.serve_tcp(&scene.node, "node", 53);
+    assert_eq!(scene.two.ask_tcp("10.96.0.53:53").unwrap(), "node 10.244.0.3");
+    assert!(scene.node.ask_tcp("10.96.0.53:53").unwrap().starts_with("node "));
+    assert_eq!(scene.two.ask_tcp("10.96.0.53:54").unwrap_err(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
