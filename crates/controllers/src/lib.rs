@@ -5,23 +5,33 @@
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
 //! - [`namespace`]: removal of a namespace with everything in it
 //! - [`garbage_collector`]: removal of objects whose owners are gone
+//! - [`node_ipam`]: a range of pod addresses for each node
+//! - [`node_lifecycle`], [`taint_eviction`]: nodes that no longer report, and pods that have to leave
+//! - [`pod_garbage`]: pods that nobody else removes
+//! - [`certificates`]: certificate requests of nodes
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
 //! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 mod context;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod garbage_collector;
 pub mod namespace;
+pub mod node_ipam;
+pub mod node_lifecycle;
+pub mod pod_garbage;
 mod pods;
 mod removals;
 pub mod replica_set;
 mod selector;
 pub mod service_account;
+pub mod taint_eviction;
+mod taints;
 
 pub use context::{ClientFor, ControllerContext, Settings};
 pub use removals::Removals;
@@ -39,6 +49,11 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     let removals = Removals::default();
     namespace::start(context, &runner, removals.clone());
     garbage_collector::start(context, &runner, removals);
+    certificates::start(context, &runner, settings);
+    node_ipam::start(context, &runner, &settings.cluster_cidrs);
+    node_lifecycle::start(context, &runner);
+    taint_eviction::start(context, &runner);
+    pod_garbage::start(context, &runner);
     runner
 }
 

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use client::{Index, Informer};
 use controller::ownership::controller_of;
+use controller::{Doing, ReconcileError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 
 /// The annotation by which a user says which pods of a set are cheaper to lose.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -135,6 +139,24 @@ pub fn sort_by_loss(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp)
     });
 }
 
+/// Sets one of a pod's conditions, and its phase where one is given, provided that the pod was not changed meanwhile. A pod that is
+/// gone needs no condition.
+pub async fn add_condition(api: &Api<Pod>, pod: &Pod, condition: PodCondition, phase: Option<&str>, now: Timestamp) -> Result<(), ReconcileError> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let mut conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    conditions.retain(|other| other.type_ != condition.type_);
+    conditions.push(PodCondition { last_transition_time: Some(Time(now)), ..condition });
+    let mut status = json!({ "conditions": conditions });
+    if let Some(phase) = phase {
+        status["phase"] = phase.into();
+    }
+    let patch = json!({ "metadata": { "uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version }, "status": status });
+    match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(error) if client::is_not_found(&error) => Ok(()),
+        other => other.map(drop).doing(|| format!("say in pod {name} why it goes")),
+    }
+}
+
 /// The node a pod is bound to; empty when to none.
 pub fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
@@ -150,7 +172,6 @@ fn restarts(pod: &Pod) -> i32 {
 pub(crate) mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::PodStatus;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     /// A pod in `x`, of a phase, on a node or not, ready since a second or not.
     pub(crate) fn pod(name: &str, phase: &str, node: &str, ready_since: Option<i64>) -> Arc<Pod> {

@@ -1,0 +1,115 @@
+//! Each node gets a range of pod addresses of its own, cut from the cluster's ranges, and keeps it as long as it exists.
+
+mod ranges;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use client::{EventRecorder, EventType, Informer, ObjectKey};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::ControllerContext;
+use ranges::ClusterRange;
+
+const CONTROLLER: &str = "node-ipam-controller";
+
+/// Starts the controller, where the cluster has ranges. Malformed ones are reported and left out.
+pub fn start(context: &ControllerContext, runner: &Runner, cluster_cidrs: &[String]) {
+    let parse = |text: &String| {
+        let range = ClusterRange::parse(text);
+        if range.is_none() {
+            tracing::error!(range = text, "this is no range of addresses like 10.42.0.0/16; nodes get none from it");
+        }
+        range
+    };
+    let ranges: Vec<_> = cluster_cidrs.iter().filter_map(parse).collect();
+    if ranges.is_empty() {
+        return;
+    }
+    let controller = NodeIpam {
+        client: context.client(CONTROLLER),
+        nodes: context.informers.of(),
+        ranges,
+        given: Mutex::default(),
+        events: context.events(CONTROLLER),
+    };
+    runner.start(controller, 1);
+}
+
+struct NodeIpam {
+    client: kube::Client,
+    nodes: Informer<Node>,
+    ranges: Vec<ClusterRange>,
+    /// Ranges given out that the cache may not show yet, by node.
+    given: Mutex<BTreeMap<String, Vec<String>>>,
+    events: EventRecorder,
+}
+
+impl NodeIpam {
+    /// Chooses a node's ranges, one of each cluster range, and notes them. `None` when one is used up.
+    fn choose(&self, node: &str) -> Option<Vec<String>> {
+        let nodes = self.nodes.list();
+        let mut given = self.given.lock();
+        let names: BTreeSet<&str> = nodes.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
+        given.retain(|name, _| names.contains(name.as_str()));
+        if let Some(chosen) = given.get(node) {
+            return Some(chosen.clone());
+        }
+        let mut used: BTreeSet<String> = given.values().flatten().cloned().collect();
+        used.extend(nodes.iter().flat_map(|node| pod_cidrs(node)));
+        let chosen: Option<Vec<String>> = self.ranges.iter().map(|range| range.first_free(&used)).collect();
+        let chosen = chosen?;
+        given.insert(node.to_owned(), chosen.clone());
+        Some(chosen)
+    }
+}
+
+fn pod_cidrs(node: &Node) -> Vec<String> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    match &spec.pod_cidrs {
+        Some(cidrs) if !cidrs.is_empty() => cidrs.clone(),
+        _ => spec.pod_cidr.iter().filter(|cidr| !cidr.is_empty()).cloned().collect(),
+    }
+}
+
+#[async_trait]
+impl Reconciler for NodeIpam {
+    fn name(&self) -> &'static str {
+        "node-ipam"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let nodes = self.nodes.clone();
+        vec![Trigger::on(&self.nodes, move |change| match &change.new {
+            Some(node) if pod_cidrs(node).is_empty() => vec![change.key.clone()],
+            Some(_) => Vec::new(),
+            // A range is free again: for whoever waits for one.
+            None => nodes.list().iter().filter(|node| pod_cidrs(node).is_empty()).map(|node| client::key_of(&**node)).collect(),
+        })]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(node) = self.nodes.get(key).filter(|node| pod_cidrs(node).is_empty() && node.metadata.deletion_timestamp.is_none()) else {
+            return Ok(Outcome::Settled);
+        };
+        let Some(chosen) = self.choose(&key.name) else {
+            self.events.record(&*node, EventType::Normal, "CIDRNotAvailable", format!("Node {key} status is now: CIDRNotAvailable"));
+            tracing::error!(node = %key, "every range of pod addresses is used; give the cluster a larger --cluster-cidr, or remove nodes");
+            return Ok(Outcome::Settled);
+        };
+        let patch = json!({ "metadata": { "uid": node.metadata.uid }, "spec": { "podCIDR": chosen.first(), "podCIDRs": chosen } });
+        match Api::<Node>::all(self.client.clone()).patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => Ok(Outcome::Settled),
+            Err(error) if client::is_not_found(&error) => Ok(Outcome::Settled),
+            Err(error) => {
+                self.given.lock().remove(&*key.name);
+                Err(error).doing(|| format!("give node {key} its pod addresses"))
+            }
+        }
+    }
+}

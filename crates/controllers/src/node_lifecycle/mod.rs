@@ -1,0 +1,167 @@
+//! Notices nodes that no longer report, and says so: in the node's conditions, in its taints, and in the readiness of its pods. Evicting
+//! pods from such a node is `taint_eviction`'s.
+//!
+//! A node reports by renewing its Lease (or its status). Whether it did is judged by when this process saw the report, never by the
+//! stamp inside, so clocks of nodes may differ. [`conditions`] and [`wanted_taints`] decide.
+
+mod conditions;
+mod wanted_taints;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{EventRecorder, EventType, Index, Informer, ObjectKey, Selection};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::{ControllerContext, pods};
+
+const CONTROLLER: &str = "node-controller";
+/// A node that did not report for this long is not known to be well. Source: Kubernetes 1.36, `--node-monitor-grace-period`.
+const GRACE: Duration = Duration::from_secs(50);
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Starts the controller.
+pub fn start(context: &ControllerContext, runner: &Runner) {
+    let pods = context.informers.of::<Pod>();
+    let controller = NodeLifecycle {
+        client: context.client(CONTROLLER),
+        nodes: context.informers.of(),
+        leases: context.informers.selected(Selection::in_namespace(LEASE_NAMESPACE)),
+        pods_by_node: pods::by_node(&pods),
+        pods,
+        reports: Arc::default(),
+        events: context.events(CONTROLLER),
+        clock: context.clock.clone(),
+    };
+    runner.start(controller, 4);
+}
+
+/// When each node was last seen to report, by our clock.
+type Reports = Arc<Mutex<HashMap<Arc<str>, Duration>>>;
+
+struct NodeLifecycle {
+    client: kube::Client,
+    nodes: Informer<Node>,
+    leases: Informer<Lease>,
+    pods: Informer<Pod>,
+    pods_by_node: Index<Pod>,
+    reports: Reports,
+    events: EventRecorder,
+    clock: Arc<dyn client::Clock>,
+}
+
+impl NodeLifecycle {
+    /// How long the node has been silent.
+    fn silence(&self, key: &ObjectKey) -> Duration {
+        let now = self.clock.elapsed();
+        now.saturating_sub(*self.reports.lock().entry(key.name.clone()).or_insert(now))
+    }
+
+    /// The pods of a node that does not report are not ready as far as anybody knows.
+    async fn mark_pods(&self, node: &Node) -> Result<(), ReconcileError> {
+        for pod in self.pods_by_node.get(node.metadata.name.as_deref().unwrap_or_default()) {
+            let Some(conditions) = conditions::not_ready(&pod, self.clock.now()) else { continue };
+            let (namespace, name) = (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
+            let patch = json!({ "metadata": { "uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version }, "status": { "conditions": conditions } });
+            let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+            match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => self.events.record(&*pod, EventType::Warning, "NodeNotReady", "Node is not ready"),
+                Err(error) if client::is_not_found(&error) => {}
+                Err(error) => return Err(error).doing(|| format!("mark pod {namespace}/{name} as not ready")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a node says that it is ready.
+fn is_ready(node: &Node) -> bool {
+    conditions::get(node, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+#[async_trait]
+impl Reconciler for NodeLifecycle {
+    fn name(&self) -> &'static str {
+        "node-lifecycle"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let reports = |clock: &Arc<dyn client::Clock>, reports: &Reports| {
+            let (clock, reports) = (clock.clone(), reports.clone());
+            move |name: &Arc<str>| reports.lock().insert(name.clone(), clock.elapsed())
+        };
+        let (by_lease, by_status, forget) = (reports(&self.clock, &self.reports), reports(&self.clock, &self.reports), self.reports.clone());
+        let (nodes, all) = (self.nodes.clone(), self.nodes.clone());
+        vec![
+            Trigger::on(&self.nodes, move |change| {
+                let heartbeat = |node: &Arc<Node>| conditions::get(node, "Ready").and_then(|condition| condition.last_heartbeat_time.clone());
+                let Some(new) = &change.new else {
+                    forget.lock().remove(&change.key.name);
+                    return Vec::new();
+                };
+                if change.old.as_ref().is_none_or(|old| heartbeat(old) != heartbeat(new)) {
+                    by_status(&change.key.name);
+                }
+                let mut keys = vec![change.key.clone()];
+                // Whether a silent node is evicted depends on whether any other is well.
+                if change.old.as_ref().is_none_or(|old| is_ready(old) != is_ready(new)) {
+                    keys.extend(all.list().iter().filter(|node| !is_ready(node)).map(|node| client::key_of(&**node)));
+                }
+                keys
+            }),
+            Trigger::on(&self.leases, move |change| {
+                let renewed = |lease: &Arc<Lease>| lease.spec.as_ref().and_then(|spec| spec.renew_time.clone());
+                let Some(new) = &change.new else { return Vec::new() };
+                if change.old.as_ref().is_some_and(|old| renewed(old) == renewed(new)) {
+                    return Vec::new();
+                }
+                by_lease(&change.key.name);
+                // A renewal needs no work, unless the node was believed dead.
+                let key = ObjectKey { namespace: None, name: change.key.name.clone() };
+                let believed_dead = nodes.get(&key).is_some_and(|node| !is_ready(&node));
+                if believed_dead { vec![key] } else { Vec::new() }
+            }),
+            Trigger::reads(&self.pods),
+        ]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(node) = self.nodes.get(key) else { return Ok(Outcome::Settled) };
+        let silence = self.silence(key);
+        let api = Api::<Node>::all(self.client.clone());
+        let mut current = (*node).clone();
+        if silence >= GRACE
+            && let Some(conditions) = conditions::unknown(&node, self.clock.now())
+        {
+            current.status.get_or_insert_default().conditions = Some(conditions);
+            match api.replace_status(&key.name, &PostParams::default(), &current).await {
+                Ok(updated) => current = updated,
+                Err(error) if client::is_not_found(&error) => return Ok(Outcome::Settled),
+                Err(error) => return Err(error).doing(|| format!("say that node {key} does not report")),
+            }
+            tracing::warn!(node = %key, "the node has not reported for {silence:?}");
+            self.events.record(&*node, EventType::Normal, "NodeNotReady", format!("Node {key} status is now: NodeNotReady"));
+        }
+        let any_ready = self.nodes.list().iter().any(|node| is_ready(node));
+        if let Some(taints) = wanted_taints::wanted(&current, any_ready, self.clock.now()) {
+            let patch = json!({ "metadata": { "uid": current.metadata.uid, "resourceVersion": current.metadata.resource_version }, "spec": { "taints": taints } });
+            match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(error) if client::is_not_found(&error) => return Ok(Outcome::Settled),
+                other => current = other.doing(|| format!("taint node {key}"))?,
+            }
+        }
+        if conditions::get(&current, "Ready").is_some_and(|condition| condition.status != "True") {
+            self.mark_pods(&current).await?;
+        }
+        // The one check that time itself calls for: a node that goes silent sends no event.
+        Ok(if silence >= GRACE { Outcome::Settled } else { Outcome::CheckAgainIn(GRACE - silence) })
+    }
+}

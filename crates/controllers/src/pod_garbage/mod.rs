@@ -1,0 +1,138 @@
+//! Removes pods that nobody else can: bound to a node that is gone, asked to go before they were bound to one, on a node that was
+//! declared out of service, or ended and too many. `plan` says which.
+
+mod plan;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{Index, Informer, ObjectKey};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use parking_lot::Mutex;
+
+use crate::{ControllerContext, pods};
+use plan::{Verdict, verdict};
+
+const CONTROLLER: &str = "pod-garbage-collector";
+/// A node that seems gone is given this long to come back, before its pods go. Source: Kubernetes 1.36, `quarantineTime`.
+const QUARANTINE: Duration = Duration::from_secs(40);
+/// How many ended pods are kept. Source: Kubernetes 1.36, `--terminated-pod-gc-threshold`.
+const ENDED_LIMIT: usize = 12_500;
+
+/// Starts the controller.
+pub fn start(context: &ControllerContext, runner: &Runner) {
+    let pods = context.informers.of::<Pod>();
+    let controller = PodGarbage {
+        client: context.client(CONTROLLER),
+        nodes: context.informers.of(),
+        ended: pods.index("ended", |pod| if pods::is_finished(pod) { vec!["ended".to_owned()] } else { Vec::new() }),
+        pods_by_node: pods::by_node(&pods),
+        pods,
+        missing_since: Mutex::default(),
+        clock: context.clock.clone(),
+    };
+    runner.start(controller, 4);
+}
+
+struct PodGarbage {
+    client: kube::Client,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    pods_by_node: Index<Pod>,
+    ended: Index<Pod>,
+    /// Since when nodes that have pods are not there, by our clock.
+    missing_since: Mutex<std::collections::HashMap<String, Duration>>,
+    clock: Arc<dyn client::Clock>,
+}
+
+impl PodGarbage {
+    /// How long the node has been missing; `None` when it is there.
+    fn missing_for(&self, node: &str) -> Option<Duration> {
+        let mut missing = self.missing_since.lock();
+        if self.nodes.get(&ObjectKey::cluster(node)).is_some() {
+            missing.remove(node);
+            return None;
+        }
+        let now = self.clock.elapsed();
+        Some(now.saturating_sub(*missing.entry(node.to_owned()).or_insert(now)))
+    }
+
+    async fn remove(&self, key: &ObjectKey, pod: &Pod, message: Option<&str>) -> Result<Outcome, ReconcileError> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
+        if !pods::is_finished(pod) {
+            let condition = PodCondition {
+                type_: "DisruptionTarget".to_owned(),
+                status: "True".to_owned(),
+                reason: Some("DeletionByPodGC".to_owned()),
+                message: message.map(str::to_owned),
+                ..PodCondition::default()
+            };
+            match message {
+                Some(_) => pods::add_condition(&api, pod, condition, Some("Failed"), self.clock.now()).await?,
+                None => {}
+            }
+        }
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let parameters = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(&key.name, &parameters).await {
+            Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(Outcome::Settled),
+            other => other.map(|_| Outcome::Settled).doing(|| format!("remove left-over pod {key}")),
+        }
+    }
+}
+
+#[async_trait]
+impl Reconciler for PodGarbage {
+    fn name(&self) -> &'static str {
+        "pod-garbage-collector"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let (by_node, nodes, ended) = (self.pods_by_node.clone(), self.nodes.clone(), self.ended.clone());
+        vec![
+            // Cheap tests first: of a well pod on a known node there is nothing to think about.
+            Trigger::on(&self.pods, move |change| {
+                let Some(pod) = &change.new else { return Vec::new() };
+                let node = pods::node_name(pod);
+                let lost = if node.is_empty() { pods::is_terminating(pod) } else { nodes.get(&ObjectKey::cluster(node)).is_none() };
+                let too_many = pods::is_finished(pod) && ended.count("ended") > ENDED_LIMIT;
+                if lost || too_many || pods::is_terminating(pod) { vec![change.key.clone()] } else { Vec::new() }
+            }),
+            Trigger::on(&self.nodes, move |change| {
+                let tainted = |node: &Arc<Node>| plan::is_out_of_service(node);
+                if change.new.as_ref().is_some_and(|new| !tainted(new)) {
+                    return Vec::new();
+                }
+                by_node.get(&change.key.name).iter().map(|pod| client::key_of(&**pod)).collect()
+            }),
+        ]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(pod) = self.pods.get(key) else { return Ok(Outcome::Settled) };
+        let name = pods::node_name(&pod);
+        let node = self.nodes.get(&ObjectKey::cluster(name));
+        let missing_for = if name.is_empty() { None } else { self.missing_for(name) };
+        let too_many = || {
+            let ended = self.ended.get("ended");
+            let surplus = ended.len().saturating_sub(ENDED_LIMIT);
+            plan::oldest(ended, surplus).iter().any(|other| other.metadata.uid == pod.metadata.uid)
+        };
+        match verdict(&pod, node.as_deref(), missing_for, too_many) {
+            Verdict::Keep => Ok(Outcome::Settled),
+            Verdict::KeepUntilMissingFor(limit) => Ok(Outcome::CheckAgainIn(limit.saturating_sub(missing_for.unwrap_or_default()))),
+            Verdict::RemoveOfMissingNode => {
+                // The cache may be behind; a node that exists after all must not lose its pods.
+                if Api::<Node>::all(self.client.clone()).get_opt(name).await.doing(|| format!("read node {name}"))?.is_some() {
+                    return Ok(Outcome::CheckAgainIn(QUARANTINE));
+                }
+                self.remove(key, &pod, Some("PodGC: node no longer exists")).await
+            }
+            Verdict::Remove(message) => self.remove(key, &pod, message).await,
+        }
+    }
+}

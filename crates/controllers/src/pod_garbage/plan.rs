@@ -1,0 +1,82 @@
+//! Which pods nobody else will remove.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use super::QUARANTINE;
+use crate::{pods, taints};
+
+/// What becomes of a pod.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Keep,
+    /// Its node is missing, but not for so long yet.
+    KeepUntilMissingFor(Duration),
+    RemoveOfMissingNode,
+    /// Remove it, and say this in it, where there is something to say.
+    Remove(Option<&'static str>),
+}
+
+/// Decides. `missing_for` says how long the pod's node has been missing; `too_many` whether it is one ended pod too many.
+pub(super) fn verdict(pod: &Pod, node: Option<&Node>, missing_for: Option<Duration>, too_many: impl FnOnce() -> bool) -> Verdict {
+    match missing_for {
+        Some(time) if time < QUARANTINE => return Verdict::KeepUntilMissingFor(QUARANTINE),
+        Some(_) => return Verdict::RemoveOfMissingNode,
+        None => {}
+    }
+    if pods::is_terminating(pod) {
+        if pods::node_name(pod).is_empty() {
+            return Verdict::Remove(None);
+        }
+        if node.is_some_and(is_out_of_service) {
+            return Verdict::Remove(Some("PodGC: node is out-of-service"));
+        }
+    }
+    if pods::is_finished(pod) && too_many() { Verdict::Remove(None) } else { Verdict::Keep }
+}
+
+/// Whether somebody declared that a node is off for good, though it is still listed.
+pub(super) fn is_out_of_service(node: &Node) -> bool {
+    let ready = node.status.as_ref().and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let ready = ready.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    !ready && taints::of(node).iter().any(|taint| taint.key == taints::OUT_OF_SERVICE)
+}
+
+/// The oldest of some pods.
+pub(super) fn oldest(mut pods: Vec<Arc<Pod>>, count: usize) -> Vec<Arc<Pod>> {
+    pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    pods.truncate(count);
+    pods
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::tests::{pod, second};
+
+    fn leaving(node: &str) -> Pod {
+        let mut pod = (*pod("a", "Pending", node, None)).clone();
+        pod.metadata.deletion_timestamp = Some(second(1));
+        pod
+    }
+
+    #[test]
+    fn pods_without_a_living_node_are_removed() {
+        let running = pod("a", "Running", "n", Some(1));
+        let seconds = Duration::from_secs;
+        assert_eq!(verdict(&running, None, None, || false), Verdict::Keep);
+        assert_eq!(verdict(&running, None, Some(seconds(39)), || false), Verdict::KeepUntilMissingFor(QUARANTINE));
+        assert_eq!(verdict(&running, None, Some(seconds(40)), || false), Verdict::RemoveOfMissingNode);
+        assert_eq!(verdict(&leaving(""), None, None, || false), Verdict::Remove(None));
+        assert_eq!(verdict(&leaving("n"), Some(&Node::default()), None, || false), Verdict::Keep);
+    }
+
+    #[test]
+    fn ended_pods_are_kept_up_to_a_limit() {
+        let ended = pod("a", "Succeeded", "n", None);
+        assert_eq!(verdict(&ended, None, None, || false), Verdict::Keep);
+        assert_eq!(verdict(&ended, None, None, || true), Verdict::Remove(None));
+    }
+}

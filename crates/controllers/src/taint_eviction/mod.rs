@@ -1,0 +1,96 @@
+//! Drives pods away from nodes with `NoExecute` taints that they do not tolerate, or no longer. `plan` says when.
+
+mod plan;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+
+use crate::{ControllerContext, pods, taints};
+use plan::{Fate, fate};
+
+const CONTROLLER: &str = "taint-eviction-controller";
+
+/// Starts the controller.
+pub fn start(context: &ControllerContext, runner: &Runner) {
+    let pods = context.informers.of::<Pod>();
+    let controller = TaintEviction {
+        client: context.client(CONTROLLER),
+        nodes: context.informers.of(),
+        pods_by_node: pods::by_node(&pods),
+        pods,
+        events: context.events(CONTROLLER),
+        clock: context.clock.clone(),
+    };
+    runner.start(controller, 8);
+}
+
+struct TaintEviction {
+    client: kube::Client,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    pods_by_node: Index<Pod>,
+    events: EventRecorder,
+    clock: Arc<dyn client::Clock>,
+}
+
+#[async_trait]
+impl Reconciler for TaintEviction {
+    fn name(&self) -> &'static str {
+        "taint-eviction"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let by_node = self.pods_by_node.clone();
+        let nodes = self.nodes.clone();
+        let executes = |node: &Node| taints::of(node).iter().any(|taint| taint.effect == taints::NO_EXECUTE);
+        vec![
+            // Only pods on a tainted node matter: elsewhere, a pod's changes cost nothing.
+            Trigger::on(&self.pods, move |change| {
+                let Some(pod) = &change.new else { return Vec::new() };
+                let node = pods::node_name(pod);
+                let tainted = !node.is_empty() && nodes.get(&ObjectKey::cluster(node)).is_some_and(|node| executes(&node));
+                if tainted { vec![change.key.clone()] } else { Vec::new() }
+            }),
+            Trigger::on(&self.nodes, move |change| {
+                let Some(new) = &change.new else { return Vec::new() };
+                let before = change.old.as_ref().map(|old| taints::of(old)).unwrap_or_default();
+                if before == taints::of(new) {
+                    return Vec::new();
+                }
+                by_node.get(&change.key.name).iter().map(|pod| client::key_of(&**pod)).collect()
+            }),
+        ]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(pod) = self.pods.get(key).filter(|pod| pods::is_active(pod)) else { return Ok(Outcome::Settled) };
+        let Some(node) = self.nodes.get(&ObjectKey::cluster(pods::node_name(&pod))) else { return Ok(Outcome::Settled) };
+        match fate(&node, &pod, self.clock.now()) {
+            Fate::Stays => Ok(Outcome::Settled),
+            Fate::GoesIn(wait) if !wait.is_zero() => Ok(Outcome::CheckAgainIn(wait)),
+            Fate::GoesIn(_) => {
+                self.events.record(&*pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
+                let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
+                let condition = PodCondition {
+                    type_: "DisruptionTarget".to_owned(),
+                    status: "True".to_owned(),
+                    reason: Some("DeletionByTaintManager".to_owned()),
+                    message: Some("Taint manager: deleting due to NoExecute taint".to_owned()),
+                    ..PodCondition::default()
+                };
+                crate::pods::add_condition(&api, &pod, condition, None, self.clock.now()).await?;
+                let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+                match api.delete(&key.name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
+                    Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(Outcome::Settled),
+                    other => other.map(|_| Outcome::Settled).doing(|| format!("evict pod {key} from its tainted node")),
+                }
+            }
+        }
+    }
+}
