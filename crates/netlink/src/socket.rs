@@ -1,11 +1,11 @@
 //! One netlink socket: sends requests, collects the answers, turns refusals into errors that say what was being done.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::{
     errno::Errno,
     sys::socket::{
-        self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType,
+        self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
         sockopt::{RcvBufForce, SndBufForce},
     },
 };
@@ -104,6 +104,35 @@ impl Socket {
             }
         }
         Ok(Self { descriptor, sequence: 0 })
+    }
+
+    /// Opens a socket that hears what changes (the groups of the protocol, numbered from one), in the calling thread's
+    /// network namespace. It never blocks.
+    pub fn listen(protocol: NetlinkProtocol, group: u32) -> Result<Self, NetlinkError> {
+        let failed = |errno| NetlinkError::Socket { doing: "listen on a netlink socket".to_owned(), errno };
+        let socket = Self::open(protocol)?;
+        let groups = 1_u32.checked_shl(group.saturating_sub(1)).unwrap_or(0);
+        socket::bind(socket.descriptor.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// The messages that have arrived since the last time; `None` where there were too many to keep them all.
+    pub fn heard(&mut self) -> Result<Option<Vec<Answer>>, NetlinkError> {
+        let doing = || "hear about changes".to_owned();
+        let mut answers = Vec::new();
+        let mut complete = true;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        loop {
+            match self.receive(&mut buffer, MsgFlags::MSG_DONTWAIT, &doing) {
+                Ok(received) => answers.extend(
+                    message::messages(received)
+                        .map(|message| Answer { kind: message.kind, payload: message.payload.to_vec() }),
+                ),
+                Err(error) if error.errno() == Errno::EAGAIN => return Ok(complete.then_some(answers)),
+                Err(error) if error.errno() == Errno::ENOBUFS => complete = false,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sends one request with `NLM_F_REQUEST` and the flags it has, and collects the answer up to its
@@ -221,6 +250,12 @@ impl Socket {
                 Err(errno) => return Err(NetlinkError::Socket { doing: doing(), errno }),
             }
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     expression::{Comparison, Expression, MetaKey, NatKind, PayloadBase, Register, RejectWith, Verdict},
     rule::Rule,
     set::{self, Element, ElementData, Field, Set, SetData},
+    table_watch,
     transaction::{BaseChain, ChainKind, Hook, Operation},
 };
 
@@ -13,6 +14,7 @@ const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
@@ -59,6 +61,18 @@ pub(crate) fn begin() -> Message {
 /// The message that closes a transaction.
 pub(crate) fn end() -> Message {
     bracket(BATCH_END)
+}
+
+/// The question whether a table is there.
+pub(crate) fn get_table(name: &str) -> Message {
+    let mut message = Message::new(GET_TABLE, REQUEST, &family_header(0));
+    message.text(1, name);
+    message
+}
+
+/// The name of the table that a message says was deleted.
+pub(crate) fn deleted_table(kind: u16, payload: &[u8]) -> Option<&[u8]> {
+    (kind == DELETE_TABLE).then(|| table_watch::table_name(payload)).flatten()
 }
 
 /// Turns the operations of one transaction into messages.

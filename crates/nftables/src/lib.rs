@@ -4,6 +4,8 @@
 //! takes it as a whole or not at all, between two packets. [`Ruleset`] is the seam: [`KernelRuleset`] speaks netlink
 //! (no `nft` program is needed, and a transaction costs no process), [`RecordedRuleset`] remembers what it was sent.
 //!
+//! [`TableWatch`] tells when somebody else took a table away (`nft flush ruleset`, a restarted firewall service).
+//!
 //! Rules are lists of [`Expression`]s, the instructions of the kernel's little machine, written with the methods of
 //! [`Rule`]; they print in the words that `nft --debug=netlink` uses, so what a test shows can be compared with it.
 
@@ -13,6 +15,7 @@ mod kernel;
 mod recorded;
 mod rule;
 mod set;
+mod table_watch;
 mod transaction;
 
 pub use expression::{
@@ -22,4 +25,5 @@ pub use kernel::KernelRuleset;
 pub use recorded::RecordedRuleset;
 pub use rule::Rule;
 pub use set::{Element, ElementData, Field, KeyBytes, Set, SetData};
+pub use table_watch::TableWatch;
 pub use transaction::{BaseChain, ChainKind, Hook, NftablesError, Operation, Ruleset, Transaction};

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use netlink::{ConntrackSocket, IpRange, NetlinkError, Route, RouteSocket};
-use nftables::{KernelRuleset, NftablesError, Ruleset, Transaction};
+use nftables::{KernelRuleset, NftablesError, Ruleset, TableWatch, Transaction};
 use parking_lot::Mutex;
 use pod_sandbox_network::{AttachRequest, PodNetworkError, PodSandboxNetwork, Protocol};
 use tokio_util::sync::CancellationToken;
@@ -197,16 +197,25 @@ impl RoutedPodNetwork {
         let all_known = nodes.has_synced();
         tokio::pin!(all_known);
         let mut swept = false;
+        let mut watch = TableWatch::open(self.shared.names.table.clone())
+            .inspect_err(|error| tracing::warn!(%error, "should somebody flush nftables, pods lose the way outside"))
+            .ok();
         loop {
+            let mut lost = false;
             let first = tokio::select! {
                 () = stop.cancelled() => return,
+                Some(()) = table_lost(&mut watch) => {
+                    tracing::warn!("somebody took the pod network's rules away; making them anew");
+                    lost = true;
+                    None
+                }
                 () = &mut all_known, if !swept => None,
                 change = changes.recv() => match change {
                     Some(change) => Some(change),
                     None => return,
                 },
             };
-            if first.is_none() {
+            if first.is_none() && !lost {
                 swept = true;
             }
             // Whatever else has arrived is taken in with it, so that a new listing leads to one update.
@@ -230,6 +239,9 @@ impl RoutedPodNetwork {
             let done = tokio::task::spawn_blocking(move || {
                 if let Some(ranges) = ranges {
                     shared.set_ranges(&ranges)?;
+                }
+                if lost {
+                    shared.restore_rules()?;
                 }
                 if sweep {
                     shared.sweep_routes()?;
@@ -276,6 +288,16 @@ impl RoutedPodNetwork {
             _ => Ok(()),
         }
     }
+}
+
+/// Waits until the table is gone; none, and no more watching, where that cannot be heard.
+async fn table_lost(watch: &mut Option<TableWatch>) -> Option<()> {
+    let heard = watch.as_mut()?.lost().await;
+    if let Err(error) = &heard {
+        tracing::warn!(%error, "should somebody flush nftables, pods lose the way outside");
+        *watch = None;
+    }
+    heard.ok()
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {
@@ -339,6 +361,16 @@ impl Shared {
         let path = self.ranges_record();
         let written = serde_json::to_vec(ranges).map_err(io::Error::other).and_then(|bytes| std::fs::write(&path, bytes));
         written.map_err(|source| OpenError::Records { path: path.display().to_string(), source })
+    }
+
+    fn restore_rules(&self) -> Result<(), OpenError> {
+        let state = self.state.lock();
+        if !state.ranges.is_empty() {
+            let attachments = state.attachments.values();
+            let table = host_rules::whole_table(&self.names.table, &state.ranges, &state.inside(), attachments);
+            self.rules.commit(&table)?;
+        }
+        Ok(())
     }
 
     fn ranges_record(&self) -> PathBuf {

@@ -269,6 +269,14 @@ fn the_nodes_of_the_cluster_are_followed_and_stale_routes_swept() {
     until("10.244.1.0/24 via 192.168.0.2", true);
     until("10.244.9.0/24", false);
     assert_eq!(node.network.ready(), Ok(()));
+    // A firewall service restarts.
+    let before = a.command("nft", &["list", "ruleset"]);
+    a.command("nft", &["flush", "ruleset"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while a.command("nft", &["list", "ruleset"]) != before {
+        assert!(std::time::Instant::now() < deadline, "{}", a.command("nft", &["list", "ruleset"]));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
     runtime.block_on(async { nodes.delete("b", &Default::default()).await.expect("delete") });
     until("10.244.1.0/24", false);

@@ -14,7 +14,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use netlink::{ConntrackSocket, IpRange, NetlinkError, Route, RouteSocket};
-use nftables::{KernelRuleset, NftablesError, Ruleset, Transaction};
+use nftables::{KernelRuleset, NftablesError, Ruleset, TableWatch, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -119,6 +119,9 @@ impl ServiceProxy {
         if stop.run_until_cancelled(everything).await.is_none() {
             return;
         }
+        let mut watch = TableWatch::open(self.state.options().table_name())
+            .inspect_err(|error| tracing::warn!(%error, "should somebody flush nftables, services fail until they change"))
+            .ok();
         loop {
             while let Ok(change) = service_changes.try_recv() {
                 self.take_service(&change);
@@ -138,6 +141,10 @@ impl ServiceProxy {
                 Some(change) = service_changes.recv() => self.take_service(&change),
                 Some(change) = slice_changes.recv() => self.take_slice(&change),
                 Some(change) = node_changes.recv() => self.take_node(&change),
+                Some(()) = lost(&mut watch) => {
+                    tracing::warn!("somebody took the rules of services away; making them anew");
+                    self.state.distrust();
+                }
                 () = tokio::time::sleep(RETRY), if committed.is_err() => {}
                 else => return,
             }
@@ -209,6 +216,16 @@ impl Kernel {
             Err(error) => tracing::warn!(%error, "could not forget UDP flows to endpoints that are gone"),
         }
     }
+}
+
+/// Waits until the table is gone; none, and no more watching, where that cannot be heard.
+async fn lost(watch: &mut Option<TableWatch>) -> Option<()> {
+    let heard = watch.as_mut()?.lost().await;
+    if let Err(error) = &heard {
+        tracing::warn!(%error, "should somebody flush nftables, services fail until they change");
+        *watch = None;
+    }
+    heard.ok()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

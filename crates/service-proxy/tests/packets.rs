@@ -416,6 +416,12 @@ fn the_cluster_is_followed_until_the_proxy_is_stopped() {
         assert!(std::time::Instant::now() < deadline, "the service never came up");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
+    // A firewall service restarts.
+    node.command("nft", &["flush", "ruleset"]);
+    while two.ask_tcp("10.96.0.10:80").is_err() {
+        assert!(std::time::Instant::now() < deadline, "the rules never came back");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     stop.cancel();
     thread.join().expect("the proxy's thread");
     // Stopping takes nothing away.
