@@ -37,15 +37,11 @@ fn default_object(types: &Types, of: &ObjectType, map: &mut Map<String, Value>) 
 fn default_item(types: &Types, item: &Item, value: &mut Value) {
     match (&item.shape, value) {
         (Shape::Object(index), Value::Object(map)) => default_object(types, types.object(*index), map),
-        (Shape::Map { values, .. }, Value::Object(map)) => {
-            if matters(values) {
-                map.values_mut().for_each(|value| default_element(types, values, value));
-            }
+        (Shape::Map { values, .. }, Value::Object(map)) if matters(values) => {
+            map.values_mut().for_each(|value| default_element(types, values, value));
         }
-        (Shape::List { items, .. }, Value::Array(list)) => {
-            if matters(items) {
-                list.iter_mut().for_each(|value| default_element(types, items, value));
-            }
+        (Shape::List { items, .. }, Value::Array(list)) if matters(items) => {
+            list.iter_mut().for_each(|value| default_element(types, items, value));
         }
         _ => {}
     }

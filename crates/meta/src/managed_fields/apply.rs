@@ -1,6 +1,6 @@
 //! Server-side apply: one manager's configuration laid over the live object.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -31,6 +31,9 @@ const MAX_LAST_APPLIED_BYTES: usize = 256 * 1024;
 /// object does not exist yet. `now` is an RFC 3339 time in whole seconds; it is only used where something changes, so that a repeated
 /// apply yields an object equal to the live one.
 ///
+/// Parts of the configuration that the request cannot set are left out: the status of built-in kinds, or all but the status where
+/// that is the subresource. (Of custom resources with a status subresource, the caller takes the status out.)
+///
 /// # Errors
 /// 409 where others own fields with other values and `force` is not set, 400 where the configuration has managed fields, and
 /// upstream's error where elements of a list cannot be told apart.
@@ -50,6 +53,7 @@ pub fn apply(
     }
     let types = &schema.types;
     let root = Layout::root(schema);
+    let applied = &within_reach(schema, applied, subresource);
     check_identities(types, root, &Value::Object(applied.0.clone()), &mut Vec::new()).map_err(|problem| {
         let message = format!(
             "failed to create typed patch object ({}/{}; {}, Kind={}): {problem}",
@@ -127,6 +131,19 @@ pub fn apply(
         result.metadata_mut().insert("managedFields".to_owned(), list);
     }
     Ok(result)
+}
+
+/// The part of a configuration that a request to the object or one of its subresources can set.
+fn within_reach<'a>(schema: &Schema, applied: &'a Object, subresource: &str) -> Cow<'a, Object> {
+    let reachable = |name: &str| match subresource {
+        "" => name != "status" || schema.root().name.is_empty(),
+        "status" => matches!(name, "apiVersion" | "kind" | "metadata" | "status"),
+        _ => true,
+    };
+    if applied.0.keys().all(|name| reachable(name)) {
+        return Cow::Borrowed(applied);
+    }
+    Cow::Owned(Object(applied.0.iter().filter(|(name, _)| reachable(name)).map(|(name, value)| (name.clone(), value.clone())).collect()))
 }
 
 /// Elements of lists that are tracked by key must have keys, and each only once.

@@ -144,6 +144,21 @@ fn subresources_have_owners_of_their_own() {
 }
 
 #[test]
+fn what_a_request_cannot_set_is_not_owned() {
+    let mut config = containers(json!([{"name": "a"}]));
+    config["status"] = json!({});
+    let live = written(None, object(config.clone()), "create");
+    assert_eq!(owners(&live)["create"].get("f:status"), None);
+    config["status"] = json!({"replicas": 1});
+    let live = applied(Some(&live), config.clone(), "me", false).unwrap();
+    assert_eq!(live.get(&["status", "replicas"]), None);
+    config["spec"]["replicas"] = json!(9);
+    let live = apply(&deployment(), Some(&live), &object(config), "me", false, "apps/v1", "status", LATER).unwrap();
+    assert_eq!((live.get(&["status", "replicas"]), live.get(&["spec", "replicas"])), (Some(&json!(1)), None));
+    assert_eq!(owners(&live)["me/status*"], json!({"f:status": {"f:replicas": {}}}));
+}
+
+#[test]
 fn only_ten_updaters_are_told_apart() {
     let mut live = written(None, object(containers(json!([]))), "create");
     for index in 0..15 {

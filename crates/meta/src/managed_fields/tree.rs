@@ -83,12 +83,9 @@ fn merged_elements(types: &Types, layout: Layout<'_>, live: &[(Element, &Value)]
 pub(super) fn remove_fields(types: &Types, layout: Layout<'_>, map: &mut Map<String, Value>, doomed: &FieldSet) {
     for (element, node) in &doomed.nodes {
         let Element::Field(name) = element else { continue };
-        if node.member {
+        let mut empties = |value: &mut Value| remove_inside(types, layout.field(types, name).0, value, &node.below);
+        if node.member || map.get_mut(&**name).is_some_and(&mut empties) {
             map.remove(&**name);
-        } else if let Some(value) = map.get_mut(&**name) {
-            if remove_inside(types, layout.field(types, name).0, value, &node.below) {
-                map.remove(&**name);
-            }
         }
     }
 }

@@ -155,7 +155,7 @@ impl<'s> Walk<'s> {
                         Value::Object(map) => map.is_empty() && matches!(field.item.shape, Shape::Map { .. }),
                         _ => false,
                     };
-                    !(empty && built_in && !field.required && !matches!(field.item.shape, Shape::Any | Shape::FieldsV1))
+                    !empty || !built_in || field.required || matches!(field.item.shape, Shape::Any | Shape::FieldsV1)
                 }
                 Ok(Verdict::Drop) => false,
                 Err(error) => {
@@ -377,7 +377,7 @@ fn failing_part<'a>(text: &'a str, layout: &str) -> (&'a str, &'static str) {
 fn first_bad_byte(text: &str) -> usize {
     let digit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
     match text.bytes().position(|byte| !digit(byte)) {
-        Some(at) if text.as_bytes().get(at) == Some(&b'=') && text.len() % 4 == 0 && text.len() - at <= 2 => at,
+        Some(at) if text.as_bytes().get(at) == Some(&b'=') && text.len().is_multiple_of(4) && text.len() - at <= 2 => at,
         Some(at) => at,
         None => text.len() / 4 * 4,
     }

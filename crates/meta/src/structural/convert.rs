@@ -122,11 +122,10 @@ impl Builder {
                         // What it says about names is a rule of the whole object.
                         let rule = json!({ "properties": { "metadata": property } });
                         let logical = value_rules.logical.get_or_insert_with(|| Value::Object(Map::new()));
-                        if let Some(list) = logical.as_object_mut().map(|map| map.entry("allOf").or_insert_with(|| Value::Array(Vec::new()))) {
-                            if let (Value::Array(list), true) = (list, property.get("properties").is_some()) {
+                        if let Some(list) = logical.as_object_mut().map(|map| map.entry("allOf").or_insert_with(|| Value::Array(Vec::new())))
+                            && let (Value::Array(list), true) = (list, property.get("properties").is_some()) {
                                 list.push(rule);
                             }
-                        }
                         continue;
                     }
                     "apiVersion" | "kind" => {
@@ -360,15 +359,14 @@ impl Builder {
             ));
         }
         let pattern = text(schema, "pattern");
-        if !pattern.is_empty() {
-            if let Err(error) = rules::pattern(pattern) {
+        if !pattern.is_empty()
+            && let Err(error) = rules::pattern(pattern) {
                 self.errors.push(FieldError::invalid(
                     &path.child("pattern"),
                     pattern,
                     format!("must be a valid regular expression, but isn't: {error}"),
                 ));
             }
-        }
         let list_type = text(schema, "x-kubernetes-list-type");
         if !list_type.is_empty() && text(schema, "type") != "array" {
             self.errors.push(FieldError::invalid(

@@ -93,16 +93,14 @@ pub(super) fn check(rules: &Rules, value: &Value, path: &FieldPath, errors: &mut
     match value {
         Value::Number(number) => {
             let found = number.as_f64().unwrap_or_default();
-            if let Some((bound, exclusive)) = rules.minimum {
-                if found < bound || exclusive && found == bound {
+            if let Some((bound, exclusive)) = rules.minimum
+                && (found < bound || exclusive && found == bound) {
                     invalid(format!("should be greater than {}{}", if exclusive { "" } else { "or equal to " }, shown(bound)));
                 }
-            }
-            if let Some((bound, exclusive)) = rules.maximum {
-                if found > bound || exclusive && found == bound {
+            if let Some((bound, exclusive)) = rules.maximum
+                && (found > bound || exclusive && found == bound) {
                     invalid(format!("should be less than {}{}", if exclusive { "" } else { "or equal to " }, shown(bound)));
                 }
-            }
             if let Some(factor) = rules.multiple_of.filter(|factor| *factor > 0.0) {
                 let quotient = found / factor;
                 if (quotient - quotient.round()).abs() > 1e-9 {
@@ -123,11 +121,10 @@ pub(super) fn check(rules: &Rules, value: &Value, path: &FieldPath, errors: &mut
             if let Some(least) = rules.min_length.filter(|least| characters() < *least) {
                 invalid(format!("should be at least {least} chars long"));
             }
-            if let Some(expression) = &rules.pattern {
-                if !pattern(expression).is_ok_and(|compiled| compiled.is_match(text)) {
+            if let Some(expression) = &rules.pattern
+                && !pattern(expression).is_ok_and(|compiled| compiled.is_match(text)) {
                     invalid(format!("should match '{expression}'"));
                 }
-            }
             if let Some(most) = rules.max_length.filter(|most| characters() > *most) {
                 errors.push(FieldError {
                     kind: FieldErrorKind::TooLong,

@@ -125,11 +125,10 @@ fn check_distinct(kind: &ListType, list: &[Value], path: &FieldPath, errors: &mu
     };
     let mut seen = std::collections::HashSet::new();
     for (index, value) in list.iter().enumerate() {
-        if let Some(identity) = identity(value) {
-            if !seen.insert(identity.to_string()) {
+        if let Some(identity) = identity(value)
+            && !seen.insert(identity.to_string()) {
                 errors.push(FieldError::duplicate(&path.index(index), identity));
             }
-        }
     }
 }
 
@@ -188,7 +187,8 @@ pub(super) fn check_json(schema: &Value, value: &Value, path: &FieldPath, errors
             "number" => value.is_number(),
             other => other == type_name(value),
         };
-        if !fits && !(value.is_null() && schema.get("nullable").and_then(Value::as_bool) == Some(true)) {
+        let may_be_null = schema.get("nullable").and_then(Value::as_bool) == Some(true);
+        if !(fits || value.is_null() && may_be_null) {
             errors.push(wrong_type(wanted, value, path));
             return;
         }

@@ -184,7 +184,7 @@ pub fn validate_object_meta_update(new: &Object, old: &Object) -> Vec<FieldError
         errors.push(FieldError::invalid(&path.child("generation"), new.generation(), "must not be decremented"));
     }
     for name in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        let [before, after] = [old, new].map(|object| object.get(&["metadata", name]).filter(|value| **value != Value::from("")));
+        let [before, after] = [old, new].map(|object| object.get(&["metadata", name]).filter(|value| value.as_str() != Some("")));
         if before != after {
             let shown = after.cloned().unwrap_or(if before.is_some_and(Value::is_number) || name.ends_with("Timestamp") {
                 Value::Null
