@@ -7,11 +7,11 @@ use super::{pattern_problem, too_long};
 pub enum NameRule {
     /// Lower-case words separated by dots, at most 253 characters: most kinds.
     Dns1123Subdomain,
-    /// A lower-case word, at most 63 characters: Namespaces, ResourceClaims' parts, Services since 1.36's relaxation.
+    /// A lower-case word, at most 63 characters: Namespaces.
     Dns1123Label,
     /// A lower-case word that starts with a letter, at most 63 characters: Services.
     Dns1035Label,
-    /// Anything that can stand in a URL's path: RBAC kinds, CertificateSigningRequests' signer names.
+    /// Anything that can stand in a URL's path: RBAC kinds.
     PathSegment,
     /// Anything: what custom code checks.
     Any,
