@@ -179,6 +179,15 @@ impl Cgroups {
         ["pids", "memory", "freezer"].iter().find_map(|controller| self.controller(controller, path))
     }
 
+    /// The directories of a group that its own programs may want to read, by the names they look for: how much memory and
+    /// processor they have. None on version 2, where there is one directory for all.
+    #[must_use]
+    pub fn views(&self, path: &str) -> Option<Vec<(String, PathBuf)>> {
+        let Version::One(_) = &self.version else { return None };
+        let names = ["cpu", "cpuacct", "cpuset", "memory", "pids", "blkio"];
+        Some(names.iter().filter_map(|name| self.controller(name, path).map(|directory| ((*name).to_owned(), directory))).collect())
+    }
+
     /// What a group uses now.
     ///
     /// # Errors

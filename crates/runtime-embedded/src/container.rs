@@ -315,6 +315,7 @@ impl Inner {
             bundle: container.bundle.clone(),
             shared_memory: Some(sandbox.shared_memory()),
             cgroup: cgroup.clone(),
+            cgroup_views: self.cgroups.views(&cgroup),
             console: console.clone(),
             image: record.image.clone(),
             spec: record.spec.clone(),

@@ -27,7 +27,7 @@ async fn containers_of_a_pod_share_what_they_should() {
     assert_ne!(node.exec(&one, "readlink /proc/self/ns/net").await.1.trim(), std::fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap());
     let private = "for name in pid mnt; do readlink /proc/self/ns/$name; done";
     assert_ne!(node.exec(&one, private).await, node.exec(&two, private).await);
-    assert_eq!(node.exec(&one, "ps | grep -c sleep").await.1, "2\n", "its own and the search for it");
+    assert_eq!(node.exec(&one, "cat /proc/[0-9]*/comm | grep -c sleep").await.1, "1\n", "only its own");
     let other = node.sandbox("other").await;
     let stranger = node.run(&other, &container("main", &image, &FOREVER)).await;
     assert_ne!(node.exec(&stranger, "cat /dev/shm/file").await.0, 0);
@@ -44,7 +44,7 @@ async fn a_shared_process_namespace_has_a_first_process_that_reaps() {
     let (_, list) = node.exec(&one, "ps").await;
     assert!(list.contains("sleep 1000") && list.contains("sleep 999"), "{list}");
     // An orphan ends up with pid 1 and leaves no zombie.
-    assert_eq!(node.exec(&one, "(sleep 0.1 &) ; sleep 0.5; ps | grep -c ' Z '").await.1, "0\n");
+    assert_eq!(node.exec(&one, "(sleep 0.1 &) ; sleep 0.5; cat /proc/[0-9]*/stat | grep -c ') Z '").await.1, "0\n");
     // A container that ends takes along what it started.
     let pid = node.pid(&two).await;
     node.runtime().stop_container(&two, Duration::ZERO).await.unwrap();
@@ -87,7 +87,7 @@ async fn an_ordinary_container_is_confined() {
     let (node, image) = Node::with_busybox().await;
     let sandbox = node.sandbox("confined").await;
     let id = node.run(&sandbox, &container("main", &image, &FOREVER)).await;
-    assert_eq!(node.exec(&id, "head -c 1 /proc/kcore | wc -c; ls /sys/firmware | wc -l").await.1, "0\n0\n");
+    assert_eq!(node.exec(&id, "head -c 1 /proc/kcore 2> /dev/null | wc -c; ls /sys/firmware | wc -l").await.1, "0\n0\n");
     for refused in ["echo 1 > /proc/sys/vm/drop_caches", "echo b > /proc/sysrq-trigger", "mkdir /sys/fs/cgroup/pids/x", "mount -t tmpfs x /tmp", "hostname changed"] {
         assert_ne!(node.exec(&id, refused).await.0, 0, "{refused}");
     }

@@ -62,7 +62,7 @@ async fn trap_2_a_command_has_the_identity_of_its_container() {
     spec.working_directory = Some("/tmp".to_owned());
     let id = node.run(&sandbox, &spec).await;
     let (_, text) = node.exec(&id, "id -u; id -g; id -G; pwd; echo $NAME $HOME $HOSTNAME").await;
-    assert_eq!(text, "101\n102\n102 300 7\n/tmp\nvalue /var/web identity\n");
+    assert_eq!(text, "101\n102\n102 7 300\n/tmp\nvalue /var/web identity\n");
     assert_eq!(node.runtime().container_status(&id).await.unwrap().user, Some((101, 102, vec![300, 7])));
     node.finish().await;
 }

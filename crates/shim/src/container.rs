@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use shim::Message;
@@ -14,8 +14,11 @@ use crate::{
     process::Ended,
 };
 
-/// Bytes an attached client may lag behind before it is let go; the container never waits for it.
-const MAX_LAG_BYTES: usize = 1024 * 1024;
+/// Bytes that an attached client may lag behind before the container has to wait for it, as upstream's does.
+const MAX_LAG_BYTES: usize = 256 * 1024;
+
+/// How long a container waits for a client that reads nothing at all, before it is let go.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container.
 pub struct Container {
@@ -29,7 +32,7 @@ pub struct Container {
     pub ended: Option<End>,
     /// Has a terminal.
     pub terminal: bool,
-    /// Its output is closed with the first client that leaves.
+    /// Its input is closed with the first client that leaves.
     pub stdin_once: bool,
     /// Our ends of its streams. With a terminal, `stdin` and `stdout` are two descriptors of the same.
     pub stdin: Option<OwnedFd>,
@@ -47,6 +50,8 @@ pub struct Container {
     pub out_of_memory_file: PathBuf,
     /// The cgroup to empty when the first process ends.
     pub cgroup_to_kill: Option<PathBuf>,
+    /// Its output is not read, since a client is too far behind.
+    pub paused: bool,
     /// Who sees its output.
     pub clients: Vec<Client>,
     /// What the helper said: the process's user and the like, kept for agents to come.
@@ -84,6 +89,8 @@ pub struct Sink {
     pub descriptor: OwnedFd,
     /// What it did not take yet.
     pub unsent: Vec<u8>,
+    /// When it last took something.
+    pub last_taken: Instant,
 }
 
 /// What became of a write to a client.
@@ -93,24 +100,35 @@ pub enum Delivery {
     Sent,
     /// Some waits until the client reads.
     Waits,
-    /// The client is gone, or too slow.
+    /// The client is gone.
     Lost,
 }
 
 impl Sink {
     /// Sends as much as the client takes now and keeps the rest.
     pub fn send(&mut self, bytes: &[u8]) -> Delivery {
+        if self.unsent.is_empty() {
+            self.last_taken = Instant::now();
+        }
         self.unsent.extend_from_slice(bytes);
         while !self.unsent.is_empty() {
             match rustix::io::write(&self.descriptor, &self.unsent) {
-                Ok(count) => drop(self.unsent.drain(..count.min(self.unsent.len()))),
+                Ok(count) => {
+                    self.unsent.drain(..count.min(self.unsent.len()));
+                    self.last_taken = Instant::now();
+                }
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return if self.unsent.len() > MAX_LAG_BYTES { Delivery::Lost } else { Delivery::Waits },
+                Err(rustix::io::Errno::AGAIN) => return Delivery::Waits,
                 Err(_) => return Delivery::Lost,
             }
         }
         self.unsent = Vec::new();
         Delivery::Sent
+    }
+
+    /// Whether the container has to wait for it.
+    pub fn is_behind(&self) -> bool {
+        self.unsent.len() > MAX_LAG_BYTES
     }
 }
 

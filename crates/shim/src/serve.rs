@@ -19,7 +19,7 @@ use rustix::{
 use shim::{Message, PROTOCOL_VERSION};
 
 use crate::{
-    container::{Client, Container, Delivery, End, Sink, nanoseconds},
+    container::{Client, Container, Delivery, End, PATIENCE, Sink, nanoseconds},
     log_file::{LogFile, Stream},
     process::{self, Ended},
 };
@@ -116,7 +116,10 @@ impl Shim {
         let mut events = Vec::with_capacity(32);
         let mut buffer = vec![0; READ_BYTES];
         while !self.over {
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+            // Only while a container waits for a client is there anything that time alone decides.
+            let waiting = self.containers.values().any(|container| container.paused);
+            let second = epoll_second();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), waiting.then_some(&second)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
@@ -135,6 +138,44 @@ impl Shim {
                     Source::ClientInput(container) => self.take_input(token, &container, &mut buffer),
                     Source::ClientOutput(container) => self.give_output(token, &container),
                 }
+            }
+            if waiting {
+                self.let_go_of_the_deaf();
+            }
+        }
+    }
+
+    /// Drops clients that a container has waited for in vain, and lets containers go on that wait for nobody any more.
+    fn let_go_of_the_deaf(&mut self) {
+        let paused: Vec<String> = self.containers.values().filter(|container| container.paused).map(|container| container.id.clone()).collect();
+        for id in paused {
+            let clients = self.containers.get(&id).map(|container| container.clients.as_slice()).unwrap_or_default();
+            let deaf = |client: &&Client| client.sinks.iter().any(|sink| sink.is_behind() && sink.last_taken.elapsed() > PATIENCE);
+            let connections: Vec<u64> = clients.iter().filter(deaf).map(|client| client.connection).collect();
+            for connection in connections {
+                self.drop_connection(connection);
+                self.detach(&id, connection, true);
+            }
+            self.set_pause(&id);
+        }
+    }
+
+    /// Stops reading a container's output while a client is too far behind, and takes it up again afterwards.
+    fn set_pause(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let behind = container.clients.iter().any(|client| client.sinks.iter().any(Sink::is_behind));
+        if behind == container.paused {
+            return;
+        }
+        container.paused = behind;
+        for (token, source) in &self.sources {
+            let end = match source {
+                Source::Output(of, Stream::Output) if of == id => &container.stdout,
+                Source::Output(of, Stream::Error) if of == id => &container.stderr,
+                _ => continue,
+            };
+            if let Some(end) = end {
+                let _ = if behind { epoll::delete(&self.epoll, end) } else { epoll::add(&self.epoll, end, EventData::new_u64(*token), EventFlags::IN) };
             }
         }
     }
@@ -162,6 +203,7 @@ impl Shim {
         let Some(connection) = self.connections.remove(&token) else { return };
         if let Some(container) = connection.attached {
             self.detach(&container, token, false);
+            self.set_pause(&container);
         }
     }
 
@@ -353,6 +395,7 @@ impl Shim {
             record: path("record").unwrap_or_else(|| PathBuf::from(format!("{id}.exit"))),
             out_of_memory_file: path("out_of_memory_file").unwrap_or_default(),
             cgroup_to_kill: path("cgroup_to_kill"),
+            paused: false,
             clients: Vec::new(),
             result: Vec::new(),
         };
@@ -561,6 +604,7 @@ impl Shim {
 
     fn take_output(&mut self, id: &str, stream: Stream, buffer: &mut [u8]) {
         self.read_some(id, stream, buffer);
+        self.set_pause(id);
     }
 
     /// Moves one buffer of output to log and clients. Gives whether there may be more.
@@ -647,6 +691,7 @@ impl Shim {
             self.drop_connection(connection);
             self.detach(id, connection, true);
         }
+        self.set_pause(id);
     }
 
     fn attach(&mut self, token: u64, request: &Message, descriptors: Vec<OwnedFd>) {
@@ -672,7 +717,7 @@ impl Shim {
                 }
                 Some(stream) => {
                     let sink = self.token(Source::ClientOutput(id.clone()));
-                    client.sinks.push(Sink { token: sink, stream, descriptor, unsent: Vec::new() });
+                    client.sinks.push(Sink { token: sink, stream, descriptor, unsent: Vec::new(), last_taken: std::time::Instant::now() });
                 }
             }
         }
@@ -761,6 +806,10 @@ impl Shim {
             let _ = rustix::termios::tcsetwinsize(terminal, size);
         }
     }
+}
+
+fn epoll_second() -> rustix::event::Timespec {
+    rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 }
 }
 
 /// Binds a listening socket whose path may be longer than an address: by way of its directory.

@@ -11,6 +11,9 @@ use crate::{capabilities, images::configuration::RunConfiguration, seccomp};
 /// Search path of a container whose image sets none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where programs look for their cgroup.
+const CGROUP_PLACE: &str = "/sys/fs/cgroup";
+
 /// Paths hidden from containers. Source: containerd 2, `oci.WithDefaultSpec`, and runc's list for newer kernels.
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
@@ -154,18 +157,29 @@ fn mounts(plan: &StartPlan) -> Vec<Value> {
         Some(path) => json!({ "destination": "/dev/shm", "type": "bind", "source": path, "options": ["rbind", "nosuid", "noexec", "nodev"] }),
         None => json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] }),
     };
-    let standard = [
+    let mut standard = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] }),
         json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
         json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
         json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", access] }),
-        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access] }),
         shared_memory,
     ];
-    // What the pod mounts at such a place replaces it; and shallower mounts come first, so that none hides a deeper one.
-    let places: Vec<&str> = plan.spec.mounts.iter().map(|mount| mount.container_path.trim_end_matches('/')).collect();
-    let mut mounts: Vec<Value> = standard.into_iter().filter(|mount| !places.iter().any(|place| mount["destination"] == *place)).collect();
+    match &plan.cgroup_views {
+        None => standard.push(json!({ "destination": CGROUP_PLACE, "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access] })),
+        // libcontainer would mount the old hierarchies writable, whatever it is told.
+        Some(views) => {
+            standard.push(json!({ "destination": CGROUP_PLACE, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "nodev", "mode=755", "size=4k"] }));
+            standard.extend(views.iter().map(|(name, directory)| {
+                json!({ "destination": format!("{CGROUP_PLACE}/{name}"), "type": "bind", "source": directory, "options": ["bind", "nosuid", "noexec", "nodev", access] })
+            }));
+        }
+    }
+    // What the pod mounts at such a place replaces it and what is below; and shallower mounts come first, so that none
+    // hides a deeper one.
+    let places: Vec<&str> = plan.spec.mounts.iter().map(|mount| mount.container_path.trim_end_matches('/')).filter(|place| !place.is_empty()).collect();
+    let replaced = |mount: &Value| mount["destination"].as_str().is_some_and(|destination| places.iter().any(|place| Path::new(destination).starts_with(place) && (*place == destination || destination.starts_with(CGROUP_PLACE))));
+    let mut mounts: Vec<Value> = standard.into_iter().filter(|mount| !replaced(mount)).collect();
     let mut own: Vec<&Mount> = plan.spec.mounts.iter().collect();
     own.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
     mounts.extend(own.into_iter().map(one_mount));
@@ -286,6 +300,7 @@ mod tests {
             bundle: "/bundle".into(),
             shared_memory: Some("/shm".into()),
             cgroup: "knarr/pod/c1".into(),
+            cgroup_views: None,
             console: None,
         }
     }

@@ -123,9 +123,13 @@ fn execute(path: &CString, arguments: &[CString]) -> io::Error {
 
 /// Default dispositions and an empty mask: what the shim or our caller ignored or blocked is none of the container's business.
 fn reset_signals() {
+    // The kernel's own structure, all zero: the default. The C library refuses to touch two signals that it keeps for
+    // itself, and ignores them in what it spawns.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: default dispositions run no code of ours; signals that cannot be changed are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the structure is as long as the kernel's and outlives the call; default dispositions run no code of ours,
+        // and signals that cannot be changed are refused.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
     }
     // SAFETY: the set is initialised before it is used.
     unsafe {

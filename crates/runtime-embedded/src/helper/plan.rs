@@ -39,6 +39,9 @@ pub struct StartPlan {
     pub shared_memory: Option<PathBuf>,
     /// Its cgroup, from the root of the hierarchy.
     pub cgroup: String,
+    /// Its groups in the hierarchies of version 1, with the names under which programs look for them; none on a machine
+    /// that has version 2.
+    pub cgroup_views: Option<Vec<(String, PathBuf)>>,
     /// Where a terminal is to be sent.
     pub console: Option<PathBuf>,
 }
