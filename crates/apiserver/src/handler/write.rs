@@ -483,6 +483,8 @@ async fn attempt_update(
         let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", new.uid(), old.uid());
         return Err(ApiError::conflict(&resource, name, &why));
     }
+    // A write that is not bound to a version means the one it is computed from.
+    new.set(&["metadata", "resourceVersion"], json!(old.resource_version()));
     let mut problems = meta::validation::validate_object_meta_update(&new, &old);
     carry_system_metadata(&mut new, &old);
     new.set(&["metadata", "name"], name.as_str().into());
