@@ -70,7 +70,7 @@ impl ServedKind for PlainKind {
         false
     }
     fn columns(&self) -> Vec<TableColumn> {
-        vec![TableColumn::from(&Column::NAME), TableColumn::from(&Column { name: "Created At", ..Column::AGE })]
+        vec![TableColumn::from(&Column::NAME), TableColumn::from(&Column::AGE)]
     }
     fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
         vec![object.name().into(), object.text(&["metadata", "creationTimestamp"]).unwrap_or_default().into()]

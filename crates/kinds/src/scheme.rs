@@ -197,6 +197,12 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
     fn schema(&self) -> &Schema {
         &self.schema
     }
+    fn from_storage(&self, object: Object) -> Result<Object, String> {
+        if self.converts() { self.strategy.from_storage(object) } else { Ok(object) }
+    }
+    fn to_storage(&self, object: Object) -> Result<Object, String> {
+        if self.converts() { self.strategy.to_storage(object) } else { Ok(object) }
+    }
     fn default(&self, object: &mut Object) -> Result<(), String> {
         meta::defaulting::apply_defaults(&self.schema, object);
         let mut typed = self.decode(object)?;

@@ -83,6 +83,20 @@ pub trait Strategy: Send + Sync + 'static {
     /// The typed object.
     type Kind: DeserializeOwned + Serialize + Send + Sync + 'static;
 
+    /// From the stored version into the served one, where they differ.
+    ///
+    /// # Errors
+    /// A sentence on an object that does not have the stored version's shape.
+    fn from_storage(&self, object: Object) -> Result<Object, String> {
+        Ok(object)
+    }
+    /// From the served version into the stored one, where they differ.
+    ///
+    /// # Errors
+    /// A sentence on an object that does not have the served version's shape.
+    fn to_storage(&self, object: Object) -> Result<Object, String> {
+        Ok(object)
+    }
     /// Defaults that depend on other fields; constant ones stand in the table of facts and are filled in before.
     fn default(&self, object: &mut Self::Kind) {}
     /// Last changes before validation of a new object. Status was dropped already where the kind has one.
@@ -131,7 +145,7 @@ pub trait Strategy: Send + Sync + 'static {
     }
     /// Columns of `kubectl get`.
     fn columns(&self) -> &'static [Column] {
-        &[Column::NAME, Column { name: "Created At", ..Column::AGE }]
+        &[Column::NAME, Column::AGE]
     }
     /// Cells of one row, one per column. `now` is for ages inside other columns; the age column itself is rendered from
     /// `metadata.creationTimestamp` by [`crate::plain::age`].

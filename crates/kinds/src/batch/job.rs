@@ -1,0 +1,247 @@
+//! Job: pods that run until their work is done.
+
+use std::collections::BTreeMap;
+
+use api::batch::v1::{Job, JobSpec};
+use jiff::Timestamp;
+use meta::{FieldError, FieldPath, Object};
+use serde_json::Value;
+
+use crate::{
+    cells,
+    core::pod,
+    problems::{immutable, is_empty_selector, label_selector, not_negative, one_of, selects},
+    strategy::{Column, NameRule, Strategy, WriteContext},
+};
+
+/// Behaviour of jobs.
+pub struct JobStrategy;
+
+/// Labels that bind pods to their job: the present names and those of old.
+const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+
+/// Makes the selector nobody has to write: the job's own UID.
+fn generate_selector(job: &mut Job) {
+    let (Some(uid), Some(name)) = (job.metadata.uid.clone(), job.metadata.name.clone()) else { return };
+    let Some(spec) = &mut job.spec else { return };
+    if spec.manual_selector == Some(true) {
+        return;
+    }
+    let labels = spec.template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    for (keys, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
+        for key in keys {
+            // A name that is too long for a label is left out, as upstream does by refusing such jobs.
+            labels.entry(key.to_owned()).or_insert_with(|| value.clone());
+        }
+    }
+    let selector = spec.selector.get_or_insert_default();
+    selector.match_labels.get_or_insert_with(BTreeMap::new).entry("batch.kubernetes.io/controller-uid".to_owned()).or_insert(uid);
+}
+
+/// Problems of a job's specification, without what only a job of its own has.
+pub fn validate_spec(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    not_negative(spec.parallelism.map(i64::from), &path.child("parallelism"), problems);
+    not_negative(spec.completions.map(i64::from), &path.child("completions"), problems);
+    not_negative(spec.active_deadline_seconds, &path.child("activeDeadlineSeconds"), problems);
+    not_negative(spec.backoff_limit.map(i64::from), &path.child("backoffLimit"), problems);
+    not_negative(spec.ttl_seconds_after_finished.map(i64::from), &path.child("ttlSecondsAfterFinished"), problems);
+    not_negative(spec.backoff_limit_per_index.map(i64::from), &path.child("backoffLimitPerIndex"), problems);
+    let mode = spec.completion_mode.as_deref();
+    if let Some(mode) = mode {
+        one_of(mode, &["Indexed", "NonIndexed"], &path.child("completionMode"), problems);
+    }
+    if mode == Some("Indexed") && spec.completions.is_none() {
+        problems.push(FieldError::required(&path.child("completions"), "when completion mode is Indexed"));
+    }
+    if spec.backoff_limit_per_index.is_some() && mode != Some("Indexed") {
+        problems.push(FieldError::invalid(
+            &path.child("backoffLimitPerIndex"),
+            spec.backoff_limit_per_index.unwrap_or_default(),
+            "requires indexed completion mode",
+        ));
+    }
+    if let Some(policy) = spec.pod_replacement_policy.as_deref() {
+        let allowed: &[&str] = if spec.pod_failure_policy.is_some() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+        one_of(policy, allowed, &path.child("podReplacementPolicy"), problems);
+    }
+    problems.extend(pod::validation::template(&spec.template, &path.child("template")));
+    let policy = spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or_default();
+    let at = path.child("template").child("spec").child("restartPolicy");
+    if policy.is_empty() || policy == "Always" {
+        problems.push(FieldError::required(&at, "valid values: \"OnFailure\", \"Never\""));
+    } else if spec.pod_failure_policy.is_some() && policy != "Never" {
+        problems.push(FieldError::invalid(&at, policy, "only \"Never\" is supported when podFailurePolicy is specified"));
+    }
+}
+
+impl Strategy for JobStrategy {
+    type Kind = Job;
+
+    fn default(&self, job: &mut Job) {
+        let Some(spec) = &mut job.spec else { return };
+        pod::defaults::template(&mut spec.template);
+        if spec.completions.is_none() && spec.parallelism.is_none() {
+            spec.completions = Some(1);
+        }
+        spec.parallelism.get_or_insert(1);
+        spec.backoff_limit.get_or_insert(if spec.backoff_limit_per_index.is_some() { i32::MAX } else { 6 });
+        spec.completion_mode.get_or_insert_with(|| "NonIndexed".to_owned());
+        spec.suspend.get_or_insert(false);
+        spec.manual_selector.get_or_insert(false);
+        let replacement = if spec.pod_failure_policy.is_some() { "Failed" } else { "TerminatingOrFailed" };
+        spec.pod_replacement_policy.get_or_insert_with(|| replacement.to_owned());
+        for rule in spec.pod_failure_policy.iter_mut().flat_map(|policy| &mut policy.rules) {
+            for pattern in rule.on_pod_conditions.iter_mut().flatten() {
+                if pattern.status.as_deref().unwrap_or_default().is_empty() {
+                    pattern.status = Some("True".to_owned());
+                }
+            }
+        }
+        if job.metadata.labels.as_ref().is_none_or(BTreeMap::is_empty) {
+            job.metadata.labels = spec.template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).filter(|labels| !labels.is_empty());
+        }
+    }
+    fn prepare_create(&self, _context: &WriteContext, job: &mut Job) {
+        generate_selector(job);
+    }
+    fn validate(&self, job: &Job) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("spec");
+        let empty = JobSpec::default();
+        let spec = job.spec.as_ref().unwrap_or(&empty);
+        validate_spec(spec, &path, &mut problems);
+        let labels = spec.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
+        match &spec.selector {
+            None => problems.push(FieldError::required(&path.child("selector"), "")),
+            Some(selector) => {
+                problems.extend(label_selector(selector, &path.child("selector")));
+                if is_empty_selector(selector) || !selects(selector, labels) {
+                    problems.push(FieldError::invalid(
+                        &path.child("template").child("metadata").child("labels"),
+                        serde_json::json!(labels),
+                        "`selector` does not match template `labels`",
+                    ));
+                }
+            }
+        }
+        problems
+    }
+    fn validate_update(&self, job: &Job, old: &Job) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("spec");
+        let (Some(new), Some(known)) = (&job.spec, &old.spec) else { return problems };
+        validate_spec(new, &path, &mut problems);
+        let indexed = new.completion_mode.as_deref() == Some("Indexed");
+        if new.completions != known.completions && !(indexed && new.completions == new.parallelism) {
+            if indexed {
+                problems.push(FieldError::invalid(
+                    &path.child("completions"),
+                    serde_json::json!(new.completions),
+                    "can only be modified in tandem with spec.parallelism",
+                ));
+            } else {
+                immutable(&new.completions, &known.completions, &path.child("completions"), &mut problems);
+            }
+        }
+        immutable(&new.selector, &known.selector, &path.child("selector"), &mut problems);
+        immutable(&new.completion_mode, &known.completion_mode, &path.child("completionMode"), &mut problems);
+        immutable(&new.pod_failure_policy, &known.pod_failure_policy, &path.child("podFailurePolicy"), &mut problems);
+        immutable(&new.backoff_limit_per_index, &known.backoff_limit_per_index, &path.child("backoffLimitPerIndex"), &mut problems);
+        immutable(&new.managed_by, &known.managed_by, &path.child("managedBy"), &mut problems);
+        // Where its pods may run can change while a job that never started is suspended.
+        let never_started = old.status.as_ref().is_none_or(|status| status.start_time.is_none());
+        let mut template = new.template.clone();
+        if known.suspend == Some(true) && never_started {
+            if let (Some(to), Some(from)) = (&mut template.spec, &known.template.spec) {
+                to.affinity.clone_from(&from.affinity);
+                to.node_selector.clone_from(&from.node_selector);
+                to.tolerations.clone_from(&from.tolerations);
+                to.scheduling_gates.clone_from(&from.scheduling_gates);
+                for (container, old) in to.containers.iter_mut().zip(&from.containers) {
+                    container.resources.clone_from(&old.resources);
+                }
+            }
+            if let (Some(to), Some(from)) = (&mut template.metadata, &known.template.metadata) {
+                to.labels.clone_from(&from.labels);
+                to.annotations.clone_from(&from.annotations);
+            }
+        }
+        immutable(&template, &known.template, &path.child("template"), &mut problems);
+        problems
+    }
+    fn name_rule(&self) -> NameRule {
+        NameRule::Dns1123Subdomain
+    }
+    fn tracks_generation(&self) -> bool {
+        true
+    }
+    fn orphans_by_default(&self) -> bool {
+        // Source: `pkg/registry/batch/job/strategy.go`: kept for clients of old; only jobs made for batch/v1's first form do.
+        false
+    }
+    fn selectable_field_names(&self) -> &'static [&'static str] {
+        &["status.successful"]
+    }
+    fn selectable_fields(&self, job: &Job) -> Vec<(&'static str, String)> {
+        vec![("status.successful", job.status.as_ref().and_then(|status| status.succeeded).unwrap_or_default().to_string())]
+    }
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            Column::NAME,
+            Column::text("Status", "Where it stands."),
+            Column::text("Completions", "Pods that succeeded, of those wanted."),
+            Column::text("Duration", "How long it has been at work."),
+            Column::AGE,
+            Column::text("Containers", "Names of its pods' containers.").wide(),
+            Column::text("Images", "Images of its pods' containers.").wide(),
+            Column::text("Selector", "Which pods are its own.").wide(),
+        ];
+        COLUMNS
+    }
+    fn row(&self, job: &Job, raw: &Object, now: Timestamp) -> Vec<Value> {
+        let spec = job.spec.as_ref();
+        let status = job.status.as_ref();
+        let succeeded = status.and_then(|status| status.succeeded).unwrap_or_default();
+        let completions = match (spec.and_then(|spec| spec.completions), spec.and_then(|spec| spec.parallelism).unwrap_or_default()) {
+            (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+            (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+            (None, _) => format!("{succeeded}/1"),
+        };
+        let started = status.and_then(|status| status.start_time.as_ref());
+        let duration = match (started, status.and_then(|status| status.completion_time.as_ref())) {
+            (None, _) => String::new(),
+            (Some(start), None) => cells::since(Some(start), now),
+            (Some(start), Some(end)) => cells::between(start, end),
+        };
+        let is = |kind: &str| {
+            status.is_some_and(|status| status.conditions.iter().flatten().any(|condition| condition.type_ == kind && condition.status == "True"))
+        };
+        let words = if is("Complete") {
+            "Complete"
+        } else if is("Failed") {
+            "Failed"
+        } else if job.metadata.deletion_timestamp.is_some() {
+            "Terminating"
+        } else if is("Suspended") {
+            "Suspended"
+        } else if is("FailureTarget") {
+            "FailureTarget"
+        } else if is("SuccessCriteriaMet") {
+            "SuccessCriteriaMet"
+        } else {
+            "Running"
+        };
+        let [names, images] = cells::containers(spec.and_then(|spec| spec.template.spec.as_ref()));
+        vec![
+            raw.name().into(),
+            words.into(),
+            completions.into(),
+            duration.into(),
+            cells::created(raw),
+            names,
+            images,
+            cells::selector(spec.and_then(|spec| spec.selector.as_ref())),
+        ]
+    }
+}

@@ -1,0 +1,128 @@
+//! Node: a machine that runs pods.
+
+use std::collections::BTreeSet;
+
+use api::core::v1::Node;
+use jiff::Timestamp;
+use meta::{FieldError, FieldPath, Object, validation as rules};
+use serde_json::Value;
+
+use crate::{
+    cells,
+    problems::{filled, one_of},
+    strategy::{Column, Strategy},
+};
+
+/// Behaviour of nodes.
+pub struct NodeStrategy;
+
+const UNKNOWN: &str = "<unknown>";
+
+impl Strategy for NodeStrategy {
+    type Kind = Node;
+
+    fn default(&self, node: &mut Node) {
+        // What a node reports as its whole is what pods may use, unless it says otherwise.
+        if let Some(status) = &mut node.status
+            && status.allocatable.is_none()
+        {
+            status.allocatable.clone_from(&status.capacity);
+        }
+    }
+    fn validate(&self, node: &Node) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("spec");
+        let Some(spec) = &node.spec else { return problems };
+        let mut seen = BTreeSet::new();
+        for (index, taint) in spec.taints.iter().flatten().enumerate() {
+            let at = path.child("taints").index(index);
+            filled(&taint.key, &at.child("key"), &mut problems);
+            if !taint.key.is_empty() {
+                problems.extend(rules::invalid_each(&at.child("key"), &taint.key, rules::qualified_name_problems(&taint.key)));
+            }
+            let value = taint.value.as_deref().unwrap_or_default();
+            problems.extend(rules::invalid_each(&at.child("value"), value, rules::label_value_problems(value)));
+            one_of(&taint.effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"], &at.child("effect"), &mut problems);
+            if !seen.insert((&taint.key, &taint.effect)) {
+                problems.push(FieldError::duplicate(&at, serde_json::to_value(taint).unwrap_or_default()));
+            }
+        }
+        for (index, range) in spec.pod_cidrs.iter().flatten().enumerate() {
+            problems.extend(rules::invalid_each(&path.child("podCIDRs").index(index), range, rules::cidr_problems(range)));
+        }
+        problems
+    }
+    fn validate_update(&self, node: &Node, old: &Node) -> Vec<FieldError> {
+        let mut problems = self.validate(node);
+        let path = FieldPath::new("spec");
+        if let (Some(new), Some(old)) = (&node.spec, &old.spec) {
+            if old.pod_cidrs.as_ref().is_some_and(|ranges| !ranges.is_empty()) && new.pod_cidrs != old.pod_cidrs {
+                problems.push(FieldError::forbidden(&path.child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"));
+            }
+            if old.provider_id.as_deref().is_some_and(|id| !id.is_empty()) && new.provider_id != old.provider_id {
+                problems.push(FieldError::forbidden(&path.child("providerID"), "node updates may not change providerID except from \"\" to valid"));
+            }
+        }
+        problems
+    }
+    fn selectable_field_names(&self) -> &'static [&'static str] {
+        &["spec.unschedulable"]
+    }
+    fn selectable_fields(&self, node: &Node) -> Vec<(&'static str, String)> {
+        let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+        vec![("spec.unschedulable", unschedulable.to_string())]
+    }
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            Column::NAME,
+            Column::text("Status", "Whether it is ready, and whether it takes pods."),
+            Column::text("Roles", "What it is for."),
+            Column::AGE,
+            Column::text("Version", "Version of its kubelet."),
+            Column::text("Internal-IP", "Its address inside the cluster.").wide(),
+            Column::text("External-IP", "Its address outside the cluster.").wide(),
+            Column::text("OS-Image", "Its operating system.").wide(),
+            Column::text("Kernel-Version", "Its kernel.").wide(),
+            Column::text("Container-Runtime", "What runs its containers.").wide(),
+        ];
+        COLUMNS
+    }
+    fn row(&self, node: &Node, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let status = node.status.as_ref();
+        let ready = status.and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready"));
+        let mut words = match ready.map(|condition| condition.status == "True") {
+            Some(true) => "Ready".to_owned(),
+            Some(false) => "NotReady".to_owned(),
+            None => "Unknown".to_owned(),
+        };
+        if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+            words.push_str(",SchedulingDisabled");
+        }
+        let mut roles = BTreeSet::new();
+        for (key, value) in node.metadata.labels.iter().flatten() {
+            if let Some(role) = key.strip_prefix("node-role.kubernetes.io/").filter(|role| !role.is_empty()) {
+                roles.insert(role);
+            } else if key == "kubernetes.io/role" && !value.is_empty() {
+                roles.insert(value);
+            }
+        }
+        let address = |kind: &str| {
+            let found = status.and_then(|status| status.addresses.iter().flatten().find(|address| address.type_ == kind));
+            cells::or_none(found.map(|found| found.address.as_str()))
+        };
+        let info = status.and_then(|status| status.node_info.as_ref());
+        let known = |text: Option<&String>| Value::from(text.map(String::as_str).filter(|text| !text.is_empty()).unwrap_or(UNKNOWN));
+        vec![
+            raw.name().into(),
+            words.into(),
+            cells::joined(roles),
+            cells::created(raw),
+            cells::text(info.map(|info| info.kubelet_version.as_str())),
+            address("InternalIP"),
+            address("ExternalIP"),
+            known(info.map(|info| &info.os_image)),
+            known(info.map(|info| &info.kernel_version)),
+            known(info.map(|info| &info.container_runtime_version)),
+        ]
+    }
+}

@@ -1,0 +1,147 @@
+//! PersistentVolumeClaim: what storage somebody asks for.
+
+use api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use jiff::Timestamp;
+use meta::{FieldError, FieldPath, Object, quantity::Quantity};
+use serde_json::Value;
+
+use crate::{
+    cells,
+    problems::{label_selector, one_of},
+    strategy::{Column, Strategy, WriteContext},
+};
+
+/// Behaviour of claims.
+pub struct PersistentVolumeClaimStrategy;
+
+/// Problems of a claim's specification.
+pub fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &FieldPath) -> Vec<FieldError> {
+    let mut problems = Vec::new();
+    let modes = spec.access_modes.as_deref().unwrap_or_default();
+    if modes.is_empty() {
+        problems.push(FieldError::required(&path.child("accessModes"), "at least 1 access mode is required"));
+    }
+    for mode in modes {
+        one_of(mode, &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"], &path.child("accessModes"), &mut problems);
+    }
+    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+        problems.push(FieldError::forbidden(&path.child("accessModes"), "may not use ReadWriteOncePod with other access modes"));
+    }
+    if let Some(selector) = &spec.selector {
+        problems.extend(label_selector(selector, &path.child("selector")));
+    }
+    let at = path.child("resources").key("storage");
+    match spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()).and_then(|requests| requests.get("storage")) {
+        None => problems.push(FieldError::required(&at, "")),
+        Some(amount) => {
+            if Quantity::parse(&amount.0).is_ok_and(|parsed| parsed.signum() <= 0) {
+                problems.push(FieldError::invalid(&at, amount.0.as_str(), "must be greater than zero"));
+            }
+        }
+    }
+    problems
+}
+
+impl Strategy for PersistentVolumeClaimStrategy {
+    type Kind = PersistentVolumeClaim;
+
+    fn default(&self, claim: &mut PersistentVolumeClaim) {
+        // Old and new form of the source mean the same.
+        if let Some(spec) = &mut claim.spec {
+            match (&spec.data_source, &spec.data_source_ref) {
+                (Some(source), None) => {
+                    spec.data_source_ref = Some(api::core::v1::TypedObjectReference {
+                        api_group: source.api_group.clone(),
+                        kind: source.kind.clone(),
+                        name: source.name.clone(),
+                        namespace: None,
+                    });
+                }
+                (None, Some(reference)) if reference.namespace.as_deref().unwrap_or_default().is_empty() => {
+                    spec.data_source = Some(api::core::v1::TypedLocalObjectReference {
+                        api_group: reference.api_group.clone(),
+                        kind: reference.kind.clone(),
+                        name: reference.name.clone(),
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    fn prepare_create(&self, _context: &WriteContext, claim: &mut PersistentVolumeClaim) {
+        claim.status.get_or_insert_default().phase = Some("Pending".to_owned());
+    }
+    fn validate(&self, claim: &PersistentVolumeClaim) -> Vec<FieldError> {
+        let empty = PersistentVolumeClaimSpec::default();
+        validate_spec(claim.spec.as_ref().unwrap_or(&empty), &FieldPath::new("spec"))
+    }
+    fn validate_update(&self, claim: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> Vec<FieldError> {
+        let mut problems = self.validate(claim);
+        let (Some(new), Some(known)) = (&claim.spec, &old.spec) else { return problems };
+        let bound = old.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+        let mut adopted = new.clone();
+        if known.volume_name.as_deref().unwrap_or_default().is_empty() {
+            adopted.volume_name.clone_from(&known.volume_name);
+        }
+        if known.storage_class_name.is_none() {
+            // A class may be filled in later, by the default class.
+            adopted.storage_class_name.clone_from(&known.storage_class_name);
+        }
+        adopted.volume_attributes_class_name.clone_from(&known.volume_attributes_class_name);
+        let path = FieldPath::new("spec");
+        let amount = |spec: &PersistentVolumeClaimSpec| {
+            let requests = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+            requests.and_then(|requests| requests.get("storage")).and_then(|text| Quantity::parse(&text.0).ok())
+        };
+        if let (Some(wanted), Some(had)) = (amount(new), amount(known)) {
+            if wanted.sub(&had).signum() < 0 && bound {
+                problems.push(FieldError::forbidden(&path.child("resources").child("requests").child("storage"), "field can not be less than status.capacity"));
+            }
+            if bound {
+                adopted.resources.clone_from(&known.resources);
+            }
+        }
+        if adopted != *known {
+            problems.push(FieldError::forbidden(
+                &path,
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+            ));
+        }
+        problems
+    }
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            Column::NAME,
+            Column::text("Status", "Whether it got a volume."),
+            Column::text("Volume", "Which."),
+            Column::text("Capacity", "How much that holds."),
+            Column::text("Access Modes", "How that can be mounted."),
+            Column::text("StorageClass", "The class asked for."),
+            Column::text("VolumeAttributesClass", "The class of attributes asked for."),
+            Column::AGE,
+            Column::text("VolumeMode", "A file system or a block device.").wide(),
+        ];
+        COLUMNS
+    }
+    fn row(&self, claim: &PersistentVolumeClaim, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let empty = PersistentVolumeClaimSpec::default();
+        let spec = claim.spec.as_ref().unwrap_or(&empty);
+        let status = claim.status.as_ref();
+        let phase =
+            if claim.metadata.deletion_timestamp.is_some() { Some("Terminating") } else { status.and_then(|status| status.phase.as_deref()) };
+        let bound = spec.volume_name.as_deref().filter(|name| !name.is_empty());
+        let capacity = bound.and_then(|_| cells::quantity(status.and_then(|status| status.capacity.as_ref()), "storage"));
+        let modes = bound.and_then(|_| status.and_then(|status| status.access_modes.as_ref()));
+        vec![
+            raw.name().into(),
+            cells::text(phase),
+            cells::text(bound),
+            capacity.unwrap_or_default().into(),
+            cells::access_modes(modes),
+            cells::text(spec.storage_class_name.as_deref()),
+            cells::or_unset(spec.volume_attributes_class_name.as_deref()),
+            cells::created(raw),
+            cells::or_unset(spec.volume_mode.as_deref()),
+        ]
+    }
+}

@@ -1,0 +1,263 @@
+//! Service: one stable address for many pods. Addresses and node ports are handed out by the API server's effects.
+
+use std::collections::HashSet;
+
+use api::{
+    apimachinery::pkg::util::intstr::IntOrString,
+    core::v1::{ClientIPConfig, Service, ServiceSpec, SessionAffinityConfig},
+};
+use jiff::Timestamp;
+use meta::{FieldError, FieldPath, Object, validation as rules};
+use serde_json::Value;
+
+use super::pod::validation::protocol;
+use crate::{
+    cells,
+    problems::{labels, one_of, port_number, port_or_name},
+    strategy::{Column, NameRule, Strategy},
+};
+
+/// Behaviour of services.
+pub struct ServiceStrategy;
+
+const CLUSTER_IP: &str = "ClusterIP";
+
+fn kind_of(spec: &ServiceSpec) -> &str {
+    spec.type_.as_deref().filter(|kind| !kind.is_empty()).unwrap_or(CLUSTER_IP)
+}
+
+fn set(place: &mut Option<String>, value: &str) {
+    if place.as_deref().unwrap_or_default().is_empty() {
+        *place = Some(value.to_owned());
+    }
+}
+
+impl Strategy for ServiceStrategy {
+    type Kind = Service;
+
+    fn default(&self, service: &mut Service) {
+        let Some(spec) = &mut service.spec else { return };
+        let (affinity, kind) = (spec.session_affinity.as_deref().unwrap_or("None").to_owned(), kind_of(spec).to_owned());
+        if affinity == "None" {
+            spec.session_affinity_config = None;
+        } else if affinity == "ClientIP" {
+            let client = spec.session_affinity_config.get_or_insert_with(SessionAffinityConfig::default).client_ip.get_or_insert_with(ClientIPConfig::default);
+            client.timeout_seconds.get_or_insert(10_800);
+        }
+        for port in spec.ports.iter_mut().flatten() {
+            let unset = match &port.target_port {
+                None => true,
+                Some(IntOrString::Int(number)) => *number == 0,
+                Some(IntOrString::String(name)) => name.is_empty(),
+            };
+            if unset {
+                port.target_port = Some(IntOrString::Int(port.port));
+            }
+        }
+        let external = spec.external_ips.as_ref().is_some_and(|all| !all.is_empty());
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == CLUSTER_IP && external) {
+            set(&mut spec.external_traffic_policy, "Cluster");
+        }
+        if kind != "ExternalName" {
+            set(&mut spec.internal_traffic_policy, "Cluster");
+        }
+        if kind == "LoadBalancer" && spec.allocate_load_balancer_node_ports.is_none() {
+            spec.allocate_load_balancer_node_ports = Some(true);
+        }
+    }
+    fn validate(&self, service: &Service) -> Vec<FieldError> {
+        let empty = ServiceSpec::default();
+        validate_spec(service.spec.as_ref().unwrap_or(&empty))
+    }
+    fn validate_update(&self, service: &Service, old: &Service) -> Vec<FieldError> {
+        let mut problems = self.validate(service);
+        let (Some(new), Some(known)) = (&service.spec, &old.spec) else { return problems };
+        let path = FieldPath::new("spec");
+        let (kind, old_kind) = (kind_of(new), kind_of(known));
+        if kind != "ExternalName" && old_kind != "ExternalName" {
+            let old_ips = known.cluster_ips.as_deref().unwrap_or_default();
+            let ips = new.cluster_ips.as_deref().unwrap_or_default();
+            if let (Some(first), Some(given)) = (old_ips.first(), ips.first())
+                && first != given
+            {
+                problems.push(FieldError::invalid(&path.child("clusterIPs").index(0), ips.to_vec(), "may not change once set"));
+            }
+            if old_ips.first().is_some() && ips.is_empty() {
+                problems.push(FieldError::invalid(&path.child("clusterIPs").index(0), Value::Null, "primary clusterIP can not be unset"));
+            }
+        }
+        if old_kind == "LoadBalancer" && kind == "LoadBalancer" && new.load_balancer_class != known.load_balancer_class {
+            crate::problems::immutable(&new.load_balancer_class, &known.load_balancer_class, &path.child("loadBalancerClass"), &mut problems);
+        }
+        problems
+    }
+    fn name_rule(&self) -> NameRule {
+        NameRule::Dns1035Label
+    }
+    fn selectable_field_names(&self) -> &'static [&'static str] {
+        &["spec.clusterIP", "spec.type"]
+    }
+    fn selectable_fields(&self, service: &Service) -> Vec<(&'static str, String)> {
+        let spec = service.spec.as_ref();
+        vec![
+            ("spec.clusterIP", spec.and_then(|spec| spec.cluster_ip.clone()).unwrap_or_default()),
+            ("spec.type", spec.and_then(|spec| spec.type_.clone()).unwrap_or_default()),
+        ]
+    }
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            Column::NAME,
+            Column::text("Type", "How it can be reached."),
+            Column::text("Cluster-IP", "Its address inside the cluster."),
+            Column::text("External-IP", "Its addresses outside."),
+            Column::text("Port(s)", "Its ports."),
+            Column::AGE,
+            Column::text("Selector", "Labels of its pods.").wide(),
+        ];
+        COLUMNS
+    }
+    fn row(&self, service: &Service, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let empty = ServiceSpec::default();
+        let spec = service.spec.as_ref().unwrap_or(&empty);
+        let ports = spec.ports.iter().flatten().map(|port| {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            match port.node_port.filter(|number| *number > 0) {
+                Some(node_port) => format!("{}:{node_port}/{protocol}", port.port),
+                None => format!("{}/{protocol}", port.port),
+            }
+        });
+        let first = spec.cluster_ips.as_ref().and_then(|all| all.first()).or(spec.cluster_ip.as_ref());
+        vec![
+            raw.name().into(),
+            kind_of(spec).into(),
+            cells::or_none(first.map(String::as_str)),
+            external_addresses(service, spec),
+            cells::joined(ports),
+            cells::created(raw),
+            cells::labels(spec.selector.as_ref()),
+        ]
+    }
+}
+
+fn external_addresses(service: &Service, spec: &ServiceSpec) -> Value {
+    let own = spec.external_ips.as_deref().unwrap_or_default();
+    match kind_of(spec) {
+        "ExternalName" => cells::text(spec.external_name.as_deref()),
+        "LoadBalancer" => {
+            let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()).and_then(|balancer| balancer.ingress.as_deref());
+            let given = ingress.unwrap_or_default().iter().filter_map(|one| one.ip.as_ref().or(one.hostname.as_ref()));
+            let all: Vec<&String> = given.chain(own).collect();
+            if all.is_empty() { "<pending>".into() } else { cells::joined(all) }
+        }
+        _ => cells::joined(own),
+    }
+}
+
+fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
+    let mut problems = Vec::new();
+    let path = FieldPath::new("spec");
+    let kind = kind_of(spec);
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    if ports.is_empty() && !headless && kind != "ExternalName" {
+        problems.push(FieldError::required(&path.child("ports"), ""));
+    }
+    match kind {
+        "LoadBalancer" | "NodePort" if headless => {
+            problems.push(FieldError::invalid(&path.child("clusterIPs").index(0), "None", format!("may not be set to 'None' for {kind} services")));
+        }
+        "ExternalName" => {
+            let name = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.');
+            if spec.cluster_ips.as_ref().is_some_and(|all| !all.is_empty()) {
+                problems.push(FieldError::forbidden(&path.child("clusterIPs"), "may not be set when `type` is 'ExternalName'"));
+            }
+            if name.is_empty() {
+                problems.push(FieldError::required(&path.child("externalName"), ""));
+            } else {
+                problems.extend(rules::invalid_each(&path.child("externalName"), name, rules::dns1123_subdomain_problems(name)));
+            }
+        }
+        _ => {}
+    }
+    let many = ports.len() > 1;
+    let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for (index, port) in ports.iter().enumerate() {
+        let at = path.child("ports").index(index);
+        let name = port.name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            if many {
+                problems.push(FieldError::required(&at.child("name"), ""));
+            }
+        } else {
+            problems.extend(rules::invalid_each(&at.child("name"), name, rules::dns1123_label_problems(name)));
+            if !names.insert(name) {
+                problems.push(FieldError::duplicate(&at.child("name"), name));
+            }
+        }
+        port_number(port.port, &at.child("port"), &mut problems);
+        protocol(port.protocol.as_deref(), &at.child("protocol"), &mut problems);
+        if let Some(target) = &port.target_port {
+            port_or_name(target, &at.child("targetPort"), &mut problems);
+        }
+        let key = (port.protocol.as_deref(), port.port);
+        if !numbers.insert(key) {
+            problems.push(FieldError::duplicate(&at, serde_json::json!({"port": port.port, "protocol": port.protocol})));
+        }
+        if let Some(number) = port.node_port.filter(|number| *number != 0) {
+            if kind == CLUSTER_IP || kind == "ExternalName" {
+                problems.push(FieldError::forbidden(&at.child("nodePort"), format!("may not be used when `type` is '{kind}'")));
+            }
+            if !node_ports.insert((port.protocol.as_deref(), number)) {
+                problems.push(FieldError::duplicate(&at.child("nodePort"), number));
+            }
+        }
+    }
+    problems.extend(labels(spec.selector.as_ref(), &path.child("selector")));
+    one_of(spec.session_affinity.as_deref().unwrap_or_default(), &["ClientIP", "None"], &path.child("sessionAffinity"), &mut problems);
+    if spec.session_affinity.as_deref() == Some("ClientIP") {
+        let seconds = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()).and_then(|client| client.timeout_seconds);
+        if let Some(seconds) = seconds.filter(|seconds| !(1..=86_400).contains(seconds)) {
+            problems.push(FieldError::invalid(
+                &path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds"),
+                seconds,
+                "must be greater than 0 and less than 86400",
+            ));
+        }
+    }
+    one_of(kind, &[CLUSTER_IP, "ExternalName", "LoadBalancer", "NodePort"], &path.child("type"), &mut problems);
+    for (index, address) in spec.cluster_ips.iter().flatten().enumerate() {
+        if address != "None" && !address.is_empty() {
+            problems.extend(rules::invalid_each(&path.child("clusterIPs").index(index), address, rules::ip_problems(address)));
+        }
+    }
+    if spec.cluster_ips.is_none()
+        && let Some(address) = spec.cluster_ip.as_deref().filter(|address| !address.is_empty() && *address != "None")
+    {
+        problems.extend(rules::invalid_each(&path.child("clusterIP"), address, rules::ip_problems(address)));
+    }
+    for (index, address) in spec.external_ips.iter().flatten().enumerate() {
+        problems.extend(rules::invalid_each(&path.child("externalIPs").index(index), address, rules::ip_problems(address)));
+    }
+    if let Some(policy) = spec.internal_traffic_policy.as_deref() {
+        one_of(policy, &["Cluster", "Local"], &path.child("internalTrafficPolicy"), &mut problems);
+    }
+    if let Some(policy) = spec.external_traffic_policy.as_deref().filter(|policy| !policy.is_empty()) {
+        if matches!(kind, "NodePort" | "LoadBalancer") || spec.external_ips.as_ref().is_some_and(|all| !all.is_empty()) {
+            one_of(policy, &["Cluster", "Local"], &path.child("externalTrafficPolicy"), &mut problems);
+        } else {
+            problems.push(FieldError::invalid(&path.child("externalTrafficPolicy"), policy, "may only be set for externally-accessible services"));
+        }
+    }
+    if kind != "LoadBalancer" {
+        if spec.load_balancer_class.is_some() {
+            problems.push(FieldError::forbidden(&path.child("loadBalancerClass"), "may only be used when `type` is 'LoadBalancer'"));
+        }
+        if spec.allocate_load_balancer_node_ports.is_some() {
+            problems.push(FieldError::forbidden(&path.child("allocateLoadBalancerNodePorts"), "may only be used when `type` is 'LoadBalancer'"));
+        }
+        if spec.load_balancer_source_ranges.as_ref().is_some_and(|all| !all.is_empty()) {
+            problems.push(FieldError::forbidden(&path.child("LoadBalancerSourceRanges"), "may only be used when `type` is 'LoadBalancer'"));
+        }
+    }
+    problems
+}

@@ -1,0 +1,28 @@
+//! ServiceAccount: who a pod is to the API.
+
+use api::core::v1::ServiceAccount;
+use jiff::Timestamp;
+use meta::{FieldError, Object};
+use serde_json::Value;
+
+use crate::{
+    cells,
+    strategy::{Column, Strategy},
+};
+
+/// Behaviour of service accounts.
+pub struct ServiceAccountStrategy;
+
+impl Strategy for ServiceAccountStrategy {
+    type Kind = ServiceAccount;
+
+    fn validate(&self, _account: &ServiceAccount) -> Vec<FieldError> {
+        Vec::new()
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::text("Secrets", "How many secrets it may use."), Column::AGE] }
+    }
+    fn row(&self, account: &ServiceAccount, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        vec![raw.name().into(), account.secrets.as_ref().map_or(0, Vec::len).into(), cells::created(raw)]
+    }
+}

@@ -1,0 +1,200 @@
+//! Walks the scheme: what every kind promises, and what a written object looks like after defaults.
+
+use jiff::Timestamp;
+use meta::Object;
+use serde_json::{Value, json};
+
+use crate::{Scheme, ServedKind, WriteContext, served::serve_all};
+
+fn scheme() -> &'static Scheme {
+    static SCHEME: std::sync::OnceLock<Scheme> = std::sync::OnceLock::new();
+    SCHEME.get_or_init(serve_all)
+}
+
+fn kind(api_version: &str, name: &str) -> std::sync::Arc<dyn ServedKind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    scheme().by_kind(&meta::names::GroupVersionKind::new(group, version, name)).unwrap().clone()
+}
+
+fn context() -> WriteContext {
+    WriteContext { now: now(), user: "somebody".to_owned(), groups: Vec::new(), dry_run: false }
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn written(value: Value) -> (Object, Vec<String>) {
+    let mut object = Object::from_value(value).unwrap();
+    let kind = kind(&object.api_version().to_owned(), &object.kind().to_owned());
+    kind.default(&mut object).unwrap();
+    let problems = kind.finish_create(&context(), &mut object).unwrap();
+    (object, problems.iter().map(ToString::to_string).collect())
+}
+
+/// `expected` must be contained in what is written.
+#[track_caller]
+fn check(value: Value, expected: Value) {
+    let (object, problems) = written(value);
+    assert_eq!(problems, Vec::<String>::new());
+    contains(&object.into_value(), &expected, "");
+}
+
+#[track_caller]
+fn contains(value: &Value, expected: &Value, path: &str) {
+    match (value, expected) {
+        (Value::Object(value), Value::Object(expected)) => {
+            for (key, expected) in expected {
+                match value.get(key) {
+                    Some(found) => contains(found, expected, &format!("{path}.{key}")),
+                    None => panic!("{path}.{key} is absent"),
+                }
+            }
+        }
+        (Value::Array(value), Value::Array(expected)) if value.len() == expected.len() => {
+            value.iter().zip(expected).for_each(|(value, expected)| contains(value, expected, &format!("{path}[]")));
+        }
+        _ => assert_eq!(value, expected, "{path}"),
+    }
+}
+
+#[track_caller]
+fn refused(value: Value, expected: &[&str]) {
+    assert_eq!(written(value).1, expected);
+}
+
+fn template() -> Value {
+    json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "nginx"}]}})
+}
+
+#[test]
+fn every_row_has_a_cell_per_column() {
+    for kind in scheme().kinds() {
+        let info = kind.info();
+        let object = json!({"apiVersion": info.kind.group_version().to_string(), "kind": &*info.kind.kind, "metadata": {"name": "x"}});
+        let object = Object::from_value(object).unwrap();
+        assert_eq!(kind.row(&object, now()).len(), kind.columns().len(), "{}", info.kind.kind);
+    }
+}
+
+#[test]
+fn every_selectable_field_has_a_value_and_a_name() {
+    for kind in scheme().kinds() {
+        let info = kind.info();
+        let object = json!({"apiVersion": info.kind.group_version().to_string(), "kind": &*info.kind.kind, "metadata": {"name": "x"}});
+        let values = kind.selectable_fields(&Object::from_value(object).unwrap());
+        if info.kind.kind.as_ref() != "Event" {
+            assert!(values.iter().all(|(name, _)| kind.is_selectable(name)), "{}", info.kind.kind);
+        }
+    }
+}
+
+#[test]
+fn an_empty_object_of_any_kind_is_refused_or_taken_but_never_breaks() {
+    for kind in scheme().kinds() {
+        let info = kind.info();
+        let object = json!({"apiVersion": info.kind.group_version().to_string(), "kind": &*info.kind.kind, "metadata": {"name": "x"}});
+        let mut object = Object::from_value(object).unwrap();
+        kind.default(&mut object).unwrap();
+        let once = object.clone();
+        kind.default(&mut object).unwrap();
+        assert_eq!(object, once, "defaults of {} change what they made", info.kind.kind);
+        kind.finish_create(&context(), &mut object).unwrap();
+        kind.finish_update(&context(), &mut object.clone(), &object).unwrap();
+        kind.finish_status_update(&context(), &mut object.clone(), &object).unwrap();
+    }
+}
+
+#[test]
+fn pods_get_their_defaults() {
+    check(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"name": "a", "image": "nginx:1.27",
+            "ports": [{"containerPort": 80}], "readinessProbe": {"httpGet": {"port": 80}}, "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}],
+            "volumes": [{"name": "v"}, {"name": "c", "configMap": {"name": "c"}}]}}),
+        json!({"spec": {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "enableServiceLinks": true,
+            "terminationGracePeriodSeconds": 30, "securityContext": {},
+            "containers": [{"imagePullPolicy": "IfNotPresent", "terminationMessagePolicy": "File", "ports": [{"protocol": "TCP"}],
+                "resources": {"requests": {"cpu": "1", "memory": "1Gi"}},
+                "readinessProbe": {"periodSeconds": 10, "httpGet": {"scheme": "HTTP", "path": "/"}}}],
+            "volumes": [{"emptyDir": {}}, {"configMap": {"defaultMode": 420}}]},
+            "status": {"phase": "Pending", "qosClass": "Guaranteed"}}),
+    );
+}
+
+#[test]
+fn workloads_get_their_defaults() {
+    check(
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template()}}),
+        json!({"spec": {"replicas": 1, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}}}),
+    );
+    check(
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template()}}),
+        json!({"spec": {"podManagementPolicy": "OrderedReady", "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}}),
+    );
+    let mut once = template();
+    once["spec"]["restartPolicy"] = json!("Never");
+    check(
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x", "uid": "1-2"}, "spec": {"template": once}}),
+        json!({"spec": {"completions": 1, "parallelism": 1, "backoffLimit": 6, "completionMode": "NonIndexed",
+            "selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "1-2"}},
+            "template": {"metadata": {"labels": {"job-name": "x", "controller-uid": "1-2"}}}}}),
+    );
+}
+
+#[test]
+fn the_rest_of_core_gets_its_defaults() {
+    check(
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}),
+        json!({"metadata": {"labels": {"kubernetes.io/metadata.name": "x"}}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}),
+    );
+    check(
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "stringData": {"a": "b"}}),
+        json!({"type": "Opaque", "data": {"a": "Yg=="}}),
+    );
+    check(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}]}}),
+        json!({"spec": {"type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster", "ports": [{"targetPort": 80, "protocol": "TCP"}]}, "status": {"loadBalancer": {}}}),
+    );
+}
+
+#[test]
+fn mistakes_are_told_in_upstreams_words() {
+    refused(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {}}),
+        &["spec.containers: Required value"],
+    );
+    refused(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"name": "A", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}),
+        &[
+            "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            "spec.containers[0].image: Required value",
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+        ],
+    );
+    refused(
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": template()}}),
+        &["spec.selector: Required value"],
+    );
+    refused(
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"app": "other"}}, "template": template()}}),
+        &["spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`"],
+    );
+    refused(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {}}),
+        &["spec.ports: Required value"],
+    );
+}
+
+#[test]
+fn both_events_are_one() {
+    let new = kind("events.k8s.io/v1", "Event");
+    let object = Object::from_value(json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "regarding": {"name": "web"}, "note": "n", "reportingController": "c"})).unwrap();
+    let stored = new.to_storage(object.clone()).unwrap();
+    assert_eq!(
+        stored.clone().into_value(),
+        json!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "web"}, "message": "n", "reportingComponent": "c"})
+    );
+    assert_eq!(new.from_storage(stored).unwrap(), object);
+}
