@@ -10,6 +10,7 @@
 mod capabilities;
 mod cgroup;
 mod container;
+mod device_filter;
 mod helper;
 mod images;
 mod inside;

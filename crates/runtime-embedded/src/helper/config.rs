@@ -147,6 +147,10 @@ fn namespaces(plan: &StartPlan) -> Value {
     } else if !plan.host.pid {
         namespaces.push(json!({ "type": "pid" }));
     }
+    // With one hierarchy for all, a container would see everybody's groups in it.
+    if plan.cgroup_views.is_none() && !plan.spec.security.privileged {
+        namespaces.push(json!({ "type": "cgroup" }));
+    }
     json!(namespaces)
 }
 

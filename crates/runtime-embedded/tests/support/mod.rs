@@ -135,6 +135,10 @@ impl Node {
                 left.push(format!("cgroup {}", path.display()));
             }
         }
+        // With version 2 there is one hierarchy, and it is mounted right there.
+        if Path::new("/sys/fs/cgroup").join(&name).exists() {
+            left.push("cgroup".to_owned());
+        }
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let path = process.path();
             let Some(pid) = path.file_name().and_then(|pid| pid.to_str()).and_then(|pid| pid.parse::<u32>().ok()) else { continue };

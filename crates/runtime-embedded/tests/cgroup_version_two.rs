@@ -1,0 +1,55 @@
+//! The same containers on a machine with cgroup version 2 only. Where this machine has the old hierarchies, one such is made
+//! of a mount namespace in which only the new one is mounted.
+
+mod support;
+
+use container_runtime::{ContainerRuntime, ContainerState, Device};
+use support::{Node, container};
+
+/// Set for the process that lives in the other mount namespace.
+const INSIDE: &str = "KNARR_TEST_VERSION_TWO";
+
+#[test]
+fn containers_run_and_are_confined_on_version_two() {
+    if std::env::var_os(INSIDE).is_some() {
+        return tokio::runtime::Runtime::new().unwrap().block_on(inside());
+    }
+    let script = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" \"$@\"";
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "containers_run_and_are_confined_on_version_two", "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+async fn inside() {
+    let (node, image) = Node::with_busybox().await;
+    let sandbox = node.sandbox("two").await;
+    let mut spec = container("main", &image, &["/bin/sleep", "1000"]);
+    spec.devices = vec![Device { host_path: "/dev/zero".into(), container_path: "/dev/nothing".into(), permissions: "r".to_owned() }];
+    let id = node.run(&sandbox, &spec).await;
+    assert_eq!(node.exec(&id, "grep ^0: /proc/self/cgroup").await.1, "0::/\n");
+    assert_eq!(node.exec(&id, "head -c 5 /dev/nothing | wc -c; head -c 1 /dev/urandom | wc -c; echo x > /dev/null").await.1, "5\n1\n");
+    for refused in ["mknod /tmp/memory c 1 1 && head -c 1 /tmp/memory", "mkdir /sys/fs/cgroup/x", "echo 0 > /sys/fs/cgroup/cgroup.procs"] {
+        let (code, text) = node.exec(&id, refused).await;
+        assert_ne!(code, 0, "{refused}: {text}");
+    }
+    let (_, text) = node.exec(&id, "mknod /tmp/messages c 1 11 && : < /tmp/messages").await;
+    assert!(text.contains("not permitted"), "{text}");
+    let group = format!("/sys/fs/cgroup/{}/burstable/pod-two/{}/cgroup.procs", node.options.cgroup_root, id.0);
+    assert_eq!(std::fs::read_to_string(group).unwrap().trim(), node.pid(&id).await.to_string());
+    let mut open = container("open", &image, &["/bin/sh", "-c", "mknod /tmp/messages c 1 11 && : < /tmp/messages && echo open"]);
+    open.security.privileged = true;
+    let (code, text) = {
+        let id = node.run(&sandbox, &open).await;
+        let status = node.wait_for_exit(&id).await;
+        let ContainerState::Exited { exit, .. } = &status.state else { panic!() };
+        (exit.code, support::log_text(&status))
+    };
+    assert_eq!((code, text.as_str()), (0, "open\n"));
+    node.runtime().stop_sandbox(&sandbox).await.unwrap();
+    node.finish().await;
+}
