@@ -14,7 +14,14 @@ use crate::{
     authorization::{Authorization, rbac::Rbac},
     bootstrap,
     core::{Clock, ClusterFacts, Core, ServiceAccountTokens},
-    effects::{Effects, EffectsTable, Handler, binding::BindingHandler, service::ServiceEffects, token::TokenHandler},
+    effects::{
+        Effects, EffectsTable, Handler,
+        binding::BindingHandler,
+        pod_streams::{LogHandler, StreamHandler},
+        proxy::ProxyHandler,
+        service::ServiceEffects,
+        token::TokenHandler,
+    },
     server::ApiServer,
     view::MemoryView,
 };
@@ -56,6 +63,13 @@ fn effects() -> EffectsTable {
     handlers.insert((GroupResource::new("", "pods"), "binding"), Arc::new(BindingHandler));
     handlers.insert((GroupResource::new("", "bindings"), ""), Arc::new(BindingHandler));
     handlers.insert((GroupResource::new("", "serviceaccounts"), "token"), Arc::new(TokenHandler));
+    handlers.insert((GroupResource::new("", "pods"), "log"), Arc::new(LogHandler));
+    for subresource in ["exec", "attach", "portforward"] {
+        handlers.insert((GroupResource::new("", "pods"), subresource), Arc::new(StreamHandler));
+    }
+    for resource in ["pods", "services", "nodes"] {
+        handlers.insert((GroupResource::new("", resource), "proxy"), Arc::new(ProxyHandler));
+    }
     EffectsTable { effects, handlers }
 }
 

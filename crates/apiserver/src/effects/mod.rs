@@ -4,6 +4,9 @@
 //! write fails. Subresources with a meaning of their own (binding, eviction, log, token, …) are handlers here too.
 
 pub mod binding;
+pub mod forward;
+pub mod pod_streams;
+pub mod proxy;
 pub mod scale;
 pub mod service;
 pub mod token;

@@ -193,7 +193,7 @@ fn wanted_finalizers(kind: &dyn ServedKind, object: &Object, options: &DeleteOpt
 }
 
 /// A namespace is held by `spec.finalizers` until its content is gone, whoever asks.
-fn is_held(kind: &dyn ServedKind, object: &Object) -> bool {
+pub fn is_held(kind: &dyn ServedKind, object: &Object) -> bool {
     let info = kind.info();
     info.kind.group.is_empty()
         && &*info.kind.kind == "Namespace"

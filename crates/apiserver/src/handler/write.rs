@@ -579,6 +579,7 @@ async fn attempt_update(
     }
     let gone = new.deletion_timestamp().is_some()
         && new.finalizers().is_empty()
+        && !crate::handler::delete::is_held(kind.as_ref(), &new)
         && new.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or_default() == 0;
     let change = if gone { Change::Delete } else { Change::Put { value: bytes.clone(), expires_after: kind.lifetime(&new) } };
     match core.view.write(&info.storage_key(namespace, name), Expect::AtRevision(stored.revision), change).await {

@@ -1,0 +1,282 @@
+//! `proxy` of pods, services and nodes: any request, passed on to what serves behind the name.
+//!
+//! A name is `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT`. Source: Kubernetes `apimachinery/pkg/util/net/port_split.go`,
+//! `apimachinery/pkg/util/proxy`, and `ResourceLocation` of each kind's registry.
+
+use std::{net::IpAddr, sync::Arc};
+
+use api::discovery::v1::EndpointSlice;
+use async_trait::async_trait;
+use dialer::{Connection, Target};
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use kinds::ServedKind;
+use meta::{ApiError, Object};
+use rand::seq::IndexedRandom;
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde_json::Value;
+
+use crate::{
+    core::{Core, RequestContext},
+    effects::{Handler, forward, pod_streams::admit_connect},
+    handler::read,
+    http_body::{Body, Request, empty},
+};
+
+/// The usual port of a node's API.
+const NODE_PORT: u16 = 10250;
+
+/// Answers for all three kinds.
+pub struct ProxyHandler;
+
+/// Where a request goes.
+struct Destination {
+    target: Target,
+    tls: bool,
+    host: String,
+}
+
+/// Scheme, name and port of `[SCHEME:]NAME[:PORT]`; none where it is neither.
+fn split(text: &str) -> Option<(&str, &str, &str)> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (scheme, name, port) = match parts.as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] => ("", *name, *port),
+        [scheme, name, port] => (*scheme, *name, *port),
+        _ => return None,
+    };
+    (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some((scheme, name, port))
+}
+
+fn stored_object(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str, name: &str) -> Result<Object, ApiError> {
+    let stored = read::find(core, kind, namespace, name)?;
+    core.served_object(kind, &stored)
+}
+
+/// An address that may be proxied to: none of this machine's own or of a link.
+fn allowed(text: &str) -> Result<IpAddr, ApiError> {
+    let not_allowed = || ApiError::bad_request("address not allowed");
+    let address: IpAddr = text.parse().map_err(|_| not_allowed())?;
+    let link_local = match address {
+        IpAddr::V4(four) => four.is_link_local() || four.is_broadcast(),
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    };
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local { Err(not_allowed()) } else { Ok(address) }
+}
+
+fn at_address(address: IpAddr, port: u16, node: Option<&str>, tls: bool) -> Destination {
+    let target = match node.filter(|node| !node.is_empty()) {
+        Some(node) => Target::Pod { node: node.to_owned(), address, port },
+        None => Target::Address { host: address.to_string(), port },
+    };
+    Destination { target, tls, host: std::net::SocketAddr::new(address, port).to_string() }
+}
+
+fn pod_destination(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str, asked: &str) -> Result<Destination, ApiError> {
+    let Some((scheme, name, port)) = split(asked) else { return Err(ApiError::bad_request(format!("invalid pod request {asked:?}"))) };
+    let pod = stored_object(core, kind, namespace, name)?;
+    let containers = pod.get(&["spec", "containers"]).and_then(Value::as_array);
+    let ports = || containers.into_iter().flatten().filter_map(|container| container.get("ports").and_then(Value::as_array)).flatten();
+    let number = |entry: &Value| entry.get("containerPort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+    let port = if port.is_empty() {
+        ports().find_map(number).unwrap_or(if scheme == "https" { 443 } else { 80 })
+    } else if let Ok(port) = port.parse() {
+        port
+    } else {
+        let named = ports().find(|entry| entry.get("name").and_then(Value::as_str) == Some(port));
+        named.and_then(number).ok_or_else(|| ApiError::bad_request(format!("pod {name:?} has no port {port:?}")))?
+    };
+    let address = allowed(pod.text(&["status", "podIP"]).unwrap_or_default())?;
+    Ok(at_address(address, port, pod.text(&["spec", "nodeName"]), scheme == "https"))
+}
+
+fn node_destination(core: &Core, kind: &Arc<dyn ServedKind>, asked: &str) -> Result<Destination, ApiError> {
+    let Some((scheme, name, port)) = split(asked) else { return Err(ApiError::bad_request(format!("invalid node request {asked:?}"))) };
+    let node = stored_object(core, kind, "", name)?;
+    let api_port = node.get(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+    let port: u16 = match port {
+        "" => 0,
+        text => text.parse().map_err(|_| ApiError::bad_request(format!("invalid node request {asked:?}: the port must be a number")))?,
+    };
+    if port == 0 || port == NODE_PORT || Some(port) == api_port {
+        return Ok(Destination { target: Target::NodeApi { node: name.to_owned() }, tls: false, host: name.to_owned() });
+    }
+    let addresses = node.get(&["status", "addresses"]).and_then(Value::as_array);
+    let internal = addresses.into_iter().flatten().find(|entry| entry.get("type").and_then(Value::as_str) == Some("InternalIP"));
+    let address = allowed(internal.and_then(|entry| entry.get("address")).and_then(Value::as_str).unwrap_or_default())?;
+    Ok(at_address(address, port, Some(name), scheme == "https"))
+}
+
+fn service_destination(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str, asked: &str) -> Result<Destination, ApiError> {
+    let Some((scheme, name, port)) = split(asked) else { return Err(ApiError::bad_request(format!("invalid service request {asked:?}"))) };
+    let service = stored_object(core, kind, namespace, name)?;
+    let mut port_name = port.to_owned();
+    if let Ok(number) = port.parse::<u64>() {
+        let ports = service.get(&["spec", "ports"]).and_then(Value::as_array);
+        let Some(found) = ports.into_iter().flatten().find(|entry| entry.get("port").and_then(Value::as_u64) == Some(number)) else {
+            return Err(ApiError::unavailable(format!("no service port {number} found for service {name:?}")));
+        };
+        port_name = found.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    }
+    let mut candidates: Vec<(IpAddr, u16, Option<String>)> = Vec::new();
+    let view = core.view_named("endpointslices.discovery.k8s.io");
+    for stored in core.view.snapshot(&view).range(&format!("{namespace}/"), None).filter(|stored| stored.label("kubernetes.io/service-name") == Some(name)) {
+        let Ok(slice) = stored.typed::<EndpointSlice>() else { continue };
+        let port = slice.ports.iter().flatten().find(|port| port.name.as_deref().unwrap_or_default() == port_name);
+        let Some(port) = port.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok()) else { continue };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+            if ready && let Some(Ok(address)) = endpoint.addresses.first().map(|address| allowed(address)) {
+                candidates.push((address, port, endpoint.node_name.clone()));
+            }
+        }
+    }
+    let Some((address, port, node)) = candidates.choose(&mut rand::rng()) else {
+        return Err(ApiError::unavailable(format!("no endpoints available for service {asked:?}")));
+    };
+    Ok(at_address(*address, *port, node.as_deref(), scheme == "https"))
+}
+
+/// Takes any certificate: a pod's name and address prove nothing, and upstream checks none here either.
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+async fn secure(connection: Box<dyn Connection>, address: IpAddr) -> Result<impl Connection, ApiError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(ApiError::internal)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connecting = connector.connect(ServerName::IpAddress(address.into()), connection);
+    let secured = tokio::time::timeout(dialer::direct::CONNECT_TIMEOUT, connecting).await;
+    match secured {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(ApiError::unavailable(format!("error trying to reach service: {error}"))),
+        Err(_) => Err(ApiError::unavailable("error trying to reach service: TLS handshake timeout")),
+    }
+}
+
+/// A `Location` the back end gave, as the client must ask for it here.
+fn rewritten(location: &str, prefix: &str, hosts: &[&str]) -> Option<String> {
+    let path = match location.split_once("://") {
+        Some((_, rest)) => {
+            let end = rest.find('/').unwrap_or(rest.len());
+            let (host, path) = rest.split_at(end);
+            if !hosts.contains(&host) {
+                return None;
+            }
+            if path.is_empty() { "/" } else { path }
+        }
+        None if location.starts_with('/') && !location.starts_with("//") => location,
+        None => return None,
+    };
+    (!path.starts_with(prefix)).then(|| format!("{prefix}{path}"))
+}
+
+#[async_trait]
+impl Handler for ProxyHandler {
+    async fn handle(&self, core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
+        let info = &context.info;
+        let destination = match info.resource.as_str() {
+            "pods" => pod_destination(core, kind, &info.namespace, &info.name)?,
+            "services" => service_destination(core, kind, &info.namespace, &info.name)?,
+            _ => node_destination(core, kind, &info.name)?,
+        };
+        admit_connect(core, &context, kind).await?;
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let upgrades = streaming::handshake::is_upgrade(request.headers());
+        if info.rest.is_empty() && !path.ends_with('/') && !upgrades && matches!(*request.method(), Method::GET | Method::HEAD) {
+            // Relative links of the page would otherwise lead beside it.
+            let mut response = Response::new(empty());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(&format!("{path}/{query}")).map_err(ApiError::internal)?);
+            return Ok(response);
+        }
+        let prefix = path.strip_suffix(&info.rest).unwrap_or(&path).trim_end_matches('/').to_owned();
+        let own_host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().authority().map(|authority| authority.as_str()));
+        let own_host = own_host.unwrap_or_default().to_owned();
+        let mut request = request;
+        let forwarded = [("x-forwarded-uri", format!("{prefix}/{}", info.rest)), ("x-forwarded-host", own_host.clone()), ("x-forwarded-proto", "https".to_owned())];
+        for (name, value) in forwarded {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                request.headers_mut().insert(name, value);
+            }
+        }
+        let wanted = format!("/{}{query}", info.rest);
+        let connected = core.dialer.dial(&destination.target).await;
+        let connection = connected.map_err(|error| {
+            let story = forward::whole_story(&error);
+            if upgrades { ApiError::internal(format!("error dialing backend: {story}")) } else { ApiError::unavailable(format!("error trying to reach service: {story}")) }
+        })?;
+        let address = match &destination.target {
+            Target::Pod { address, .. } => Some(*address),
+            Target::Address { host, .. } => host.parse().ok(),
+            Target::NodeApi { .. } => None,
+        };
+        let mut response = match address.filter(|_| destination.tls) {
+            Some(address) => forward::send(request, &wanted, secure(connection, address).await?).await?,
+            None => forward::send(request, &wanted, connection).await?,
+        };
+        let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
+        let location = location.and_then(|location| rewritten(location, &prefix, &[&destination.host, &own_host]));
+        if let Some(Ok(location)) = location.map(|location| HeaderValue::from_str(&location)) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_carry_a_scheme_and_a_port() {
+        assert_eq!(split("web"), Some(("", "web", "")));
+        assert_eq!(split("web:http"), Some(("", "web", "http")));
+        assert_eq!(split("https:web:443"), Some(("https", "web", "443")));
+        assert_eq!(split("https:web:"), Some(("https", "web", "")));
+        assert_eq!(split("ftp:web:21"), None);
+        assert_eq!(split(":80"), None);
+    }
+
+    #[test]
+    fn locations_of_the_back_end_come_back_through_the_proxy() {
+        let prefix = "/api/v1/namespaces/n/services/web/proxy";
+        assert_eq!(rewritten("/login", prefix, &[]), Some(format!("{prefix}/login")));
+        assert_eq!(rewritten("http://10.0.0.1:80/a?b", prefix, &["10.0.0.1:80"]), Some(format!("{prefix}/a?b")));
+        assert_eq!(rewritten("https://elsewhere/a", prefix, &["10.0.0.1:80"]), None);
+        assert_eq!(rewritten("next", prefix, &[]), None);
+        assert_eq!(rewritten(&format!("{prefix}/x"), prefix, &[]), None);
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_not_proxied_to() {
+        assert!(allowed("10.0.0.1").is_ok());
+        for refused in ["127.0.0.1", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "no"] {
+            assert!(allowed(refused).is_err(), "{refused}");
+        }
+    }
+}
