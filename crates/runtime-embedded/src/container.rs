@@ -226,7 +226,7 @@ fn time(nanoseconds: i64) -> Option<Timestamp> {
 impl Inner {
     /// The settings under which a shim runs a helper with this plan.
     pub(crate) fn helper_request(&self, verb: &str, helper_verb: &str, plan: &std::path::Path) -> Message {
-        let mut message = Message::new(verb).with("argument", self.helper_program.as_os_str().as_encoded_bytes());
+        let mut message = Message::new(verb).with("argument", self.helper_program.path.as_os_str().as_encoded_bytes());
         for argument in &self.options.helper.arguments {
             message.push("argument", argument);
         }

@@ -12,6 +12,7 @@ mod cgroup;
 mod container;
 mod device_filter;
 mod helper;
+mod helper_program;
 mod images;
 mod inside;
 mod memory_backed;

@@ -20,11 +20,12 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use crate::{
     cgroup::Cgroups,
     container::{Container, ContainerRecord},
+    helper_program::HelperProgram,
     images::{self, registries::Registries, store::ImageStore},
     memory_backed,
     options::Options,
     records,
-    sandbox::{Sandbox, SandboxRecord, blocking, record_path},
+    sandbox::{ProcessIdentity, Sandbox, SandboxRecord, blocking, record_path},
     shim_program,
 };
 
@@ -43,7 +44,7 @@ pub(crate) struct Inner {
     pub images: Arc<ImageStore>,
     pub cgroups: Cgroups,
     pub shim_program: PathBuf,
-    pub helper_program: PathBuf,
+    pub helper_program: HelperProgram,
     pub sandboxes: Mutex<BTreeMap<SandboxId, Arc<Sandbox>>>,
     pub containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
     pub events: broadcast::Sender<RuntimeEvent>,
@@ -77,8 +78,7 @@ impl EmbeddedRuntime {
             Ok::<_, RuntimeError>((images, mounted, shim_program, cgroups))
         })
         .await?;
-        // The shim runs the helper, so "this program" has to be told from its point of view.
-        let helper_program = if options.helper.program == Path::new("/proc/self/exe") { PathBuf::from(format!("/proc/{}/exe", std::process::id())) } else { options.helper.program.clone() };
+        let helper_program = HelperProgram::protect(&options.helper.program);
         let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let closing = watch::Sender::new(false);
         let inner = Arc::new(Inner {
@@ -163,6 +163,18 @@ fn forget_other_boots(run_directory: &Path) -> io::Result<()> {
     records::write_bytes(&note, boot_id.as_bytes())
 }
 
+/// Kills the processes that work in a directory: shims whose agent died before it wrote down which they are.
+fn kill_processes_in(directory: &Path) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(identity) = pid.and_then(ProcessIdentity::of)
+            && std::fs::read_link(entry.path().join("cwd")).is_ok_and(|place| place == *directory)
+        {
+            identity.kill();
+        }
+    }
+}
+
 impl Inner {
     pub(crate) fn sandboxes_directory(&self) -> PathBuf {
         self.options.run_directory.join("sandboxes")
@@ -227,7 +239,10 @@ impl Inner {
             }
         }
         if stopped || half_made {
-            // What it got to while it was made is removed when the node removes it.
+            // What it got to while it was made is removed when the node removes it; its shim may run unrecorded.
+            if half_made {
+                kill_processes_in(&directory);
+            }
             for container in self.containers_of(&id) {
                 container.lose_if_it_ran();
             }

@@ -243,7 +243,7 @@ impl Inner {
                         Err(_) if sandbox.record.lock().stopped => return,
                         Err(_) => {
                             tracing::warn!(sandbox = %sandbox.id().0, %error, "the shim is gone");
-                            inner.lose(&sandbox, true);
+                            blocking(move || inner.lose(&sandbox, true)).await;
                             return;
                         }
                     },

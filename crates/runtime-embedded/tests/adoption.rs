@@ -158,6 +158,23 @@ async fn no_secret_value_reaches_a_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shim_whose_agent_died_before_writing_it_down_is_found() {
+    let (mut node, _) = Node::with_busybox().await;
+    let sandbox = node.sandbox("unrecorded").await;
+    let status = node.runtime().list_sandboxes().await.unwrap().remove(0);
+    let shim: i32 = status.network_namespace.unwrap().components().nth(2).unwrap().as_os_str().to_str().unwrap().parse().unwrap();
+    drop(node.runtime.take());
+    let record = node.sandbox_directory(&sandbox).join("sandbox.json");
+    let mut text: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    text["shim"] = serde_json::Value::Null;
+    std::fs::write(&record, serde_json::to_vec(&text).unwrap()).unwrap();
+    node.runtime = Some(EmbeddedRuntime::open(node.options.clone()).await.unwrap());
+    until("the shim is gone", || !is_alive(shim)).await;
+    assert_eq!(node.runtime().list_sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_half_made_sandbox_and_stray_layers_are_cleaned_up() {
     let (mut node, _) = Node::with_busybox().await;
     drop(node.runtime.take());
