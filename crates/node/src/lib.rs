@@ -11,6 +11,7 @@
 //! `PodSandboxNetwork`. Nothing here polls; see [`registration`] for the one timer of a quiet node.
 
 pub mod api;
+pub mod api_error;
 pub mod clock;
 pub mod config;
 pub mod events;

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api_error::words,
     clock::until,
     config::Context,
     machine::{self, Allocatable},
@@ -67,7 +68,7 @@ impl Registration {
                 match self.register().await {
                     Ok(node) => break node,
                     Err(problem) => {
-                        tracing::warn!(%problem, "could not register this node, trying again");
+                        tracing::warn!(problem = words(&problem), "could not register this node, trying again");
                         self.context.config.clock.sleep(pause.next_delay()).await;
                     }
                 }
@@ -170,10 +171,10 @@ impl Registration {
                         if status_code(&problem) == Some(404) {
                             // Somebody deleted the Node while we live: it is ours to bring back.
                             if let Err(problem) = self.register().await {
-                                tracing::warn!(%problem, "could not register this node anew");
+                                tracing::warn!(problem = words(&problem), "could not register this node anew");
                             }
                         } else {
-                            tracing::warn!(%problem, "could not write this node's status");
+                            tracing::warn!(problem = words(&problem), "could not write this node's status");
                         }
                         wait = pause.next_delay();
                     }
@@ -202,7 +203,7 @@ impl Registration {
                     period
                 }
                 Err(problem) => {
-                    tracing::warn!(%problem, "could not renew this node's lease");
+                    tracing::warn!(problem = words(&problem), "could not renew this node's lease");
                     pause.next_delay()
                 }
             };

@@ -11,7 +11,11 @@ use k8s_openapi::api::{
 use kube::{Api, api::PostParams};
 use parking_lot::Mutex;
 
-use crate::{clock::{Clock, after}, pod};
+use crate::{
+    api_error::words,
+    clock::{Clock, after},
+    pod,
+};
 
 /// A day: however long a token lives, it is renewed at least that often.
 const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
@@ -82,7 +86,7 @@ impl TokenSource {
         let answer = api
             .create_token_request(&key.service_account, &PostParams::default(), &request)
             .await
-            .map_err(|problem| format!("failed to fetch token: {problem}"))?;
+            .map_err(|problem| format!("failed to fetch token: {}", words(&problem)))?;
         let status = answer.status.ok_or("failed to fetch token: the server's answer has no status")?;
         let (Some(text), Some(expires)) = (status.token, status.expiration_timestamp) else {
             return Err("failed to fetch token: the server's answer has no token".to_owned());

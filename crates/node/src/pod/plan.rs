@@ -299,15 +299,18 @@ impl Syncing<'_> {
         if !matches!((input.volumes, input.sandbox), (Need::Ready(()), Need::Ready(_))) {
             self.plan.steps.retain(|step| !matches!(step, Step::Launch { .. }));
         }
-        let step = match (input.volumes, input.sandbox) {
-            // Also where all containers run already: after a restart of the agent their volumes must be followed again.
-            (Need::Missing | Need::Broken(()), _) => Step::PrepareVolumes,
-            (Need::Ready(()), Need::Missing) if launches => Step::MakeSandbox { attempt: input.sandbox_attempts },
-            _ => return,
-        };
+        let mut steps = Vec::new();
+        // Also where all containers run already: after a restart of the agent their volumes must be followed again.
+        if matches!(input.volumes, Need::Missing | Need::Broken(())) {
+            steps.push(Step::PrepareVolumes);
+        }
+        // Beside the volumes, unless these have failed: then the pod may wait long, and needs no address meanwhile.
+        if launches && matches!(input.sandbox, Need::Missing) && !matches!(input.volumes, Need::Broken(())) {
+            steps.push(Step::MakeSandbox { attempt: input.sandbox_attempts });
+        }
         match paused {
-            Some(until) => self.plan.wake(until),
-            None => self.plan.steps.push(step),
+            Some(until) if !steps.is_empty() => self.plan.wake(until),
+            _ => self.plan.steps.extend(steps),
         }
     }
 

@@ -43,6 +43,7 @@ use super::{
     termination_message, uid,
 };
 use crate::{
+    api_error::words,
     clock::{after, until},
     config::Context,
     metrics::Metrics,
@@ -659,7 +660,7 @@ impl Worker {
                     // Gone already, or replaced by another pod of the same name.
                     Err(problem) if matches!(status_code(&problem), Some(404 | 409)) => self.is_deleted = true,
                     Err(problem) => {
-                        tracing::warn!(pod = full_name(&self.pod), %problem, "could not delete a stopped pod");
+                        tracing::warn!(pod = full_name(&self.pod), problem = words(&problem), "could not delete a stopped pod");
                         self.write_pause_until = Some(after(self.now(), self.write_pause.next_delay()));
                     }
                 }
@@ -679,7 +680,7 @@ impl Worker {
             Err(problem) => {
                 // Where the pod is gone (404) or replaced (409), the watch says so soon.
                 if !matches!(status_code(&problem), Some(404 | 409)) {
-                    tracing::warn!(pod = full_name(&self.pod), %problem, "could not write a pod's status");
+                    tracing::warn!(pod = full_name(&self.pod), problem = words(&problem), "could not write a pod's status");
                 }
                 self.write_pause_until = Some(after(self.now(), self.write_pause.next_delay()));
             }
@@ -702,8 +703,14 @@ impl Worker {
 
     /// Begins to write the status where it differs; gives whether the API has it all.
     fn write_status(&mut self, now: Timestamp, is_terminated: bool, wake_at: &mut Option<Timestamp>) -> bool {
-        if self.is_gone || self.is_deleted {
+        if self.is_gone || self.is_deleted || self.is_released {
             return true;
+        }
+        // Between the end of the last container and the end of the pod there is nothing worth a write of its own.
+        let stands = self.pause_until.is_some_and(|until| until > now);
+        let is_running = |container: &ContainerStatus| matches!(container.state, ContainerState::Running { .. });
+        if self.termination.is_some() && !is_terminated && !stands && self.launching.is_none() && !self.containers.iter().any(is_running) {
+            return false;
         }
         let wanted = match (&self.refused, is_terminal(&self.pod)) {
             (Some((reason, message)), false) => failed_status(&self.pod, reason, message, now),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume
 use kube::Api;
 
 use super::{Made, Plugin, PreparedVolume, Request, host_path, ownership};
-use crate::pod;
+use crate::{api_error::words, pod};
 
 /// The plug-in.
 pub struct Claim;
@@ -26,11 +26,11 @@ impl Plugin for Claim {
         };
         let client = request.context.config.client.clone();
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), pod::namespace(request.pod));
-        let claim = claims.get(&claim_name).await.map_err(|problem| format!("failed to get persistentvolumeclaim \"{claim_name}\": {problem}"))?;
+        let claim = claims.get(&claim_name).await.map_err(|problem| format!("failed to get persistentvolumeclaim \"{claim_name}\": {}", words(&problem)))?;
         let volume_name = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
         let volume_name = volume_name.ok_or_else(|| format!("persistentvolumeclaim \"{claim_name}\" is not bound"))?;
         let volumes: Api<PersistentVolume> = Api::all(client);
-        let volume = volumes.get(&volume_name).await.map_err(|problem| format!("failed to get persistentvolume \"{volume_name}\": {problem}"))?;
+        let volume = volumes.get(&volume_name).await.map_err(|problem| format!("failed to get persistentvolume \"{volume_name}\": {}", words(&problem)))?;
         let spec = volume.spec.unwrap_or_default();
         let path = if let Some(source) = &spec.host_path {
             host_path::check(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;

@@ -5,7 +5,7 @@
 //! gains nothing: the link is not looked at again. (Upstream had to learn this twice: CVE-2017-1002101, CVE-2021-25741.)
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
@@ -66,6 +66,7 @@ fn open(volume: &Path, inside: &str) -> Result<OwnedFd, String> {
         }
     }
     let root: OwnedFd = rustix::fs::openat(CWD, volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|problem| bad(&problem.to_string()))?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&root).map_err(|problem| bad(&problem.to_string()))?.st_mode & 0o7777);
     let mut place = root.try_clone().map_err(|problem| bad(&problem.to_string()))?;
     let mut so_far = PathBuf::new();
     for part in parts {
@@ -74,11 +75,18 @@ fn open(volume: &Path, inside: &str) -> Result<OwnedFd, String> {
         place = match below() {
             Ok(next) => next,
             Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(place.as_fd(), &part, Mode::from_raw_mode(0o750)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
+                let is_new = match rustix::fs::mkdirat(place.as_fd(), &part, Mode::from_raw_mode(0o750)) {
+                    Ok(()) => true,
+                    Err(Errno::EXIST) => false,
                     Err(problem) => return Err(bad(&format!("could not be made: {problem}"))),
+                };
+                let made = below().map_err(|problem| bad(&problem.to_string()))?;
+                if is_new {
+                    // As open as the volume itself, whatever our own mask says. By the descriptor, not the path.
+                    let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+                    rustix::fs::chmod(path, mode).map_err(|problem| bad(&format!("could not be made: {problem}")))?;
                 }
-                below().map_err(|problem| bad(&problem.to_string()))?
+                made
             }
             Err(Errno::XDEV) => return Err(bad("leads out of the volume")),
             Err(problem) => return Err(bad(&problem.to_string())),
@@ -89,7 +97,7 @@ fn open(volume: &Path, inside: &str) -> Result<OwnedFd, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::{fd::AsRawFd, unix::fs::symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -99,6 +107,8 @@ mod tests {
         let volume = directory.path().canonicalize().unwrap();
         let resolve = |inside: &str| open(&volume, inside).map(|part| std::fs::read_link(format!("/proc/self/fd/{}", part.as_raw_fd())).unwrap());
         assert_eq!(resolve("a/b").unwrap(), volume.join("a/b"));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&volume.join("a/b")), mode(&volume), "as open as the volume");
         std::fs::write(volume.join("file"), "x").unwrap();
         assert_eq!(resolve("./file").unwrap(), volume.join("file"));
         symlink("a/b", volume.join("inside")).unwrap();

@@ -176,9 +176,11 @@ impl Scene {
 }
 
 #[test]
-fn a_new_pod_gets_volumes_then_a_sandbox_then_containers() {
-    simple("Always").volumes(Need::Missing).sandbox(Need::Missing).check("volumes");
-    simple("Always").volumes(Need::Busy).sandbox(Need::Missing).check("");
+fn a_new_pod_gets_volumes_and_a_sandbox_then_containers() {
+    simple("Always").volumes(Need::Missing).sandbox(Need::Missing).check("volumes, sandbox 1");
+    simple("Always").volumes(Need::Busy).sandbox(Need::Missing).check("sandbox 1");
+    simple("Always").volumes(Need::Broken(())).sandbox(Need::Missing).check("volumes");
+    simple("Always").volumes(Need::Busy).check("");
     simple("Always").sandbox(Need::Missing).check("sandbox 1");
     simple("Always").sandbox(Need::Busy).check("");
     simple("Always").check("launch c 0");

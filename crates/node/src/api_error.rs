@@ -1,0 +1,10 @@
+//! What the API server answered, in the words it is meant to be shown with.
+
+/// A refusal's message, or why no answer came. `kube`'s own text repeats the whole Status.
+#[must_use]
+pub fn words(problem: &kube::Error) -> String {
+    match problem {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
