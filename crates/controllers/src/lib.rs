@@ -2,6 +2,9 @@
 //!
 //! - [`replica_set`]: ReplicaSet and ReplicationController
 //! - [`deployment`]: Deployment
+//! - [`stateful_set`]: StatefulSet
+//! - [`daemon_set`]: DaemonSet
+//! - [`disruption`]: PodDisruptionBudget
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
 //! - [`namespace`]: removal of a namespace with everything in it
 //! - [`garbage_collector`]: removal of objects whose owners are gone
@@ -17,8 +20,10 @@
 
 pub mod certificates;
 mod context;
+pub mod daemon_set;
 pub mod deployment;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage_collector;
 pub mod namespace;
@@ -28,10 +33,13 @@ pub mod pod_garbage;
 mod pods;
 mod removals;
 pub mod replica_set;
+mod revisions;
 mod selector;
 pub mod service_account;
+pub mod stateful_set;
 pub mod taint_eviction;
 mod taints;
+mod template_hash;
 
 pub use context::{ClientFor, ControllerContext, Settings};
 pub use removals::Removals;
@@ -44,6 +52,9 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     let runner = context.runner();
     replica_set::start(context, &runner);
     deployment::start(context, &runner);
+    stateful_set::start(context, &runner);
+    daemon_set::start(context, &runner);
+    disruption::start(context, &runner);
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
     let removals = Removals::default();

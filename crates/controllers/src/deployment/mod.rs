@@ -12,7 +12,6 @@ mod recreate;
 mod revision;
 mod rolling;
 mod rollout;
-mod template_hash;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::progress::Conditions;
 use super::revision;
-use super::template_hash::template_hash;
+use crate::template_hash::template_hash;
 use controller::ownership::controller_reference;
 
 /// The label that tells the pods of different sets apart.

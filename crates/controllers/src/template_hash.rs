@@ -1,4 +1,4 @@
-//! A short name for a pod template: the end of its ReplicaSet's name and the value of its pods' `pod-template-hash` label.
+//! A short name for a pod template: the end of its ReplicaSet's or ControllerRevision's name and the value of its pods' label.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 

@@ -1,0 +1,140 @@
+//! How many pods of each PodDisruptionBudget may be evicted now. The API server's eviction reads the number, counts it down and notes the
+//! pods it let go; this controller counts anew from what the pods really are. [`plan`] counts, [`expected`] finds how many there should be.
+
+mod expected;
+mod plan;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use client::{EventRecorder, EventType, Informer, ObjectKey};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Api;
+use kube::api::PostParams;
+
+use crate::selector::Selector;
+use crate::{ControllerContext, pods};
+use expected::Scales;
+use plan::plan;
+
+const CONTROLLER: &str = "disruption-controller";
+
+/// Starts the controller.
+pub fn start(context: &ControllerContext, runner: &Runner) {
+    let controller = DisruptionController {
+        client: context.client(CONTROLLER),
+        budgets: context.informers.of(),
+        pods: context.informers.of(),
+        scales: Scales::new(context),
+        events: context.events(CONTROLLER),
+        clock: context.clock.clone(),
+    };
+    runner.start(controller, 2);
+}
+
+struct DisruptionController {
+    client: kube::Client,
+    budgets: Informer<PodDisruptionBudget>,
+    pods: Informer<Pod>,
+    scales: Scales,
+    events: EventRecorder,
+    clock: Arc<dyn client::Clock>,
+}
+
+/// What a budget selects: nothing without a selector, everything with an empty one.
+fn selector(budget: &PodDisruptionBudget) -> Option<Selector> {
+    budget.spec.as_ref()?.selector.as_ref().map(Selector::or_everything)
+}
+
+/// Wakes the budgets of an object's whole namespace.
+fn budgets_of_namespace<K: client::Watchable>(informer: &Informer<K>, budgets: &Informer<PodDisruptionBudget>, matters: impl Fn(&K, &K) -> bool + Send + 'static) -> Trigger {
+    let budgets = budgets.clone();
+    Trigger::on(informer, move |change| {
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && !matters(old, new)
+        {
+            return Vec::new();
+        }
+        let all = budgets.list_in(change.key.namespace.as_deref().unwrap_or_default());
+        all.iter().map(|budget| client::key_of(&**budget)).collect()
+    })
+}
+
+#[async_trait]
+impl Reconciler for DisruptionController {
+    fn name(&self) -> &'static str {
+        "disruption"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let budgets = self.budgets.clone();
+        let mut triggers = vec![
+            Trigger::itself(&self.budgets),
+            Trigger::on(&self.pods, move |change| {
+                let seen = |pod: &Pod| (pods::is_ready(pod), pods::phase(pod).to_owned(), pods::is_terminating(pod), pod.metadata.labels.clone(), pod.metadata.owner_references.clone());
+                if let (Some(old), Some(new)) = (&change.old, &change.new)
+                    && seen(old) == seen(new)
+                {
+                    return Vec::new();
+                }
+                let selects = |budget: &PodDisruptionBudget| {
+                    let pods = [&change.old, &change.new].into_iter().flatten();
+                    selector(budget).is_some_and(|selector| pods.into_iter().any(|pod| selector.selects_object(&pod.metadata)))
+                };
+                let all = budgets.list_in(change.key.namespace.as_deref().unwrap_or_default());
+                all.iter().filter(|budget| selects(budget)).map(|budget| client::key_of(&**budget)).collect()
+            }),
+        ];
+        triggers.extend(self.scales.triggers(&self.budgets));
+        triggers
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(budget) = self.budgets.get(key) else { return Ok(Outcome::Settled) };
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let selector = selector(&budget);
+        let selected = |pod: &Arc<Pod>| selector.as_ref().is_some_and(|selector| selector.selects_object(&pod.metadata)) && !pods::is_finished(pod);
+        let pods: Vec<_> = self.pods.list_in(namespace).into_iter().filter(selected).collect();
+        let expected = match self.scales.expected(&self.client, namespace, &budget, &pods).await {
+            Ok(expected) => Ok(expected),
+            Err(expected::ScaleError::Api(error)) => return Err(error),
+            Err(expected::ScaleError::Unmanaged(problem)) => {
+                self.events.record(&*budget, EventType::Warning, "CalculateExpectedPodCountFailed", format!("Failed to calculate the number of expected pods: {problem}"));
+                Err(problem)
+            }
+        };
+        if pods.is_empty() {
+            self.events.record(&*budget, EventType::Normal, "NoPods", "No matching pods found");
+        }
+        let (status, check_after) = plan(&budget, &pods, expected, self.clock.now());
+        if budget.status.as_ref() != Some(&status) {
+            let updated = PodDisruptionBudget { status: Some(status), ..(*budget).clone() };
+            let api = Api::<PodDisruptionBudget>::namespaced(self.client.clone(), namespace);
+            match api.replace_status(&key.name, &PostParams::default(), &updated).await {
+                Err(error) if client::is_not_found(&error) => {}
+                other => drop(other.doing(|| format!("update the status of disruption budget {key}"))?),
+            }
+        }
+        Ok(Outcome::after(check_after))
+    }
+}
+
+/// Wakes a namespace's budgets when one of these is resized.
+fn resized<K: client::Watchable>(informer: &Informer<K>, budgets: &Informer<PodDisruptionBudget>, size: fn(&K) -> Option<i32>) -> Trigger {
+    budgets_of_namespace(informer, budgets, move |old, new| size(old) != size(new))
+}
+
+fn set_size(set: &ReplicaSet) -> Option<i32> {
+    set.spec.as_ref()?.replicas
+}
+
+fn stateful_size(set: &StatefulSet) -> Option<i32> {
+    set.spec.as_ref()?.replicas
+}
+
+fn controller_size(controller: &ReplicationController) -> Option<i32> {
+    controller.spec.as_ref()?.replicas
+}

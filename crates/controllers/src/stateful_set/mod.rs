@@ -1,0 +1,229 @@
+//! A StatefulSet's pods have names, numbers and claims of their own, which survive them; they come, change and go in order.
+//!
+//! [`plan`] decides what is next, [`identity`] makes the pods and [`claims`] their volume claims; templates of the past are in
+//! `crate::revisions`.
+
+mod claims;
+mod identity;
+mod plan;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use controller::batches::slow_start;
+use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, release};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::Api;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+
+use crate::revisions::{History, Owner, Revisions, template_of};
+use crate::selector::Selector;
+use crate::{ControllerContext, pods};
+use plan::{Deletion, Plan, Templates, plan};
+
+const CONTROLLER: &str = "statefulset-controller";
+/// Kept when the set does not say how many. The API fills it in.
+const DEFAULT_HISTORY: i32 = 10;
+
+/// Starts the controller.
+pub fn start(context: &ControllerContext, runner: &Runner) {
+    let pods = context.informers.of::<Pod>();
+    let controller = StatefulSetController {
+        client: context.client(CONTROLLER),
+        sets: context.informers.of(),
+        claims: context.informers.of(),
+        pods_by_controller: pods::by_controller(&pods),
+        writes: Writes::new(pods.clone(), context.clock.clone()),
+        pods,
+        revisions: Revisions::new(context, CONTROLLER),
+        events: context.events(CONTROLLER),
+        clock: context.clock.clone(),
+    };
+    runner.start(controller, 5);
+}
+
+struct StatefulSetController {
+    client: kube::Client,
+    sets: Informer<StatefulSet>,
+    claims: Informer<PersistentVolumeClaim>,
+    pods: Informer<Pod>,
+    pods_by_controller: Index<Pod>,
+    writes: Writes<Pod>,
+    revisions: Revisions,
+    events: EventRecorder,
+    clock: Arc<dyn client::Clock>,
+}
+
+impl StatefulSetController {
+    fn pods_api(&self, key: &ObjectKey) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default())
+    }
+
+    /// The set's pods, after adopting and releasing what has to be. Only pods of the set's names can be its own.
+    async fn claim_pods(&self, key: &ObjectKey, set: &StatefulSet, selector: &Selector) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        let api = self.pods_api(key);
+        let is_named = |pod: &Pod| identity::ordinal(&key.name, pod).is_some();
+        let mut claimed = Vec::new();
+        for pod in self.pods_by_controller.get(uid) {
+            if claim(&set.metadata, &pod.metadata, selector.selects_object(&pod.metadata)) == Claim::Release {
+                if let Some(released) = release(&api, &*pod, uid).await? {
+                    self.writes.wrote(key, &released);
+                }
+            } else if is_named(&pod) {
+                claimed.push(pod);
+            }
+        }
+        for pod in self.pods_by_controller.get(&pods::orphans_of(key.namespace.as_deref().unwrap_or_default())) {
+            if !is_named(&pod) || claim(&set.metadata, &pod.metadata, selector.selects_object(&pod.metadata)) != Claim::Adopt {
+                continue;
+            }
+            let live = Api::<StatefulSet>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default()).get_opt(&key.name).await;
+            let live = live.doing(|| format!("read {key}"))?;
+            if live.is_none_or(|live| live.metadata.uid != set.metadata.uid || live.metadata.deletion_timestamp.is_some()) {
+                break;
+            }
+            if let Some(adopted) = adopt(&api, &*pod, controller_reference(set)).await? {
+                self.writes.wrote(key, &adopted);
+                claimed.push(Arc::new(adopted));
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn create(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let result = async {
+            claims::ensure(&self.client, &self.claims, set, pod).await?;
+            match self.pods_api(key).create(&PostParams::default(), pod).await {
+                Ok(created) => self.writes.wrote(key, &created),
+                Err(error) if client::is_already_exists(&error) || crate::namespace_is_terminating(&error) => return Ok(()),
+                Err(error) => return Err(error).doing(|| format!("create pod {name}")),
+            }
+            self.events.record(set, EventType::Normal, "SuccessfulCreate", format!("create Pod {name} in StatefulSet {} successful", key.name));
+            Ok(())
+        };
+        let result: Result<(), ReconcileError> = result.await;
+        if let Err(ReconcileError::Api { source, .. }) = &result {
+            let message = format!("create Pod {name} in StatefulSet {} failed error: {}", key.name, crate::api_message(source));
+            self.events.record(set, EventType::Warning, "FailedCreate", message);
+        }
+        result
+    }
+
+    async fn delete(&self, key: &ObjectKey, set: &StatefulSet, deletion: &Deletion) -> Result<(), ReconcileError> {
+        let pod = &deletion.pod;
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        if deletion.for_good {
+            claims::let_go_with(&self.client, &self.claims, set, pod).await?;
+        }
+        if let Some((reason, message)) = &deletion.event {
+            self.events.record(set, EventType::Warning, reason, message.clone());
+        }
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match self.pods_api(key).delete(name, &parameters).await {
+            Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(()),
+            other => {
+                other.doing(|| format!("delete pod {name}"))?;
+                self.writes.deleted(key, pod);
+                self.events.record(set, EventType::Normal, "SuccessfulDelete", format!("delete Pod {name} in StatefulSet {} successful", key.name));
+                Ok(())
+            }
+        }
+    }
+
+    async fn carry_out(&self, key: &ObjectKey, set: &StatefulSet, plan: &Plan) -> Result<(), ReconcileError> {
+        for pod in &plan.update {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            let updated = self.pods_api(key).replace(name, &PostParams::default(), pod).await.doing(|| format!("give pod {name} its identity"))?;
+            self.writes.wrote(key, &updated);
+        }
+        for deletion in &plan.delete {
+            self.delete(key, set, deletion).await?;
+        }
+        slow_start(&plan.create, |pod| self.create(key, set, pod)).await.1
+    }
+}
+
+fn templates(set: &StatefulSet, history: &History) -> Templates {
+    let update_name = history.update.metadata.name.clone().unwrap_or_default();
+    let update = set.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    let current_name = set.status.as_ref().and_then(|status| status.current_revision.as_ref());
+    let current = current_name.and_then(|name| history.all.iter().find(|revision| revision.metadata.name.as_ref() == Some(name)));
+    let (current_name, current) = match current.and_then(|revision| Some((revision.metadata.name.clone()?, template_of(revision)?))) {
+        Some(current) => current,
+        None => (update_name.clone(), update.clone()),
+    };
+    Templates { current_name, current, update_name, update, collisions: history.collisions }
+}
+
+#[async_trait]
+impl Reconciler for StatefulSetController {
+    fn name(&self) -> &'static str {
+        "statefulset"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let sets = self.sets.clone();
+        vec![
+            Trigger::itself(&self.sets),
+            Trigger::controller(&self.pods, "StatefulSet"),
+            Trigger::on(&self.pods, move |change| {
+                let Some(pod) = change.new.as_ref().filter(|pod| controller_of(&pod.metadata).is_none() && pods::is_active(pod)) else {
+                    return Vec::new();
+                };
+                let all = sets.list_in(pod.metadata.namespace.as_deref().unwrap_or_default());
+                let selects = |set: &StatefulSet| set.spec.as_ref().is_some_and(|spec| Selector::new(&spec.selector).selects_object(&pod.metadata));
+                all.into_iter().filter(|set| selects(set)).map(|set| client::key_of(&*set)).collect()
+            }),
+            Trigger::controller(self.revisions.informer(), "StatefulSet"),
+            Trigger::reads(&self.claims),
+        ]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(set) = self.sets.get(key) else {
+            self.writes.forget(key);
+            return Ok(Outcome::Settled);
+        };
+        if !self.writes.are_visible(key) || !self.revisions.are_visible(key) {
+            return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
+        }
+        let spec = set.spec.clone().unwrap_or_default();
+        let selector = Selector::new(&spec.selector);
+        let pods = self.claim_pods(key, &set, &selector).await?;
+        let owner = Owner {
+            key,
+            metadata: &set.metadata,
+            reference: controller_reference(&*set),
+            selector: &selector,
+            template: &spec.template,
+            collisions: set.status.as_ref().and_then(|status| status.collision_count),
+        };
+        let history = match self.revisions.history(&owner).await {
+            Err(ReconcileError::Api { source, .. }) if crate::namespace_is_terminating(&source) => return Ok(Outcome::Settled),
+            other => other?,
+        };
+        let templates = templates(&set, &history);
+        let plan = plan(&set, &templates, &pods, self.clock.now());
+        let done = self.carry_out(key, &set, &plan).await;
+        if set.status.as_ref() != Some(&plan.status) {
+            let updated = StatefulSet { status: Some(plan.status.clone()), ..(*set).clone() };
+            let api = Api::<StatefulSet>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
+            match api.replace_status(&key.name, &PostParams::default(), &updated).await {
+                Err(error) if client::is_not_found(&error) => {}
+                other => drop(other.doing(|| format!("update the status of {key}"))?),
+            }
+        }
+        done?;
+        let mut in_use: BTreeSet<String> = pods.iter().filter_map(|pod| identity::revision(pod).map(str::to_owned)).collect();
+        in_use.extend([templates.current_name, templates.update_name]);
+        self.revisions.cut(&owner, &history, &in_use, spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY)).await?;
+        Ok(Outcome::after(plan.check_after))
+    }
+}
