@@ -19,6 +19,18 @@ pub struct Cli {
 enum Command {
     /// Run a control plane, and a node beside it unless told otherwise, in the foreground.
     Server(ServerArgs),
+    /// Run a node that belongs to a server elsewhere, in the foreground.
+    Agent(AgentArgs),
+    /// Make, list and delete the tokens that agents join with.
+    Token(TokenArgs),
+    /// Print the administrator's kubeconfig.
+    Kubeconfig {
+        /// Data directory of the server.
+        #[arg(long, default_value = "/var/lib/knarr", value_name = "DIRECTORY")]
+        data_dir: PathBuf,
+    },
+    /// Bring container images onto this node, and look at those that are there.
+    Image(ImageArgs),
     /// Print the version of knarr and of the Kubernetes API it speaks.
     Version,
     /// Print a completion script for a shell.
@@ -87,6 +99,120 @@ pub struct ServerArgs {
     pub log: String,
 }
 
+/// What `knarr agent` can be told.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// Address of a server: https://HOST:6443.
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+    /// Token to join with, as `knarr token create` prints it.
+    #[arg(long, env = "KNARR_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// Name of this node [default: the host name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: the one packets leave by]; may be repeated for both families.
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Vec<IpAddr>,
+    /// Directory for everything that must outlive a reboot.
+    #[arg(long, default_value = "/var/lib/knarr", value_name = "DIRECTORY")]
+    pub data_dir: PathBuf,
+    /// Directory for what lives until the next boot; must be on a tmpfs.
+    #[arg(long, default_value = "/run/knarr", value_name = "DIRECTORY")]
+    pub run_dir: PathBuf,
+    /// Name of the cluster, to set it apart from others on the same machine.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub cluster_name: String,
+    /// Range of pod addresses, as the server has it.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "RANGE")]
+    pub cluster_cidr: String,
+    /// Range of Service addresses, as the server has it.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "RANGE")]
+    pub service_cidr: String,
+    /// Domain of the cluster's names, as the server has it.
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub cluster_domain: String,
+    /// File with these settings in YAML; the command line wins.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or a filter such as `node=debug`.
+    #[arg(long, default_value = "info", env = "KNARR_LOG", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// What `knarr token` can be told.
+#[derive(Debug, Clone, Args)]
+pub struct TokenArgs {
+    /// Data directory of the server.
+    #[arg(long, default_value = "/var/lib/knarr", value_name = "DIRECTORY", global = true)]
+    pub data_dir: PathBuf,
+    /// The administrator's kubeconfig [default: DATA_DIR/admin.kubeconfig].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it.
+    Create {
+        /// Hours until it ends; 0 for never.
+        #[arg(long, default_value_t = 24)]
+        ttl_hours: i64,
+        /// What it is for.
+        #[arg(long, default_value = "made by knarr token create")]
+        description: String,
+    },
+    /// List the tokens, without their secrets.
+    List,
+    /// Delete a token.
+    Delete {
+        /// Its id, or the whole token.
+        id: String,
+    },
+}
+
+/// What `knarr image` can be told.
+#[derive(Debug, Clone, Args)]
+pub struct ImageArgs {
+    /// Run directory of the node.
+    #[arg(long, default_value = "/run/knarr", value_name = "DIRECTORY", global = true)]
+    pub run_dir: PathBuf,
+    /// Name of the cluster.
+    #[arg(long, default_value = "default", value_name = "NAME", global = true)]
+    pub cluster_name: String,
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+/// What can be done with images.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ImageCommand {
+    /// Bring in a `docker save` or OCI archive.
+    Import {
+        /// The archive.
+        file: PathBuf,
+    },
+    /// List the images of this node.
+    List {
+        /// `json` for scripts.
+        #[arg(short, long)]
+        output: Option<String>,
+    },
+    /// Fetch an image from its registry.
+    Pull {
+        /// Its name.
+        reference: String,
+    },
+    /// Remove an image.
+    Rm {
+        /// Its name.
+        reference: String,
+    },
+}
+
 /// Arguments out of a configuration file, to stand before those of the command line.
 fn arguments_of(text: &str) -> anyhow::Result<Vec<String>> {
     let settings: serde_json::Map<String, serde_json::Value> = serde_yaml_ng::from_str(text).context("it must be a map from flags to values")?;
@@ -144,6 +270,13 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         Command::Server(arguments) => crate::server::run(arguments),
+        Command::Agent(arguments) => crate::agent::run(arguments),
+        Command::Token(arguments) => crate::token::run(arguments),
+        Command::Kubeconfig { data_dir } => {
+            let path = data_dir.join("admin.kubeconfig");
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}: run this on the server, as root", path.display())).map(|text| print!("{text}"))
+        }
+        Command::Image(arguments) => crate::image::run(arguments),
         Command::Version => {
             println!("knarr {}", env!("CARGO_PKG_VERSION"));
             println!("Kubernetes API {}", apiserver::version::GIT_VERSION);

@@ -5,7 +5,7 @@ use std::{net::{IpAddr, SocketAddr}, path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use apiserver::{ApiServer, ClusterFacts, core::ServiceAccountTokens, setup};
 use client::Identity;
-use dialer::{ClusterDialer, LocalNodes, TunnelRegistry};
+use dialer::{ClusterDialer, DirectDialer, LocalNodes, TunnelRegistry};
 use jiff::Timestamp;
 use pki::{AlternativeNames, ClusterAuthority, Kubeconfig, SwappableCertificate};
 use store_embedded::EmbeddedStore;
@@ -74,7 +74,12 @@ impl ControlPlane {
         let issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
         let signer = authority.token_signer(&issuer)?;
         let verifier = Arc::new(pki::TokenVerifier::new([issuer.clone()], [signer.public_key()]));
-        let dialer = ClusterDialer { local: LocalNodes::default(), tunnels: TunnelRegistry::default(), direct: None };
+        let resolve: Arc<std::sync::OnceLock<Box<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>>> = Arc::default();
+        let resolver = resolve.clone();
+        let node_client = authority.ensure_client("node-client", &pki::Subject::new(crate::node_parts::API_SERVER_CLIENT, ["system:masters"]), now)?;
+        let node_tls = pki::tls::client_config(std::slice::from_ref(authority.certificate()), Some(SwappableCertificate::new(&node_client)?))?;
+        let direct = DirectDialer::new(move |node| resolver.get().and_then(|resolve| resolve(node)), Arc::new(node_tls));
+        let dialer = ClusterDialer { local: LocalNodes::default(), tunnels: TunnelRegistry::default(), direct: Some(direct) };
         let advertise = SocketAddr::new(advertise, arguments.port);
         let facts = ClusterFacts {
             service_cidrs: arguments.service_cidr.split(',').map(str::to_owned).collect(),
@@ -93,6 +98,9 @@ impl ControlPlane {
             clock: setup::system_clock(),
         })
         .await?;
+        let informers = client::Informers::new(client::in_process(server.clone(), Identity::user("system:kube-proxy", &[])), stop.clone());
+        // Made late, since nodes are found through the server that is made with the dialer.
+        let _ = resolve.set(Box::new(crate::agent::resolver(&informers)));
         let tasks = TaskTracker::new();
         let serving = server.clone().serve(listener, tls, stop.clone());
         tasks.spawn(async move {
@@ -115,6 +123,18 @@ impl ControlPlane {
         pki::private_file::write(path, kubeconfig.to_yaml().as_bytes()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))
     }
 
+    /// Makes the token the administrator asked for, where it is not there yet.
+    pub async fn ensure_token(&self, token: Option<&str>) -> anyhow::Result<()> {
+        let Some(token) = token else { return Ok(()) };
+        let (id, secret) = token.split_once('.').context("--token must look like ID.SECRET, 6 and 16 lower-case letters or digits")?;
+        let secrets: kube::Api<api::core::v1::Secret> = kube::Api::namespaced(self.client(Identity::user("system:admin", &["system:masters"])), "kube-system");
+        match secrets.create(&kube::api::PostParams::default(), &crate::token::secret(id, secret, None, "given on the command line")).await {
+            Ok(_) => Ok(()),
+            Err(error) if client::is_already_exists(&error) => Ok(()),
+            Err(error) => Err(error).context("the token could not be made"),
+        }
+    }
+
     fn reachable(&self) -> IpAddr {
         self.advertise.ip()
     }
@@ -122,6 +142,28 @@ impl ControlPlane {
     /// A client in process.
     pub fn client(&self, identity: Identity) -> kube::Client {
         client::in_process(self.server.clone(), identity)
+    }
+
+    /// Starts the controllers and the scheduler, each with an identity of its own.
+    pub fn start_controllers(&self, arguments: &ServerArgs) -> controller::Runner {
+        let informers = client::Informers::new(self.client(Identity::user("system:kube-controller-manager", &[])), self.stop.clone());
+        let server = self.server.clone();
+        let context = controllers::ControllerContext {
+            informers,
+            client_for: Arc::new(move |name| client::in_process(server.clone(), Identity::service_account("kube-system", name))),
+            clock: client::SystemClock::shared(),
+        };
+        let settings = controllers::Settings {
+            root_ca: self.authority.certificate_pem().to_owned(),
+            authority: Some(Arc::new(self.authority.clone())),
+            cluster_cidrs: arguments.cluster_cidr.split(',').map(str::to_owned).collect(),
+        };
+        let runner = controllers::start(&context, &settings);
+        let client = self.client(Identity::user("system:kube-scheduler", &[]));
+        let informers = client::Informers::new(client.clone(), self.stop.clone());
+        let scheduler = scheduler::Scheduler::new(scheduler::SchedulerOptions::default(), client, informers, client::SystemClock::shared());
+        self.tasks.spawn(scheduler.run(self.stop.clone()));
+        runner
     }
 
     /// Runs until stopped, then closes the store.

@@ -3,10 +3,14 @@
 //! [`cli`] says what a user can ask for; each command has a file of that name. The same binary is also the short-lived
 //! helper of the container runtime, which has to start before anything else does (see `runtime-embedded`).
 
+mod agent;
 mod cli;
 mod control_plane;
+mod image;
+mod join;
 mod node_parts;
 mod server;
+mod token;
 
 use std::process::ExitCode;
 

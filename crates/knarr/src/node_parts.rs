@@ -1,19 +1,151 @@
 //! The parts of a node: container runtime, pod network, service proxy, cluster DNS and the node agent.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
+use anyhow::Context;
+use client::Informers;
+use cluster_dns::ClusterDns;
+use container_runtime::ContainerRuntime;
+use futures::FutureExt;
+use netlink::IpRange;
+use node::{Node, NodeConfig};
+use pod_network::RoutedPodNetwork;
+use runtime_embedded::EmbeddedRuntime;
+use service_proxy::ServiceProxy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::error;
 
-use crate::{cli::ServerArgs, control_plane::ControlPlane};
+/// Port of the node's own API, as kubelets have it.
+pub const NODE_API_PORT: u16 = 10250;
+
+/// The user as whom API servers call nodes.
+pub const API_SERVER_CLIENT: &str = "kube-apiserver-kubelet-client";
+
+/// What a node is made from, whether it stands beside a control plane or alone.
+pub struct NodeSettings {
+    /// Name of the cluster: sets links, tables and cgroups apart from other clusters on the machine.
+    pub cluster: String,
+    /// The Node's name.
+    pub name: String,
+    /// The node's addresses, the primary one first.
+    pub addresses: Vec<IpAddr>,
+    /// For all boots.
+    pub data_directory: PathBuf,
+    /// For this boot, on a tmpfs.
+    pub run_directory: PathBuf,
+    /// Ranges of pod addresses.
+    pub cluster_ranges: Vec<IpRange>,
+    /// Ranges of Service addresses.
+    pub service_ranges: Vec<IpRange>,
+    /// Domain of the cluster's names.
+    pub cluster_domain: String,
+    /// The API, as `system:node:NAME`.
+    pub client: kube::Client,
+    /// The API, for the service proxy, the pod network and DNS.
+    pub proxy_client: kube::Client,
+    /// Labels of the Node.
+    pub labels: Vec<(String, String)>,
+}
 
 /// A running node.
 pub struct NodeParts {
+    /// The agent; its own API can be asked of it.
+    pub node: Arc<Node>,
     tasks: TaskTracker,
 }
 
-/// Starts every part.
-pub async fn start(_arguments: &ServerArgs, _control_plane: &ControlPlane, _addresses: &[IpAddr], _stop: CancellationToken) -> anyhow::Result<NodeParts> {
-    Ok(NodeParts { tasks: TaskTracker::new() })
+/// The cluster's DNS addresses: the tenth of each Service range, as most clusters have it.
+pub fn dns_addresses(service_ranges: &[IpRange]) -> Vec<IpAddr> {
+    service_ranges.iter().filter_map(|range| range.nth(10)).collect()
+}
+
+/// Reads a list of ranges separated by commas.
+pub fn ranges(text: &str) -> anyhow::Result<Vec<IpRange>> {
+    text.split(',').map(|range| range.trim().parse().with_context(|| format!("{range:?} is no address range"))).collect()
+}
+
+/// Starts every part. Must be called in the network namespace the node is to live in.
+pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::Result<NodeParts> {
+    let tasks = TaskTracker::new();
+    let mut options = runtime_embedded::Options::new(settings.data_directory.join("runtime"), settings.run_directory.join("runtime"));
+    options.cgroup_root = format!("knarr-{}/{}", settings.cluster, settings.name);
+    options.registries_file = Some(settings.data_directory.join("registries.yaml"));
+    let runtime: Arc<dyn ContainerRuntime> = Arc::new(EmbeddedRuntime::open(options).await.context("the container runtime cannot be started")?);
+
+    {
+        let (directory, runtime, stop) = (settings.run_directory.clone(), runtime.clone(), stop.clone());
+        tasks.spawn(stop.run_until_cancelled_owned(async move {
+            if let Err(failure) = crate::image::serve(directory, runtime).await {
+                error!(failure = format!("{failure:#}"), "`knarr image` will not work");
+            }
+        }).map(drop));
+    }
+
+    let mut options = pod_network::Options::new(&settings.cluster, &settings.name, &settings.run_directory);
+    options.cluster_ranges.clone_from(&settings.cluster_ranges);
+    let network = RoutedPodNetwork::open(options).context("the pod network cannot be set up")?;
+
+    let dns = dns_addresses(&settings.service_ranges);
+    let proxy_options = service_proxy::Options {
+        cluster: settings.cluster.clone(),
+        node_name: settings.name.clone(),
+        zone: None,
+        cluster_ranges: settings.cluster_ranges.clone(),
+        service_ranges: settings.service_ranges.clone(),
+        served_here: dns.clone(),
+    };
+    let mut proxy = ServiceProxy::open(proxy_options).context("the service proxy cannot be set up")?;
+    let mut dns_options = cluster_dns::Options::new(dns.clone());
+    dns_options.domain.clone_from(&settings.cluster_domain);
+    dns_options.ranges = settings.service_ranges.iter().chain(&settings.cluster_ranges).copied().collect();
+    let names = ClusterDns::open(dns_options).context("cluster DNS cannot be started")?;
+
+    let informers = Informers::new(settings.proxy_client, stop.clone());
+    {
+        let (network, informers, stop) = (network.clone(), informers.clone(), stop.clone());
+        tasks.spawn(async move { network.run(&informers, stop).await });
+    }
+    {
+        let (informers, stop) = (informers.clone(), stop.clone());
+        tasks.spawn(async move { proxy.run(&informers, stop).await });
+    }
+    {
+        let (informers, stop) = (informers.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(failure) = names.run(&informers, stop).await {
+                error!(%failure, "cluster DNS stopped");
+            }
+        });
+    }
+
+    let changed = network.changed();
+    let mut config =
+        NodeConfig::new(&settings.name, settings.client, runtime, Arc::new(network), settings.data_directory.join("node"), settings.run_directory.join("node"));
+    config.node_ips = settings.addresses;
+    config.cluster_dns = dns;
+    config.cluster_domain = settings.cluster_domain;
+    config.version = apiserver::version::GIT_VERSION.to_owned();
+    config.labels.extend(settings.labels);
+    let node = Arc::new(Node::new(config)?);
+    {
+        let (status_changed, stop) = (node.status_changed(), stop.clone());
+        tasks.spawn(stop.run_until_cancelled_owned(async move {
+            loop {
+                changed.notified().await;
+                status_changed.notify_one();
+            }
+        }));
+    }
+    {
+        let (node, stop) = (node.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(failure) = node.run(stop.clone()).await {
+                error!(error = format!("{:#}", anyhow::Error::new(failure)), "the node agent stopped");
+                stop.cancel();
+            }
+        });
+    }
+    Ok(NodeParts { node, tasks })
 }
 
 impl NodeParts {

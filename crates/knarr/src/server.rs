@@ -3,6 +3,7 @@
 use std::{net::IpAddr, os::unix::fs::DirBuilderExt};
 
 use anyhow::{Context, bail};
+use client::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -59,22 +60,62 @@ async fn serve(arguments: ServerArgs) -> anyhow::Result<()> {
     if !arguments.disable_agent && !rustix::process::geteuid().is_root() {
         bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root, or with --disable-agent for a control plane alone");
     }
-    for directory in [&arguments.data_dir, &arguments.run_dir] {
+    make_directories([&arguments.data_dir, &arguments.run_dir])?;
+    let addresses = own_addresses(&arguments.node_ip);
+    let control_plane = ControlPlane::start(&arguments, &addresses, stop.clone()).await?;
+    let kubeconfig = arguments.write_kubeconfig.clone().unwrap_or_else(|| arguments.data_dir.join("admin.kubeconfig"));
+    control_plane.write_kubeconfig(&kubeconfig, &format!("knarr-{}", arguments.cluster_name))?;
+    info!(file = %kubeconfig.display(), "the administrator's kubeconfig is written");
+    control_plane.ensure_token(arguments.token.as_deref()).await?;
+    let controllers = control_plane.start_controllers(&arguments);
+    let node = if arguments.disable_agent {
+        None
+    } else {
+        let name = match &arguments.node_name {
+            Some(name) => name.clone(),
+            None => host_name(),
+        };
+        let settings = node_parts::NodeSettings {
+            cluster: arguments.cluster_name.clone(),
+            data_directory: arguments.data_dir.clone(),
+            run_directory: arguments.run_dir.join(&arguments.cluster_name),
+            cluster_ranges: node_parts::ranges(&arguments.cluster_cidr)?,
+            service_ranges: node_parts::ranges(&arguments.service_cidr)?,
+            cluster_domain: arguments.cluster_domain.clone(),
+            client: control_plane.client(Identity::node(&name)),
+            proxy_client: control_plane.client(Identity::user("system:kube-proxy", &[])),
+            labels: vec![("node-role.kubernetes.io/control-plane".to_owned(), String::new())],
+            addresses,
+            name: name.clone(),
+        };
+        let parts = node_parts::start(settings, stop.clone()).await?;
+        let registered = control_plane.dialer.local.register(&name, parts.node.node_api_service());
+        Some((parts, registered))
+    };
+    control_plane.finish().await;
+    controllers.finished().await;
+    if let Some((node, _registered)) = node {
+        node.finish().await;
+    }
+    Ok(())
+}
+
+/// Makes directories that only root may enter.
+pub fn make_directories<const N: usize>(directories: [&std::path::PathBuf; N]) -> anyhow::Result<()> {
+    for directory in directories {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
     }
-    let addresses = own_addresses(&arguments.node_ip);
-    let control_plane = ControlPlane::start(&arguments, &addresses, stop.clone()).await?;
-    let kubeconfig = arguments.write_kubeconfig.clone().unwrap_or_else(|| arguments.data_dir.join("admin.kubeconfig"));
-    control_plane.write_kubeconfig(&kubeconfig, &format!("knarr-{}", arguments.cluster_name))?;
-    info!(file = %kubeconfig.display(), "the administrator's kubeconfig is written");
-    let node = if arguments.disable_agent { None } else { Some(node_parts::start(&arguments, &control_plane, &addresses, stop.clone()).await?) };
-    control_plane.finish().await;
-    if let Some(node) = node {
-        node.finish().await;
-    }
     Ok(())
+}
+
+/// The machine's name, as a Node's name may be.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name: String = name.chars().map(|character| if character.is_ascii_alphanumeric() || matches!(character, '-' | '.') { character } else { '-' }).collect();
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { "node".to_owned() } else { name.to_owned() }
 }

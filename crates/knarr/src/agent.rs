@@ -1,0 +1,77 @@
+//! `knarr agent`: a node only.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use client::Informers;
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+use crate::{
+    cli::AgentArgs,
+    join::{Membership, ServerAddress},
+    node_parts::{self, NodeSettings},
+    server::{host_name, make_directories, own_addresses, start_logging, stop_on_signals},
+};
+
+/// Runs until SIGTERM or SIGINT. Pods go on.
+pub fn run(arguments: AgentArgs) -> anyhow::Result<()> {
+    start_logging(&arguments.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
+    runtime.block_on(serve(arguments))
+}
+
+async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
+    let stop = stop_on_signals()?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root");
+    }
+    make_directories([&arguments.data_dir, &arguments.run_dir])?;
+    let server = ServerAddress::parse(&arguments.server)?;
+    let addresses = own_addresses(&arguments.node_ip);
+    let name = arguments.node_name.clone().unwrap_or_else(host_name);
+    let membership = Membership::establish(&server, &arguments.token, &name, &addresses, &arguments.data_dir.join("pki")).await?;
+    let listener = TcpListener::bind(("0.0.0.0", node_parts::NODE_API_PORT))
+        .await
+        .with_context(|| format!("cannot listen on port {} for the node's own API: is another node running here?", node_parts::NODE_API_PORT))?;
+    let authorities = pki::bootstrap::certificates_from_pem(&membership.authority_pem)?;
+    let tls = pki::tls::server_config(membership.serving_certificate.clone(), &authorities)?;
+    let settings = NodeSettings {
+        cluster: arguments.cluster_name.clone(),
+        name: name.clone(),
+        addresses,
+        data_directory: arguments.data_dir.clone(),
+        run_directory: arguments.run_dir.join(&arguments.cluster_name),
+        cluster_ranges: node_parts::ranges(&arguments.cluster_cidr)?,
+        service_ranges: node_parts::ranges(&arguments.service_cidr)?,
+        cluster_domain: arguments.cluster_domain.clone(),
+        client: membership.client.clone(),
+        proxy_client: membership.client.clone(),
+        labels: Vec::new(),
+    };
+    let parts = node_parts::start(settings, stop.clone()).await?;
+    let api = parts.node.node_api_service();
+    let serving = tokio::spawn(async move {
+        api.listen(listener, tls, |caller| caller.user == node_parts::API_SERVER_CLIENT || caller.groups.iter().any(|group| group == "system:masters")).await;
+    });
+    info!(node = name, server = server.url(), "the node has joined");
+    membership.keep(stop).await;
+    parts.finish().await;
+    if let Err(failure) = serving.await {
+        error!(%failure, "the node's API ended badly");
+    }
+    Ok(())
+}
+
+/// Finds nodes by the addresses they registered, for a server that dials them over its own network.
+pub fn resolver(informers: &Informers) -> impl Fn(&str) -> Option<std::net::SocketAddr> + Send + Sync + 'static {
+    let nodes = informers.of::<api::core::v1::Node>();
+    let nodes = Arc::new(nodes);
+    move |name| {
+        let node = nodes.get(&meta::ObjectKey::cluster(name))?;
+        let status = node.status.as_ref()?;
+        let address = status.addresses.iter().flatten().find(|address| address.type_ == "InternalIP")?;
+        let port = status.daemon_endpoints.as_ref().and_then(|endpoints| endpoints.kubelet_endpoint.as_ref()).map_or(i32::from(node_parts::NODE_API_PORT), |endpoint| endpoint.port);
+        Some(std::net::SocketAddr::new(address.address.parse().ok()?, u16::try_from(port).ok()?))
+    }
+}

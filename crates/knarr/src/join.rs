@@ -1,0 +1,198 @@
+//! How an agent joins: it checks the server by the token's fingerprint, then asks for its certificates by
+//! CertificateSigningRequest, first with the token's secret and later with the certificate it got.
+
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use kube::{
+    Config, Resource,
+    api::{Api, ObjectMeta, PostParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use pki::{AlternativeNames, CertificateRequest, Credential, JoinToken, PrivateKey, Subject, SwappableCertificate, Usage};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How long an approval and a signature may take before the agent says what is missing.
+const SIGNATURE_WAIT: Duration = Duration::from_secs(60);
+
+/// Address of a server, in parts.
+#[derive(Debug, Clone)]
+pub struct ServerAddress {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl ServerAddress {
+    /// Reads `https://HOST:PORT`.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let url = url::Url::parse(text).with_context(|| format!("--server {text:?} is no address; it looks like https://HOST:6443"))?;
+        let (Some(host), "https") = (url.host_str(), url.scheme()) else { bail!("--server {text:?} must look like https://HOST:6443") };
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port: url.port().unwrap_or(6443) })
+    }
+    /// `https://HOST:PORT`
+    pub fn url(&self) -> String {
+        if self.host.contains(':') { format!("https://[{}]:{}", self.host, self.port) } else { format!("https://{}:{}", self.host, self.port) }
+    }
+}
+
+/// A node's two certificates, renewed by [`Membership::keep`].
+pub struct Membership {
+    /// The cluster's authority, PEM.
+    pub authority_pem: String,
+    /// Shown to the API server.
+    pub client_certificate: Arc<SwappableCertificate>,
+    /// Shown by the node's own API.
+    pub serving_certificate: Arc<SwappableCertificate>,
+    /// The API, as `system:node:NAME`.
+    pub client: kube::Client,
+    node: String,
+    addresses: Vec<IpAddr>,
+    directory: std::path::PathBuf,
+    renew_at: Timestamp,
+}
+
+fn subject(node: &str) -> Subject {
+    Subject::new(format!("system:node:{node}"), ["system:nodes"])
+}
+
+/// Asks for a certificate, and waits for it.
+async fn request(client: &kube::Client, signer: &str, node: &str, names: &AlternativeNames, usages: &[Usage]) -> anyhow::Result<Credential> {
+    let key = PrivateKey::generate()?;
+    let pem = CertificateRequest::create(&subject(node), names, usages, &key)?;
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let wanted = CertificateSigningRequest {
+        metadata: ObjectMeta { generate_name: Some("csr-".to_owned()), ..ObjectMeta::default() },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(pem.into_bytes()),
+            signer_name: signer.to_owned(),
+            usages: Some(usages.iter().map(|usage| usage.name().to_owned()).collect()),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    };
+    let made = api.create(&PostParams::default(), &wanted).await.with_context(|| format!("the server refused the request for a certificate of {signer}"))?;
+    let name = made.meta().name.clone().unwrap_or_default();
+    let changes = watcher(api, watcher::Config::default().fields(&format!("metadata.name={name}"))).applied_objects();
+    let mut changes = std::pin::pin!(changes);
+    let signed = async {
+        while let Some(change) = changes.next().await {
+            let Ok(request) = change else { continue };
+            let status = request.status.unwrap_or_default();
+            if let Some(refused) = status.conditions.iter().flatten().find(|condition| matches!(condition.type_.as_str(), "Denied" | "Failed")) {
+                bail!("the certificate request {name} was refused: {}", refused.message.as_deref().unwrap_or("no reason given"));
+            }
+            if let Some(certificate) = status.certificate {
+                return String::from_utf8(certificate.0).context("the certificate is no text");
+            }
+        }
+        bail!("the server went away")
+    };
+    let chain = tokio::time::timeout(SIGNATURE_WAIT, signed)
+        .await
+        .map_err(|_| anyhow::anyhow!("nobody signed the certificate request {name} within {} s; see `kubectl get csr`", SIGNATURE_WAIT.as_secs()))??;
+    Ok(Credential::new(key, chain)?)
+}
+
+fn serving_names(node: &str, addresses: &[IpAddr]) -> AlternativeNames {
+    AlternativeNames::from_hosts(addresses.iter().map(ToString::to_string).chain([node.to_owned()]))
+}
+
+impl Membership {
+    /// Joins, or comes back with the certificates kept in the directory.
+    pub async fn establish(server: &ServerAddress, token: &str, node: &str, addresses: &[IpAddr], directory: &Path) -> anyhow::Result<Self> {
+        pki::private_file::create_directory(directory)?;
+        let (authority_path, client_path, serving_path) = (directory.join("ca.crt"), directory.join("client.pem"), directory.join("serving.pem"));
+        let now = Timestamp::now();
+        let kept = Credential::load(&client_path)?.filter(|credential| credential.not_after() > now);
+        let authority_pem = match (pki::private_file::read(&authority_path)?, &kept) {
+            (Some(pem), Some(_)) => pem,
+            _ => {
+                let token: JoinToken = token.parse()?;
+                let pem = pki::bootstrap::fetch_authority(&server.host, server.port, token.authority)
+                    .await
+                    .with_context(|| format!("cannot trust the server {}", server.url()))?;
+                pki::private_file::write(&authority_path, pem.as_bytes())?;
+                pem
+            }
+        };
+        let authorities = pki::bootstrap::certificates_from_pem(&authority_pem)?;
+        let url: http::Uri = server.url().parse()?;
+        let credential = match kept {
+            Some(credential) => credential,
+            None => {
+                let token: JoinToken = token.parse()?;
+                let mut config = Config::new(url.clone());
+                config.root_cert = Some(authorities.iter().map(|certificate| certificate.to_vec()).collect());
+                config.auth_info.token = Some(token.bearer().into());
+                let bootstrap = kube::Client::try_from(config)?;
+                info!(server = server.url(), node, "joining the cluster");
+                let usages = [Usage::DigitalSignature, Usage::ClientAuth];
+                let credential =
+                    request(&bootstrap, "kubernetes.io/kube-apiserver-client-kubelet", node, &AlternativeNames::default(), &usages).await?;
+                credential.save(&client_path)?;
+                credential
+            }
+        };
+        let client_certificate = SwappableCertificate::new(&credential)?;
+        let tls = Arc::new(pki::tls::client_config(&authorities, Some(client_certificate.clone()))?);
+        let client = client::connect_with_tls(url, tls)?;
+        let names = serving_names(node, addresses);
+        let serving = match Credential::load(&serving_path)?.filter(|kept| kept.not_after() > now && kept.names().covers(&names)) {
+            Some(kept) => kept,
+            None => {
+                let usages = [Usage::DigitalSignature, Usage::ServerAuth];
+                let made = request(&client, "kubernetes.io/kubelet-serving", node, &names, &usages).await?;
+                made.save(&serving_path)?;
+                made
+            }
+        };
+        Ok(Self {
+            authority_pem,
+            client_certificate,
+            serving_certificate: SwappableCertificate::new(&serving)?,
+            client,
+            node: node.to_owned(),
+            addresses: addresses.to_vec(),
+            directory: directory.to_owned(),
+            renew_at: credential.renew_at().min(serving.renew_at()),
+        })
+    }
+
+    /// Renews both certificates before they end, until stopped.
+    pub async fn keep(self, stop: CancellationToken) {
+        let mut renew_at = self.renew_at;
+        loop {
+            let wait = Duration::try_from(renew_at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return,
+            }
+            renew_at = match self.renew().await {
+                Ok(next) => next,
+                Err(failure) => {
+                    warn!(failure = format!("{failure:#}"), "the node's certificates could not be renewed; trying again in a minute");
+                    Timestamp::now() + jiff::SignedDuration::from_mins(1)
+                }
+            };
+        }
+    }
+
+    async fn renew(&self) -> anyhow::Result<Timestamp> {
+        let usages = [Usage::DigitalSignature, Usage::ClientAuth];
+        let credential = request(&self.client, "kubernetes.io/kube-apiserver-client-kubelet", &self.node, &AlternativeNames::default(), &usages).await?;
+        credential.save(&self.directory.join("client.pem"))?;
+        self.client_certificate.swap(&credential)?;
+        let usages = [Usage::DigitalSignature, Usage::ServerAuth];
+        let serving = request(&self.client, "kubernetes.io/kubelet-serving", &self.node, &serving_names(&self.node, &self.addresses), &usages).await?;
+        serving.save(&self.directory.join("serving.pem"))?;
+        self.serving_certificate.swap(&serving)?;
+        Ok(credential.renew_at().min(serving.renew_at()))
+    }
+}
