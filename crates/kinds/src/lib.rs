@@ -3,14 +3,27 @@
 //! Pure: no input or output, nothing async. Effects on other objects have their place in `apiserver`.
 //! To add a kind: make a folder, implement [`Strategy`], and add one line to [`served::serve_all`].
 
+pub mod admission_registration;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub mod cells;
+pub mod certificates;
+pub mod coordination;
 pub mod core;
+pub mod discovery;
+pub mod extension;
+pub mod flow_control;
+pub mod networking;
 pub mod plain;
+pub mod policy;
 pub mod problems;
+pub mod rbac;
+pub mod runtime_class;
+pub mod scheduling;
 pub mod scheme;
 pub mod served;
+pub mod storage;
 pub mod strategy;
 
 #[cfg(test)]
@@ -44,4 +57,42 @@ pub(crate) fn serve_strategies(scheme: &mut Scheme) {
     scheme.serve("batch", "v1", "CronJob", batch::cron_job::CronJobStrategy);
     scheme.serve("batch", "v1", "Job", batch::job::JobStrategy);
     scheme.serve("events.k8s.io", "v1", "Event", core::event::NewEventStrategy);
+    serve_others(scheme);
+}
+
+/// The kinds of the smaller groups.
+fn serve_others(scheme: &mut Scheme) {
+    use admission_registration::{PolicyBindingStrategy, PolicyStrategy, WebhookConfigurationStrategy};
+    const ADMISSION: &str = "admissionregistration.k8s.io";
+    scheme.serve(ADMISSION, "v1", "MutatingAdmissionPolicy", PolicyStrategy { parts: "mutations" });
+    scheme.serve(ADMISSION, "v1", "MutatingAdmissionPolicyBinding", PolicyBindingStrategy { validating: false });
+    scheme.serve(ADMISSION, "v1", "MutatingWebhookConfiguration", WebhookConfigurationStrategy);
+    scheme.serve(ADMISSION, "v1", "ValidatingAdmissionPolicy", PolicyStrategy { parts: "validations" });
+    scheme.serve(ADMISSION, "v1", "ValidatingAdmissionPolicyBinding", PolicyBindingStrategy { validating: true });
+    scheme.serve(ADMISSION, "v1", "ValidatingWebhookConfiguration", WebhookConfigurationStrategy);
+    scheme.serve("apiextensions.k8s.io", "v1", "CustomResourceDefinition", extension::CustomResourceDefinitionStrategy);
+    scheme.serve("apiregistration.k8s.io", "v1", "APIService", extension::ApiServiceStrategy);
+    scheme.serve("autoscaling", "v1", "HorizontalPodAutoscaler", autoscaling::OldAutoscalerStrategy);
+    scheme.serve("autoscaling", "v2", "HorizontalPodAutoscaler", autoscaling::AutoscalerStrategy);
+    scheme.serve("certificates.k8s.io", "v1", "CertificateSigningRequest", certificates::CertificateSigningRequestStrategy);
+    scheme.serve("coordination.k8s.io", "v1", "Lease", coordination::LeaseStrategy);
+    scheme.serve("discovery.k8s.io", "v1", "EndpointSlice", discovery::EndpointSliceStrategy);
+    scheme.serve("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", flow_control::FlowSchemaStrategy);
+    scheme.serve("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", flow_control::PriorityLevelStrategy);
+    scheme.serve("networking.k8s.io", "v1", "IPAddress", networking::address::IpAddressStrategy);
+    scheme.serve("networking.k8s.io", "v1", "Ingress", networking::ingress::IngressStrategy);
+    scheme.serve("networking.k8s.io", "v1", "IngressClass", networking::ingress_class::IngressClassStrategy);
+    scheme.serve("networking.k8s.io", "v1", "NetworkPolicy", networking::network_policy::NetworkPolicyStrategy);
+    scheme.serve("networking.k8s.io", "v1", "ServiceCIDR", networking::address::ServiceCidrStrategy);
+    scheme.serve("node.k8s.io", "v1", "RuntimeClass", runtime_class::RuntimeClassStrategy);
+    scheme.serve("policy", "v1", "PodDisruptionBudget", policy::PodDisruptionBudgetStrategy);
+    scheme.serve(rbac::GROUP, "v1", "ClusterRole", rbac::role::ClusterRoleStrategy);
+    scheme.serve(rbac::GROUP, "v1", "ClusterRoleBinding", rbac::binding::ClusterRoleBindingStrategy);
+    scheme.serve(rbac::GROUP, "v1", "Role", rbac::role::RoleStrategy);
+    scheme.serve(rbac::GROUP, "v1", "RoleBinding", rbac::binding::RoleBindingStrategy);
+    scheme.serve("scheduling.k8s.io", "v1", "PriorityClass", scheduling::PriorityClassStrategy);
+    scheme.serve("storage.k8s.io", "v1", "CSIDriver", storage::CsiDriverStrategy);
+    scheme.serve("storage.k8s.io", "v1", "CSINode", storage::CsiNodeStrategy);
+    scheme.serve("storage.k8s.io", "v1", "StorageClass", storage::StorageClassStrategy);
+    scheme.serve("storage.k8s.io", "v1", "VolumeAttachment", storage::VolumeAttachmentStrategy);
 }

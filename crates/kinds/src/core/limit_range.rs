@@ -79,6 +79,9 @@ impl Strategy for LimitRangeStrategy {
         }
         problems
     }
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
     fn columns(&self) -> &'static [Column] {
         &[Column::NAME, Column { name: "Created At", ..Column::AGE }]
     }

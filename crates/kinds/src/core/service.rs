@@ -94,6 +94,9 @@ impl Strategy for ServiceStrategy {
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1035Label
     }
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
     fn selectable_field_names(&self) -> &'static [&'static str] {
         &["spec.clusterIP", "spec.type"]
     }

@@ -338,7 +338,7 @@ fn ports(ports: &[ContainerPort], host_network: bool, path: &FieldPath, problems
                 problems.push(FieldError::invalid(
                     &at.child("hostPort"),
                     number,
-                    format!("must match `containerPort` when `hostNetwork` is true"),
+                    "must match `containerPort` when `hostNetwork` is true",
                 ));
             }
         }

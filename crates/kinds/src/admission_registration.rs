@@ -1,0 +1,202 @@
+//! The group `admissionregistration.k8s.io`: who else judges requests. These kinds are read as plain trees, since the
+//! validating and the mutating ones differ in little.
+
+use jiff::Timestamp;
+use meta::{FieldError, FieldPath, Object};
+use serde_json::{Map, Value};
+
+use crate::{
+    cells,
+    problems::{filled, one_of},
+    strategy::{Column, Strategy},
+};
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn list<'a>(value: Option<&'a Value>) -> &'a [Value] {
+    value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Behaviour of both kinds of webhook configurations.
+pub struct WebhookConfigurationStrategy;
+
+fn webhook(hook: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let name = text(hook, "name");
+    if name.is_empty() {
+        problems.push(FieldError::required(&path.child("name"), ""));
+    } else if name.split('.').count() < 3 {
+        problems.push(FieldError::invalid(&path.child("name"), name, "should be a domain with at least three segments separated by dots"));
+    }
+    let versions = list(hook.get("admissionReviewVersions"));
+    if versions.is_empty() {
+        let detail = "must specify one of v1, v1beta1";
+        problems.push(FieldError::required(&path.child("admissionReviewVersions"), detail));
+    } else if !versions.iter().filter_map(Value::as_str).any(|version| matches!(version, "v1" | "v1beta1")) {
+        let detail = "must include at least one of v1, v1beta1";
+        problems.push(FieldError::invalid(&path.child("admissionReviewVersions"), Value::Array(versions.to_vec()), detail));
+    }
+    one_of(text(hook, "sideEffects"), &["None", "NoneOnDryRun"], &path.child("sideEffects"), problems);
+    one_of(text(hook, "failurePolicy"), &["Fail", "Ignore"], &path.child("failurePolicy"), problems);
+    one_of(text(hook, "matchPolicy"), &["Equivalent", "Exact"], &path.child("matchPolicy"), problems);
+    if let Some(seconds) = hook.get("timeoutSeconds").and_then(Value::as_i64).filter(|seconds| !(1..=30).contains(seconds)) {
+        problems.push(FieldError::invalid(&path.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds"));
+    }
+    for field in ["namespaceSelector", "objectSelector"] {
+        if let Some(selector) = hook.get(field) {
+            problems.extend(meta::validation::validate_label_selector(selector, &path.child(field)));
+        }
+    }
+    for (index, rule) in list(hook.get("rules")).iter().enumerate() {
+        let at = path.child("rules").index(index);
+        for (field, what) in [("operations", ""), ("apiGroups", ""), ("apiVersions", ""), ("resources", "")] {
+            if list(rule.get(field)).is_empty() {
+                problems.push(FieldError::required(&at.child(field), what));
+            }
+        }
+        for (position, operation) in list(rule.get("operations")).iter().enumerate() {
+            let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+            one_of(operation.as_str().unwrap_or_default(), &known, &at.child("operations").index(position), problems);
+        }
+    }
+    let at = path.child("clientConfig");
+    let client = hook.get("clientConfig").unwrap_or(&Value::Null);
+    match (text(client, "url"), client.get("service").filter(|service| service.is_object())) {
+        ("", None) => problems.push(FieldError::required(&at, "exactly one of url or service is required")),
+        ("", Some(service)) => {
+            filled(text(service, "name"), &at.child("service").child("name"), problems);
+            filled(text(service, "namespace"), &at.child("service").child("namespace"), problems);
+        }
+        (_, Some(_)) => problems.push(FieldError::required(&at, "exactly one of url or service is required")),
+        (url, None) if !url.starts_with("https://") => {
+            let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
+            problems.push(FieldError::invalid(&at.child("url"), url, detail));
+        }
+        _ => {}
+    }
+}
+
+impl Strategy for WebhookConfigurationStrategy {
+    type Kind = Map<String, Value>;
+
+    fn validate(&self, configuration: &Self::Kind) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let mut names = std::collections::HashSet::new();
+        for (index, hook) in list(configuration.get("webhooks")).iter().enumerate() {
+            let path = FieldPath::new("webhooks").index(index);
+            webhook(hook, &path, &mut problems);
+            if !names.insert(text(hook, "name")) {
+                problems.push(FieldError::duplicate(&path.child("name"), text(hook, "name")));
+            }
+        }
+        problems
+    }
+    fn tracks_generation(&self) -> bool {
+        true
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::integer("Webhooks", "How many webhooks it names."), Column::AGE] }
+    }
+    fn row(&self, configuration: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        vec![raw.name().into(), list(configuration.get("webhooks")).len().into(), cells::created(raw)]
+    }
+}
+
+/// Behaviour of both kinds of policies.
+pub struct PolicyStrategy {
+    /// What the policy consists of: `validations` or `mutations`.
+    pub parts: &'static str,
+}
+
+impl Strategy for PolicyStrategy {
+    type Kind = Map<String, Value>;
+
+    fn validate(&self, policy: &Self::Kind) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = policy.get("spec").unwrap_or(&Value::Null);
+        let audits = list(spec.get("auditAnnotations"));
+        if list(spec.get(self.parts)).is_empty() && audits.is_empty() {
+            let detail = if self.parts == "validations" { "validations or auditAnnotations must contain at least one item" } else { "" };
+            problems.push(FieldError::required(&path.child(self.parts), detail));
+        }
+        match spec.get("matchConstraints") {
+            None => problems.push(FieldError::required(&path.child("matchConstraints"), "")),
+            Some(constraints) if list(constraints.get("resourceRules")).is_empty() => {
+                problems.push(FieldError::required(&path.child("matchConstraints").child("resourceRules"), ""));
+            }
+            Some(_) => {}
+        }
+        if self.parts == "validations" {
+            for (index, one) in list(spec.get("validations")).iter().enumerate() {
+                if text(one, "expression").trim().is_empty() {
+                    problems.push(FieldError::required(&path.child("validations").index(index).child("expression"), "expression is not specified"));
+                }
+            }
+        }
+        problems
+    }
+    fn tracks_generation(&self) -> bool {
+        true
+    }
+    fn columns(&self) -> &'static [Column] {
+        if self.parts == "validations" {
+            const { &[Column::NAME, Column::integer("Validations", "How many rules it has."), Column::text("ParamKind", "What it is told."), Column::AGE] }
+        } else {
+            const COLUMNS: &[Column] =
+                &[Column::NAME, Column::integer("Mutations", "How many changes it makes."), Column::text("ParamKind", "What it is told."), Column::AGE];
+            COLUMNS
+        }
+    }
+    fn row(&self, policy: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let spec = policy.get("spec").unwrap_or(&Value::Null);
+        let told = spec.get("paramKind").map(|kind| format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind")));
+        vec![raw.name().into(), list(spec.get(self.parts)).len().into(), told.unwrap_or_else(|| "<unset>".to_owned()).into(), cells::created(raw)]
+    }
+}
+
+/// Behaviour of both kinds of bindings of policies.
+pub struct PolicyBindingStrategy {
+    /// Whether bindings say what follows from a failed validation.
+    pub validating: bool,
+}
+
+impl Strategy for PolicyBindingStrategy {
+    type Kind = Map<String, Value>;
+
+    fn validate(&self, binding: &Self::Kind) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = binding.get("spec").unwrap_or(&Value::Null);
+        filled(text(spec, "policyName"), &path.child("policyName"), &mut problems);
+        let actions = list(spec.get("validationActions"));
+        if self.validating && actions.is_empty() {
+            problems.push(FieldError::required(&path.child("validationActions"), "at least one validation action is required"));
+        }
+        for action in actions {
+            one_of(action.as_str().unwrap_or_default(), &["Audit", "Deny", "Warn"], &path.child("validationActions"), &mut problems);
+        }
+        let has = |name: &str| actions.iter().any(|action| action.as_str() == Some(name));
+        if has("Deny") && has("Warn") {
+            let detail = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+            problems.push(FieldError::invalid(&path.child("validationActions"), Value::Array(actions.to_vec()), detail));
+        }
+        problems
+    }
+    fn tracks_generation(&self) -> bool {
+        true
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::text("PolicyName", "Which policy."), Column::text("ParamRef", "What it is told."), Column::AGE] }
+    }
+    fn row(&self, binding: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let spec = binding.get("spec").unwrap_or(&Value::Null);
+        let told = spec.get("paramRef").map(|reference| match (text(reference, "namespace"), text(reference, "name")) {
+            (_, "") => "*".to_owned(),
+            ("", name) => name.to_owned(),
+            (namespace, name) => format!("{namespace}/{name}"),
+        });
+        vec![raw.name().into(), text(spec, "policyName").into(), told.unwrap_or_else(|| "<unset>".to_owned()).into(), cells::created(raw)]
+    }
+}

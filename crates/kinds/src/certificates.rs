@@ -1,0 +1,113 @@
+//! The group `certificates.k8s.io`: CertificateSigningRequest.
+
+use api::{certificates::v1::CertificateSigningRequest, k8s_openapi::ByteString};
+use jiff::Timestamp;
+use meta::{FieldError, FieldPath, Object};
+use serde_json::Value;
+
+use crate::{
+    cells,
+    problems::filled,
+    strategy::{Column, NameRule, Strategy, WriteContext},
+};
+
+/// Behaviour of signing requests.
+pub struct CertificateSigningRequestStrategy;
+
+impl Strategy for CertificateSigningRequestStrategy {
+    type Kind = CertificateSigningRequest;
+
+    fn prepare_create(&self, context: &WriteContext, request: &mut CertificateSigningRequest) {
+        // Who asks is what the server saw, not what the client says.
+        request.spec.username = Some(context.user.clone());
+        request.spec.groups = Some(context.groups.clone()).filter(|groups| !groups.is_empty());
+        request.spec.uid = None;
+        request.spec.extra = None;
+        request.status = Some(api::certificates::v1::CertificateSigningRequestStatus::default());
+    }
+    fn prepare_update(&self, _context: &WriteContext, request: &mut CertificateSigningRequest, old: &CertificateSigningRequest) {
+        request.spec.clone_from(&old.spec);
+    }
+    fn validate(&self, request: &CertificateSigningRequest) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("spec");
+        let spec = &request.spec;
+        let ByteString(bytes) = &spec.request;
+        let text = String::from_utf8_lossy(bytes);
+        if !text.contains("-----BEGIN CERTIFICATE REQUEST-----") {
+            problems.push(FieldError::invalid(&path.child("request"), serde_json::json!(spec.request), "PEM block type must be CERTIFICATE REQUEST"));
+        }
+        if spec.usages.as_ref().is_none_or(Vec::is_empty) {
+            problems.push(FieldError::required(&path.child("usages"), ""));
+        }
+        let at = path.child("signerName");
+        filled(&spec.signer_name, &at, &mut problems);
+        if !spec.signer_name.is_empty() {
+            match spec.signer_name.split_once('/') {
+                Some((domain, name)) if !name.is_empty() && domain.contains('.') => {}
+                _ => problems.push(FieldError::invalid(
+                    &at,
+                    spec.signer_name.as_str(),
+                    "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+                )),
+            }
+            if spec.signer_name == "kubernetes.io/legacy-unknown" {
+                problems.push(FieldError::invalid(&at, spec.signer_name.as_str(), "the legacy signerName is not allowed via this API version"));
+            }
+        }
+        if let Some(seconds) = spec.expiration_seconds.filter(|seconds| *seconds < 600) {
+            problems.push(FieldError::invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 600 seconds (10 minutes)"));
+        }
+        problems
+    }
+    fn validate_update(&self, _request: &CertificateSigningRequest, _old: &CertificateSigningRequest) -> Vec<FieldError> {
+        // Its specification was taken from the old one, which was fine.
+        Vec::new()
+    }
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+    fn selectable_field_names(&self) -> &'static [&'static str] {
+        &["spec.signerName"]
+    }
+    fn selectable_fields(&self, request: &CertificateSigningRequest) -> Vec<(&'static str, String)> {
+        vec![("spec.signerName", request.spec.signer_name.clone())]
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[
+            Column::NAME,
+            Column::AGE,
+            Column::text("SignerName", "Who is to sign."),
+            Column::text("Requestor", "Who asks."),
+            Column::text("RequestedDuration", "For how long."),
+            Column::text("Condition", "Where it stands."),
+        ] }
+    }
+    fn row(&self, request: &CertificateSigningRequest, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let conditions = request.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let has = |kind: &str| conditions.iter().any(|condition| condition.type_ == kind);
+        let mut words = if has("Denied") {
+            "Denied"
+        } else if has("Approved") {
+            "Approved"
+        } else {
+            "Pending"
+        }
+        .to_owned();
+        if has("Failed") {
+            words.push_str(",Failed");
+        }
+        if request.status.as_ref().and_then(|status| status.certificate.as_ref()).is_some_and(|certificate| !certificate.0.is_empty()) {
+            words.push_str(",Issued");
+        }
+        let duration = request.spec.expiration_seconds.map(|seconds| crate::plain::human_duration(i64::from(seconds)));
+        vec![
+            raw.name().into(),
+            cells::created(raw),
+            request.spec.signer_name.as_str().into(),
+            cells::text(request.spec.username.as_deref()),
+            cells::or_none(duration.as_deref()),
+            words.into(),
+        ]
+    }
+}
