@@ -300,6 +300,12 @@ impl Cgroups {
         };
         for directory in self.directories(path).into_iter().chain(named) {
             std::fs::create_dir_all(&directory).map_err(|error| about(&directory, error))?;
+            if let Version::One(hierarchies) = &self.version
+                && let Some(root) = hierarchies.get("cpuset")
+                && directory.starts_with(root)
+            {
+                inherit_cpuset(root, path)?;
+            }
             write(&directory.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
