@@ -17,6 +17,9 @@ pub struct LeaseStrategy;
 impl Strategy for LeaseStrategy {
     type Kind = Lease;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, lease: &Lease) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");

@@ -28,6 +28,9 @@ fn listed(all: Vec<String>) -> Value {
 impl Strategy for EndpointSliceStrategy {
     type Kind = EndpointSlice;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, slice: &EndpointSlice) -> Vec<FieldError> {
         let mut problems = Vec::new();
         one_of(&slice.address_type, &["FQDN", "IPv4", "IPv6"], &FieldPath::new("addressType"), &mut problems);

@@ -17,6 +17,9 @@ pub struct PodDisruptionBudgetStrategy;
 impl Strategy for PodDisruptionBudgetStrategy {
     type Kind = PodDisruptionBudget;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, budget: &PodDisruptionBudget) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");

@@ -11,6 +11,7 @@ use meta::{
     names::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource},
     schema::Schema,
 };
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::strategy::{Column, DeletionGrace, NameRule, Strategy, WriteContext};
@@ -178,7 +179,8 @@ impl<S: Strategy> TypedKind<S> {
         Self { info, schema, strategy }
     }
     fn decode(&self, object: &Object) -> Result<S::Kind, String> {
-        object.decode().map_err(|error| error.to_string())
+        // From the tree itself, which spares the copy that [`Object::decode`] makes.
+        S::Kind::deserialize(&object.0).map_err(|error| error.to_string())
     }
     fn encode(&self, typed: &S::Kind, into: &mut Object) -> Result<(), String> {
         let mut encoded = Object::encode(typed).map_err(|error| error.to_string())?;
@@ -205,6 +207,9 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
     }
     fn default(&self, object: &mut Object) -> Result<(), String> {
         meta::defaulting::apply_defaults(&self.schema, object);
+        if !self.strategy.has_defaults() {
+            return Ok(());
+        }
         let mut typed = self.decode(object)?;
         self.strategy.default(&mut typed);
         self.encode(&typed, object)
@@ -233,6 +238,9 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
         Ok(problems)
     }
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if !self.strategy.has_warnings() {
+            return Vec::new();
+        }
         let Ok(typed) = self.decode(new) else { return Vec::new() };
         let typed_old = old.and_then(|old| self.decode(old).ok());
         self.strategy.warnings(&typed, typed_old.as_ref())

@@ -99,6 +99,10 @@ pub trait Strategy: Send + Sync + 'static {
     }
     /// Defaults that depend on other fields; constant ones stand in the table of facts and are filled in before.
     fn default(&self, object: &mut Self::Kind) {}
+    /// Whether [`Strategy::default`] does anything; kinds that are written often say no, and are not read for it.
+    fn has_defaults(&self) -> bool {
+        true
+    }
     /// Last changes before validation of a new object. Status was dropped already where the kind has one.
     fn prepare_create(&self, context: &WriteContext, new: &mut Self::Kind) {}
     /// Last changes before validation of a changed object. Status was taken from `old` already where the kind has one.
@@ -118,6 +122,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// Words for the client that are no errors.
     fn warnings(&self, new: &Self::Kind, old: Option<&Self::Kind>) -> Vec<String> {
         Vec::new()
+    }
+    /// Whether [`Strategy::warnings`] may say anything.
+    fn has_warnings(&self) -> bool {
+        false
     }
     /// How names must look.
     fn name_rule(&self) -> NameRule {

@@ -19,6 +19,9 @@ pub struct ConfigMapStrategy;
 impl Strategy for ConfigMapStrategy {
     type Kind = ConfigMap;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, map: &ConfigMap) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let mut size = 0;

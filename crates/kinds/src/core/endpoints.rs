@@ -48,6 +48,9 @@ fn shown(endpoints: &Endpoints) -> String {
 impl Strategy for EndpointsStrategy {
     type Kind = Endpoints;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, endpoints: &Endpoints) -> Vec<FieldError> {
         let mut problems = Vec::new();
         for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {

@@ -101,6 +101,9 @@ fn namespace_problems(namespace: Option<&String>, about: Option<&String>, field:
 impl Strategy for EventStrategy {
     type Kind = Event;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, event: &Event) -> Vec<FieldError> {
         namespace_problems(event.metadata.namespace.as_ref(), event.involved_object.namespace.as_ref(), "involvedObject")
     }
@@ -178,6 +181,9 @@ impl Strategy for NewEventStrategy {
         rename(&mut object.0, RENAMED.iter().map(|(old, new)| (*new, *old)));
         object.0.insert("apiVersion".to_owned(), "v1".into());
         Ok(object)
+    }
+    fn has_defaults(&self) -> bool {
+        false
     }
     fn validate(&self, event: &Self::Kind) -> Vec<FieldError> {
         let about = event.regarding.as_ref().and_then(|about| about.namespace.as_ref());

@@ -16,6 +16,9 @@ pub struct ServiceAccountStrategy;
 impl Strategy for ServiceAccountStrategy {
     type Kind = ServiceAccount;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, _account: &ServiceAccount) -> Vec<FieldError> {
         Vec::new()
     }

@@ -47,6 +47,9 @@ fn validate_rules(rules: Option<&Vec<PolicyRule>>, namespaced: bool, problems: &
 impl Strategy for RoleStrategy {
     type Kind = Role;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, role: &Role) -> Vec<FieldError> {
         let mut problems = Vec::new();
         validate_rules(role.rules.as_ref(), true, &mut problems);
@@ -69,6 +72,9 @@ impl Strategy for RoleStrategy {
 impl Strategy for ClusterRoleStrategy {
     type Kind = ClusterRole;
 
+    fn has_defaults(&self) -> bool {
+        false
+    }
     fn validate(&self, role: &ClusterRole) -> Vec<FieldError> {
         let mut problems = Vec::new();
         validate_rules(role.rules.as_ref(), false, &mut problems);

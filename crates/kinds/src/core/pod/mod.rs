@@ -65,6 +65,33 @@ impl Strategy for PodStrategy {
     fn validate_status_update(&self, pod: &Pod, old: &Pod) -> Vec<FieldError> {
         update::validate_status(pod, old)
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, pod: &Pod, old: Option<&Pod>) -> Vec<String> {
+        // Whoever changes a pod was told when it was made.
+        let Some(spec) = pod.spec.as_ref().filter(|_| old.is_none()) else { return Vec::new() };
+        let mut warnings = Vec::new();
+        for (index, volume) in spec.volumes.iter().flatten().enumerate() {
+            if volume.git_repo.is_some() {
+                warnings.push(format!("spec.volumes[{index}].gitRepo: deprecated in v1.11"));
+            }
+        }
+        for (list, containers) in [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &*spec.containers)] {
+            for (index, container) in containers.iter().enumerate() {
+                let mut seen = std::collections::HashSet::new();
+                for (position, variable) in container.env.iter().flatten().enumerate() {
+                    if !seen.insert(&variable.name) {
+                        warnings.push(format!(
+                            "spec.{list}[{index}].env[{position}]: hides previous definition of \"{}\", which may be dropped when using apply",
+                            variable.name
+                        ));
+                    }
+                }
+            }
+        }
+        warnings
+    }
     fn tracks_generation(&self) -> bool {
         true
     }
