@@ -200,3 +200,78 @@ fn both_events_are_one() {
     );
     assert_eq!(new.from_storage(stored).unwrap(), object);
 }
+
+/// Writes `before`, then `after` over it.
+#[track_caller]
+fn change_refused(before: Value, after: Value, expected: &[&str]) {
+    let (old, problems) = written(before);
+    assert_eq!(problems, Vec::<String>::new());
+    let mut new = Object::from_value(after).unwrap();
+    let kind = kind(&new.api_version().to_owned(), &new.kind().to_owned());
+    kind.default(&mut new).unwrap();
+    let problems = kind.finish_update(&context(), &mut new, &old).unwrap();
+    assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_may_not_change_is_kept() {
+    let pod = |image: &str, node: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"},
+            "spec": {"nodeName": node, "containers": [{"name": "a", "image": image, "imagePullPolicy": "Always"}]}})
+    };
+    change_refused(pod("nginx:1", "n"), pod("nginx:2", "n"), &[]);
+    let (_, problems) = written(pod("nginx:1", "n"));
+    assert!(problems.is_empty());
+    change_refused(
+        pod("nginx:1", "n"),
+        pod("nginx:1", "m"),
+        &["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"],
+    );
+    let map = |value: &str, immutable: bool| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": value}, "immutable": immutable})
+    };
+    change_refused(map("1", true), map("2", true), &["data: Forbidden: field is immutable when `immutable` is set"]);
+    let deployment = |app: &str| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"app": app}},
+            "template": {"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "a", "image": "b"}]}}}})
+    };
+    change_refused(deployment("a"), deployment("b"), &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"b\"}}: field is immutable"]);
+    let class = |value: i32| json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "x"}, "value": value});
+    change_refused(class(1), class(2), &["value: Forbidden: may not be changed in an update."]);
+}
+
+#[test]
+fn deleting_a_pod_waits_for_its_node_only() {
+    use crate::DeletionGrace::{Immediate, Seconds};
+    let pod = |node: &str, phase: &str| {
+        Object::from_value(json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": node, "containers": [], "terminationGracePeriodSeconds": 20}, "status": {"phase": phase}})).unwrap()
+    };
+    let kind = kind("v1", "Pod");
+    for (object, requested, expected) in [
+        (pod("n", "Running"), None, Seconds(20)),
+        (pod("n", "Running"), Some(5), Seconds(5)),
+        (pod("n", "Running"), Some(0), Immediate),
+        (pod("", "Pending"), None, Immediate),
+        (pod("n", "Succeeded"), Some(5), Immediate),
+    ] {
+        assert_eq!(kind.deletion_grace(&object, requested), expected);
+    }
+}
+
+#[test]
+fn small_groups_get_their_defaults() {
+    check(
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "x"},
+            "roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}),
+        json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io"}, "subjects": [{"apiGroup": "rbac.authorization.k8s.io"}]}),
+    );
+    check(
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "x"}, "spec": {"podSelector": {}}}),
+        json!({"spec": {"policyTypes": ["Ingress"]}}),
+    );
+    check(
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"},
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}),
+        json!({"spec": {"minReplicas": 1, "metrics": [{"resource": {"name": "cpu", "target": {"averageUtilization": 80}}}]}}),
+    );
+}
