@@ -70,7 +70,6 @@ fn serve_others(scheme: &mut Scheme) {
     scheme.serve(ADMISSION, "v1", "ValidatingAdmissionPolicy", PolicyStrategy { parts: "validations" });
     scheme.serve(ADMISSION, "v1", "ValidatingAdmissionPolicyBinding", PolicyBindingStrategy { validating: true });
     scheme.serve(ADMISSION, "v1", "ValidatingWebhookConfiguration", WebhookConfigurationStrategy);
-    scheme.serve("apiextensions.k8s.io", "v1", "CustomResourceDefinition", extension::CustomResourceDefinitionStrategy);
     scheme.serve("apiregistration.k8s.io", "v1", "APIService", extension::ApiServiceStrategy);
     scheme.serve("autoscaling", "v1", "HorizontalPodAutoscaler", autoscaling::OldAutoscalerStrategy);
     scheme.serve("autoscaling", "v2", "HorizontalPodAutoscaler", autoscaling::AutoscalerStrategy);
