@@ -17,6 +17,7 @@ fn main() {
     for path in ["Cargo.toml", "src"] {
         println!("cargo:rerun-if-changed={}", shim.join(path).display());
     }
+    println!("cargo:rerun-if-changed={}", manifest_directory.join("../../Cargo.lock").display());
     println!("cargo:rerun-if-changed=build.rs");
 
     let target_directory = out_directory.join("shim-target");
@@ -53,6 +54,10 @@ fn main() {
 }
 
 fn install(built: &Path, destination: &Path) {
-    std::fs::copy(built, destination).unwrap_or_else(|error| panic!("could not copy {} to {}: {error}", built.display(), destination.display()));
+    let program = std::fs::read(built).unwrap_or_else(|error| panic!("could not read {}: {error}", built.display()));
+    // An unchanged program keeps its file, so that nothing is compiled again because of it.
+    if std::fs::read(destination).ok().as_ref() != Some(&program) {
+        std::fs::write(destination, program).unwrap_or_else(|error| panic!("could not write {}: {error}", destination.display()));
+    }
     println!("cargo:rustc-env=KNARR_SHIM_PROGRAM={}", destination.display());
 }

@@ -38,7 +38,7 @@ impl ImageName {
         }
         let (rest, digest) = match name.split_once('@') {
             Some((rest, digest)) => {
-                check_digest(digest).map_err(|reason| invalid(reason))?;
+                check_digest(digest).map_err(invalid)?;
                 (rest, Some(digest.to_owned()))
             }
             None => (name, None),
@@ -241,6 +241,6 @@ mod tests {
 
     #[test]
     fn over_long_names_are_refused() {
-        refused(&"b/".repeat(140).trim_end_matches('/').to_owned(), "repository name must not be more than 255 characters");
+        refused("b/".repeat(140).trim_end_matches('/'), "repository name must not be more than 255 characters");
     }
 }

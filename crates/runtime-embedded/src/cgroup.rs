@@ -182,6 +182,17 @@ impl Cgroups {
         ["pids", "memory", "freezer"].iter().find_map(|controller| self.controller(controller, path))
     }
 
+    /// Has the OOM killer end all of a container where it would end one of its processes, as kubelets do on version 2.
+    /// Source: Kubernetes 1.28, `singleProcessOOMKill` and its default.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn die_together(&self, path: &str) -> io::Result<()> {
+        let Version::Two(root) = &self.version else { return Ok(()) };
+        let file = root.join(path.trim_start_matches('/')).join("memory.oom.group");
+        if file.exists() { write(&file, "1") } else { Ok(()) }
+    }
+
     /// Restricts which devices a group's processes may use; on version 1 the helper does that.
     ///
     /// # Errors

@@ -302,6 +302,7 @@ impl Inner {
             std::fs::create_dir_all(writable.join(part)).map_err(|error| format!("could not make its writable layer: {error}"))?;
         }
         self.cgroups.create(&cgroup, &record.spec.resources).map_err(|error| format!("could not make its cgroup: {error}"))?;
+        self.cgroups.die_together(&cgroup).map_err(|error| error.to_string())?;
         self.cgroups.restrict_devices(&cgroup, &record.spec).map_err(|error| error.to_string())?;
         let console = record.spec.tty.then(|| container.bundle.join("console.sock"));
         let plan = StartPlan {

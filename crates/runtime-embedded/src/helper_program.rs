@@ -30,7 +30,9 @@ impl HelperProgram {
     /// Protects a program. Where the kernel is too old for it (before 5.12), the program is used as it is.
     #[must_use]
     pub fn protect(program: &Path) -> Self {
-        match read_only_mount(program) {
+        // A process that moved to another mount namespace finds its own file there only by name.
+        let by_name = || std::fs::read_link(program).and_then(|path| read_only_mount(&path));
+        match read_only_mount(program).or_else(|error| by_name().map_err(|_| error)) {
             Ok(mount) => Self { path: PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd())), _mount: Some(mount) },
             Err(error) => {
                 tracing::warn!(program = %program.display(), %error, "the helper's program cannot be mounted read-only");

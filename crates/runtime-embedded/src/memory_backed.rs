@@ -5,7 +5,7 @@ use std::{ffi::CString, io, path::Path};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC`
-const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+const MEMORY_FILE_SYSTEMS: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Makes a directory, and a tmpfs of it where it is not on one. Gives whether it had to mount.
 ///
@@ -13,8 +13,7 @@ const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 /// Where it can be neither.
 pub fn ensure(path: &Path) -> io::Result<bool> {
     std::fs::create_dir_all(path)?;
-    let kind = i64::try_from(rustix::fs::statfs(path)?.f_type).unwrap_or(0);
-    if MEMORY_FILE_SYSTEMS.contains(&kind) {
+    if MEMORY_FILE_SYSTEMS.contains(&rustix::fs::statfs(path)?.f_type) {
         return Ok(false);
     }
     let options = CString::new("mode=0700")?;

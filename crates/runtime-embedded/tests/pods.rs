@@ -265,3 +265,19 @@ async fn input_ends_with_the_first_client_where_that_is_asked() {
     assert_eq!(session.exit.await.unwrap().unwrap(), 0);
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_holds_a_container_up_only_for_a_while() {
+    use container_runtime::ExecRequest;
+    let (node, image) = Node::with_busybox().await;
+    let sandbox = node.sandbox("deaf").await;
+    let id = node.run(&sandbox, &container("main", &image, &["/bin/sh", "-c", "sleep 0.5; seq 1 200000; exit 3"])).await;
+    let deaf = node.runtime().attach(&id, &ExecRequest { stdout: true, stderr: true, ..ExecRequest::default() }).await.unwrap();
+    // It is let go after ten seconds without reading.
+    let status = node.wait_for_exit(&id).await;
+    let log = std::fs::read_to_string(&status.log_path).unwrap();
+    assert_eq!(log.lines().count(), 200_000, "nothing is missing in the log");
+    assert!(log.trim_end().ends_with(" stdout F 200000"));
+    drop(deaf);
+    node.finish().await;
+}

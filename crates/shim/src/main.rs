@@ -4,6 +4,7 @@
 //! on standard output and from then on serves its socket (`serve.rs`), whoever the agent is and however often it dies.
 //! It has one thread and few pages, because there is one of it per pod.
 
+mod clients;
 mod container;
 mod log_file;
 mod namespaces;

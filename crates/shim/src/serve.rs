@@ -19,7 +19,7 @@ use rustix::{
 use shim::{Message, PROTOCOL_VERSION};
 
 use crate::{
-    container::{Client, Container, Delivery, End, PATIENCE, Sink, nanoseconds},
+    container::{Container, Delivery, End, nanoseconds},
     log_file::{LogFile, Stream},
     process::{self, Ended},
 };
@@ -29,7 +29,7 @@ const READ_BYTES: usize = 32 * 1024;
 
 /// What a token of the event loop stands for.
 #[derive(Debug, Clone)]
-enum Source {
+pub(crate) enum Source {
     Signals,
     Listener,
     Connection,
@@ -47,19 +47,19 @@ enum Source {
 }
 
 /// A connection of an agent.
-struct Connection {
-    socket: OwnedFd,
-    received: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-    watching: bool,
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
+    pub(crate) received: Vec<u8>,
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) watching: bool,
     /// The process that was started by exec over this connection.
-    process: Option<i32>,
+    pub(crate) process: Option<i32>,
     /// The container this connection is attached to.
-    attached: Option<String>,
+    pub(crate) attached: Option<String>,
 }
 
 /// A helper at work.
-struct Helper {
+pub(crate) struct Helper {
     pid: i32,
     connection: u64,
     /// The container that it starts, or none for exec.
@@ -73,19 +73,19 @@ struct Helper {
 
 /// The shim.
 pub struct Shim {
-    epoll: OwnedFd,
-    listener: OwnedFd,
-    signals: OwnedFd,
-    sources: HashMap<u64, Source>,
-    next_token: u64,
-    connections: HashMap<u64, Connection>,
-    containers: HashMap<String, Container>,
-    helpers: HashMap<u64, Helper>,
+    pub(crate) epoll: OwnedFd,
+    pub(crate) listener: OwnedFd,
+    pub(crate) signals: OwnedFd,
+    pub(crate) sources: HashMap<u64, Source>,
+    pub(crate) next_token: u64,
+    pub(crate) connections: HashMap<u64, Connection>,
+    pub(crate) containers: HashMap<String, Container>,
+    pub(crate) helpers: HashMap<u64, Helper>,
     /// Processes that ended before their helper told us whose they were.
-    early: HashMap<i32, Ended>,
+    pub(crate) early: HashMap<i32, Ended>,
     /// Pid 1 of the pod, where it shares a process namespace.
-    first_process: Option<i32>,
-    over: bool,
+    pub(crate) first_process: Option<i32>,
+    pub(crate) over: bool,
 }
 
 impl Shim {
@@ -145,42 +145,7 @@ impl Shim {
         }
     }
 
-    /// Drops clients that a container has waited for in vain, and lets containers go on that wait for nobody any more.
-    fn let_go_of_the_deaf(&mut self) {
-        let paused: Vec<String> = self.containers.values().filter(|container| container.paused).map(|container| container.id.clone()).collect();
-        for id in paused {
-            let clients = self.containers.get(&id).map(|container| container.clients.as_slice()).unwrap_or_default();
-            let deaf = |client: &&Client| client.sinks.iter().any(|sink| sink.is_behind() && sink.last_taken.elapsed() > PATIENCE);
-            let connections: Vec<u64> = clients.iter().filter(deaf).map(|client| client.connection).collect();
-            for connection in connections {
-                self.drop_connection(connection);
-                self.detach(&id, connection, true);
-            }
-            self.set_pause(&id);
-        }
-    }
-
-    /// Stops reading a container's output while a client is too far behind, and takes it up again afterwards.
-    fn set_pause(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let behind = container.clients.iter().any(|client| client.sinks.iter().any(Sink::is_behind));
-        if behind == container.paused {
-            return;
-        }
-        container.paused = behind;
-        for (token, source) in &self.sources {
-            let end = match source {
-                Source::Output(of, Stream::Output) if of == id => &container.stdout,
-                Source::Output(of, Stream::Error) if of == id => &container.stderr,
-                _ => continue,
-            };
-            if let Some(end) = end {
-                let _ = if behind { epoll::delete(&self.epoll, end) } else { epoll::add(&self.epoll, end, EventData::new_u64(*token), EventFlags::IN) };
-            }
-        }
-    }
-
-    fn token(&mut self, source: Source) -> u64 {
+    pub(crate) fn token(&mut self, source: Source) -> u64 {
         self.next_token += 1;
         self.sources.insert(self.next_token, source);
         self.next_token
@@ -198,36 +163,12 @@ impl Shim {
         }
     }
 
-    fn drop_connection(&mut self, token: u64) {
+    pub(crate) fn drop_connection(&mut self, token: u64) {
         self.sources.remove(&token);
         let Some(connection) = self.connections.remove(&token) else { return };
         if let Some(container) = connection.attached {
             self.detach(&container, token, false);
             self.set_pause(&container);
-        }
-    }
-
-    /// Takes an attached client away from its container. One whose container has ended still gets the rest of its output,
-    /// unless it is `lost`.
-    fn detach(&mut self, container: &str, connection: u64, lost: bool) {
-        let Some(found) = self.containers.get_mut(container) else { return };
-        let (gone, kept) = std::mem::take(&mut found.clients).into_iter().partition::<Vec<_>, _>(|client| client.connection == connection);
-        found.clients = kept;
-        for mut client in gone {
-            if client.input.is_some() && found.stdin_once {
-                found.stdin = None;
-            }
-            let (waiting, over) = std::mem::take(&mut client.sinks).into_iter().partition::<Vec<_>, _>(|sink| !lost && found.ended.is_some() && !sink.unsent.is_empty());
-            client.sinks = over;
-            // The descriptors are shared with the agent, so closing ours would not take them out of the loop.
-            let sinks = client.sinks.iter().map(|sink| (sink.token, &sink.descriptor));
-            for (token, descriptor) in sinks.chain(client.input.iter().map(|(token, descriptor)| (*token, descriptor))) {
-                let _ = epoll::delete(&self.epoll, descriptor);
-                self.sources.remove(&token);
-            }
-            if !waiting.is_empty() {
-                found.clients.push(Client { connection, input: None, sinks: waiting });
-            }
         }
     }
 
@@ -279,7 +220,7 @@ impl Shim {
     }
 
     /// Sends a message. A client that does not take it at once is gone or broken, and is dropped.
-    fn send(&mut self, token: u64, message: &Message) {
+    pub(crate) fn send(&mut self, token: u64, message: &Message) {
         let Some(connection) = self.connections.get(&token) else { return };
         let bytes = message.encode();
         let sent = rustix::net::send(&connection.socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
@@ -304,7 +245,7 @@ impl Shim {
             }
             "exec" => {
                 if let Err(problem) = self.exec(token, request, &descriptors) {
-                    self.send(token, &Message::new("failed").with("error", problem.to_string()));
+                    self.send(token, &Message::new("failed").with("error", problem));
                 }
             }
             "attach" => self.attach(token, request, descriptors),
@@ -652,159 +593,6 @@ impl Shim {
             self.detach(id, connection, true);
         }
         true
-    }
-
-    /// Closes the clients' ends of a stream that is over, as far as they have taken everything.
-    fn end_sinks(&mut self, id: &str, stream: Stream) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        for client in &mut container.clients {
-            for sink in client.sinks.iter().filter(|sink| sink.stream == stream && sink.unsent.is_empty()) {
-                let _ = epoll::delete(&self.epoll, &sink.descriptor);
-                self.sources.remove(&sink.token);
-            }
-            client.sinks.retain(|sink| sink.stream != stream || !sink.unsent.is_empty());
-        }
-    }
-
-    fn give_output(&mut self, token: u64, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let over = [container.stdout.is_none(), container.stderr.is_none()];
-        let mut lost = None;
-        for client in &mut container.clients {
-            let Some(sink) = client.sinks.iter_mut().find(|sink| sink.token == token) else { continue };
-            match sink.send(&[]) {
-                Delivery::Sent => {
-                    let _ = epoll::delete(&self.epoll, &sink.descriptor);
-                    let ended = over[usize::from(sink.stream == Stream::Error)];
-                    if ended {
-                        self.sources.remove(&token);
-                        client.sinks.retain(|sink| sink.token != token);
-                    }
-                }
-                Delivery::Waits => {}
-                Delivery::Lost => lost = Some(client.connection),
-            }
-            break;
-        }
-        container.clients.retain(|client| !client.sinks.is_empty() || self.connections.contains_key(&client.connection));
-        if let Some(connection) = lost {
-            self.drop_connection(connection);
-            self.detach(id, connection, true);
-        }
-        self.set_pause(id);
-    }
-
-    fn attach(&mut self, token: u64, request: &Message, descriptors: Vec<OwnedFd>) {
-        let id = request.text("id").unwrap_or("").to_owned();
-        if !self.containers.get(&id).is_some_and(|container| container.ended.is_none() && container.pid.is_some()) {
-            self.send(token, &Message::new("failed").with("error", "the container is not running"));
-            return;
-        }
-        let mut descriptors = descriptors.into_iter();
-        let mut client = Client { connection: token, input: None, sinks: Vec::new() };
-        for (name, stream) in [("stdin", None), ("stdout", Some(Stream::Output)), ("stderr", Some(Stream::Error))] {
-            let Some(descriptor) = request.flag(name).then(|| descriptors.next()).flatten() else { continue };
-            if rustix::io::ioctl_fionbio(&descriptor, true).is_err() {
-                continue;
-            }
-            match stream {
-                None => {
-                    let input = self.token(Source::ClientInput(id.clone()));
-                    let added = epoll::add(&self.epoll, &descriptor, EventData::new_u64(input), EventFlags::IN);
-                    if added.is_ok() {
-                        client.input = Some((input, descriptor));
-                    }
-                }
-                Some(stream) => {
-                    let sink = self.token(Source::ClientOutput(id.clone()));
-                    client.sinks.push(Sink { token: sink, stream, descriptor, unsent: Vec::new(), last_taken: std::time::Instant::now() });
-                }
-            }
-        }
-        if let Some(container) = self.containers.get_mut(&id) {
-            container.clients.push(client);
-        }
-        if let Some(connection) = self.connections.get_mut(&token) {
-            connection.attached = Some(id);
-        }
-        self.send(token, &Message::new("attached"));
-    }
-
-    fn take_input(&mut self, token: u64, id: &str, buffer: &mut [u8]) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(client) = container.clients.iter_mut().find(|client| client.input.as_ref().is_some_and(|(input, _)| *input == token)) else { return };
-        let Some((_, descriptor)) = &client.input else { return };
-        match rustix::io::read(descriptor, &mut *buffer) {
-            Ok(count) if count > 0 => {
-                if container.stdin.is_some() {
-                    container.unread_input.extend_from_slice(buffer.get(..count).unwrap_or_default());
-                    self.give_input(id);
-                }
-            }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => {
-                let _ = epoll::delete(&self.epoll, descriptor);
-                client.input = None;
-                self.sources.remove(&token);
-                if container.stdin_once && container.unread_input.is_empty() {
-                    container.stdin = None;
-                }
-            }
-        }
-    }
-
-    /// Hands waiting input to the container. While it takes none, its clients are not read.
-    fn give_input(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let paused = self.sources.iter().find(|(_, source)| matches!(source, Source::Input(container) if container == id)).map(|(token, _)| *token);
-        let Some(stdin) = &container.stdin else { return container.unread_input.clear() };
-        let mut blocked = false;
-        let mut broken = false;
-        while !container.unread_input.is_empty() && !blocked && !broken {
-            match rustix::io::write(stdin, &container.unread_input) {
-                Ok(count) => drop(container.unread_input.drain(..count.min(container.unread_input.len()))),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => blocked = true,
-                Err(_) => broken = true,
-            }
-        }
-        let inputs = || container.clients.iter().filter_map(|client| client.input.as_ref());
-        if blocked && paused.is_none() {
-            for (_, input) in inputs() {
-                let _ = epoll::delete(&self.epoll, input);
-            }
-            // A second descriptor, since the same one may be in the loop for reading (a terminal).
-            self.next_token += 1;
-            if epoll::add(&self.epoll, stdin, EventData::new_u64(self.next_token), EventFlags::OUT).is_ok() {
-                self.sources.insert(self.next_token, Source::Input(id.to_owned()));
-            }
-        } else if !blocked && let Some(token) = paused {
-            let _ = epoll::delete(&self.epoll, stdin);
-            self.sources.remove(&token);
-            for (token, input) in inputs() {
-                let _ = epoll::add(&self.epoll, input, EventData::new_u64(*token), EventFlags::IN);
-            }
-        }
-        if broken {
-            container.unread_input = Vec::new();
-            container.stdin = None;
-        } else if !blocked {
-            container.unread_input = Vec::new();
-            let last_left = container.stdin_once && paused.is_some() && !container.clients.iter().any(|client| client.input.is_some());
-            if last_left {
-                container.stdin = None;
-            }
-        }
-    }
-
-    fn resize(&mut self, token: u64, request: &Message) {
-        let attached = self.connections.get(&token).and_then(|connection| connection.attached.as_ref());
-        let terminal = attached.and_then(|id| self.containers.get(id)).filter(|container| container.terminal).and_then(|container| container.stdout.as_ref());
-        let number = |name: &str| request.number(name).and_then(|value| u16::try_from(value).ok()).unwrap_or(0);
-        if let Some(terminal) = terminal {
-            let size = rustix::termios::Winsize { ws_col: number("columns"), ws_row: number("rows"), ws_xpixel: 0, ws_ypixel: 0 };
-            let _ = rustix::termios::tcsetwinsize(terminal, size);
-        }
     }
 }
 

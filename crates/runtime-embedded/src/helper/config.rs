@@ -83,7 +83,7 @@ pub fn build(plan: &StartPlan, identity: &Identity, root: &Path, out_of_memory_s
         "capabilities": { "bounding": capability_list, "effective": capability_list, "permitted": capability_list, "inheritable": [], "ambient": [] },
     });
     // `false` is left out: together with a filter, libcontainer takes it for "set, so load the filter late", which fails.
-    insert(&mut process, "noNewPrivileges", security.no_new_privileges.then(|| json!(true)));
+    insert(&mut process, "noNewPrivileges", security.no_new_privileges.then_some(json!(true)));
     insert(&mut process, "oomScoreAdj", out_of_memory_score.map(|score| json!(score)));
 
     let (devices, device_rules) = devices(plan)?;

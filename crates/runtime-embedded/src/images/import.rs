@@ -158,7 +158,7 @@ impl Archive {
             let index: Manifest = serde_json::from_slice(&self.document("index.json")?)?;
             for descriptor in index.manifests.unwrap_or_default() {
                 let name = ["io.containerd.image.name", "org.opencontainers.image.ref.name"].iter().find_map(|key| descriptor.annotations.get(*key)).cloned();
-                if let Some(found) = self.from_manifest(&descriptor, name.as_deref())? {
+                if let Some(found) = self.found_behind(&descriptor, name.as_deref())? {
                     images.push(found);
                 }
             }
@@ -167,7 +167,7 @@ impl Archive {
     }
 
     /// Follows a descriptor to the manifest for this machine.
-    fn from_manifest(&self, descriptor: &Descriptor, name: Option<&str>) -> io::Result<Option<Found>> {
+    fn found_behind(&self, descriptor: &Descriptor, name: Option<&str>) -> io::Result<Option<Found>> {
         let named_digest = descriptor.digest.clone();
         let mut descriptor = descriptor.clone();
         // An index may hold indexes, but not for ever.

@@ -94,7 +94,7 @@ impl Node {
 
     pub async fn wait_for_exit(&self, container: &ContainerId) -> ContainerStatus {
         // Tests may look again and again: what they test is that events arrive, elsewhere.
-        for _ in 0..1000 {
+        for _ in 0..3000 {
             let status = self.runtime().container_status(container).await.unwrap();
             if matches!(status.state, ContainerState::Exited { .. }) {
                 return status;
