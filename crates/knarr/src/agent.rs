@@ -30,12 +30,10 @@ async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
     let server = ServerAddress::parse(&arguments.server)?;
     let addresses = own_addresses(&arguments.node_ip);
     let name = arguments.node_name.clone().unwrap_or_else(host_name);
-    let membership = Membership::establish(&server, &arguments.token, &name, &addresses, &arguments.data_dir.join("pki")).await?;
+    let mut membership = Membership::establish(&server, &arguments.token, &name, &addresses, &arguments.data_dir.join("pki")).await?;
     let listener = TcpListener::bind(("0.0.0.0", node_parts::NODE_API_PORT))
         .await
         .with_context(|| format!("cannot listen on port {} for the node's own API: is another node running here?", node_parts::NODE_API_PORT))?;
-    let authorities = pki::bootstrap::certificates_from_pem(&membership.authority_pem)?;
-    let tls = pki::tls::server_config(membership.serving_certificate.clone(), &authorities)?;
     let settings = NodeSettings {
         cluster: arguments.cluster_name.clone(),
         name: name.clone(),
@@ -50,12 +48,15 @@ async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
         labels: Vec::new(),
     };
     let parts = node_parts::start(settings, stop.clone()).await?;
+    let serving_certificate = membership.serving_certificate().await?;
+    let authorities = pki::bootstrap::certificates_from_pem(&membership.authority_pem)?;
+    let tls = pki::tls::server_config(serving_certificate.clone(), &authorities)?;
     let api = parts.node.node_api_service();
     let serving = tokio::spawn(async move {
         api.listen(listener, tls, |caller| caller.user == node_parts::API_SERVER_CLIENT || caller.groups.iter().any(|group| group == "system:masters")).await;
     });
     info!(node = name, server = server.url(), "the node has joined");
-    membership.keep(stop).await;
+    membership.keep(serving_certificate, stop).await;
     parts.finish().await;
     if let Err(failure) = serving.await {
         error!(%failure, "the node's API ended badly");

@@ -42,14 +42,13 @@ impl ServerAddress {
     }
 }
 
-/// A node's two certificates, renewed by [`Membership::keep`].
+/// A node's certificates, renewed by [`Membership::keep`]. The one for serving is asked for once the Node is registered, since
+/// the addresses in it are approved only where the Node has them.
 pub struct Membership {
     /// The cluster's authority, PEM.
     pub authority_pem: String,
     /// Shown to the API server.
     pub client_certificate: Arc<SwappableCertificate>,
-    /// Shown by the node's own API.
-    pub serving_certificate: Arc<SwappableCertificate>,
     /// The API, as `system:node:NAME`.
     pub client: kube::Client,
     node: String,
@@ -108,7 +107,7 @@ impl Membership {
     /// Joins, or comes back with the certificates kept in the directory.
     pub async fn establish(server: &ServerAddress, token: &str, node: &str, addresses: &[IpAddr], directory: &Path) -> anyhow::Result<Self> {
         pki::private_file::create_directory(directory)?;
-        let (authority_path, client_path, serving_path) = (directory.join("ca.crt"), directory.join("client.pem"), directory.join("serving.pem"));
+        let (authority_path, client_path) = (directory.join("ca.crt"), directory.join("client.pem"));
         let now = Timestamp::now();
         let kept = Credential::load(&client_path)?.filter(|credential| credential.not_after() > now);
         let authority_pem = match (pki::private_file::read(&authority_path)?, &kept) {
@@ -143,30 +142,37 @@ impl Membership {
         let client_certificate = SwappableCertificate::new(&credential)?;
         let tls = Arc::new(pki::tls::client_config(&authorities, Some(client_certificate.clone()))?);
         let client = client::connect_with_tls(url, tls)?;
-        let names = serving_names(node, addresses);
-        let serving = match Credential::load(&serving_path)?.filter(|kept| kept.not_after() > now && kept.names().covers(&names)) {
-            Some(kept) => kept,
-            None => {
-                let usages = [Usage::DigitalSignature, Usage::ServerAuth];
-                let made = request(&client, "kubernetes.io/kubelet-serving", node, &names, &usages).await?;
-                made.save(&serving_path)?;
-                made
-            }
-        };
         Ok(Self {
             authority_pem,
             client_certificate,
-            serving_certificate: SwappableCertificate::new(&serving)?,
             client,
             node: node.to_owned(),
             addresses: addresses.to_vec(),
             directory: directory.to_owned(),
-            renew_at: credential.renew_at().min(serving.renew_at()),
+            renew_at: credential.renew_at(),
         })
     }
 
+    /// The certificate that the node's own API shows; asked for where none is kept that fits.
+    pub async fn serving_certificate(&mut self) -> anyhow::Result<Arc<SwappableCertificate>> {
+        let path = self.directory.join("serving.pem");
+        let names = serving_names(&self.node, &self.addresses);
+        let now = Timestamp::now();
+        let serving = match Credential::load(&path)?.filter(|kept| kept.not_after() > now && kept.names().covers(&names)) {
+            Some(kept) => kept,
+            None => {
+                let usages = [Usage::DigitalSignature, Usage::ServerAuth];
+                let made = request(&self.client, "kubernetes.io/kubelet-serving", &self.node, &names, &usages).await?;
+                made.save(&path)?;
+                made
+            }
+        };
+        self.renew_at = self.renew_at.min(serving.renew_at());
+        SwappableCertificate::new(&serving).map_err(Into::into)
+    }
+
     /// Renews both certificates before they end, until stopped.
-    pub async fn keep(self, stop: CancellationToken) {
+    pub async fn keep(self, serving: Arc<SwappableCertificate>, stop: CancellationToken) {
         let mut renew_at = self.renew_at;
         loop {
             let wait = Duration::try_from(renew_at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
@@ -174,7 +180,7 @@ impl Membership {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
             }
-            renew_at = match self.renew().await {
+            renew_at = match self.renew(&serving).await {
                 Ok(next) => next,
                 Err(failure) => {
                     warn!(failure = format!("{failure:#}"), "the node's certificates could not be renewed; trying again in a minute");
@@ -184,7 +190,7 @@ impl Membership {
         }
     }
 
-    async fn renew(&self) -> anyhow::Result<Timestamp> {
+    async fn renew(&self, serving_certificate: &SwappableCertificate) -> anyhow::Result<Timestamp> {
         let usages = [Usage::DigitalSignature, Usage::ClientAuth];
         let credential = request(&self.client, "kubernetes.io/kube-apiserver-client-kubelet", &self.node, &AlternativeNames::default(), &usages).await?;
         credential.save(&self.directory.join("client.pem"))?;
@@ -192,7 +198,7 @@ impl Membership {
         let usages = [Usage::DigitalSignature, Usage::ServerAuth];
         let serving = request(&self.client, "kubernetes.io/kubelet-serving", &self.node, &serving_names(&self.node, &self.addresses), &usages).await?;
         serving.save(&self.directory.join("serving.pem"))?;
-        self.serving_certificate.swap(&serving)?;
+        serving_certificate.swap(&serving)?;
         Ok(credential.renew_at().min(serving.renew_at()))
     }
 }

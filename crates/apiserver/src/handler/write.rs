@@ -549,7 +549,9 @@ async fn attempt_update(
         .map_err(damaged)?,
     );
     refuse(kind.as_ref(), &new, problems)?;
-    if kind.tracks_generation() && part != Part::Status && specification_differs(&new, &old) {
+    // A binding decides where a pod runs, not what it is.
+    let counts = part != Part::Status && context.info.subresource != "binding";
+    if kind.tracks_generation() && counts && specification_differs(&new, &old) {
         new.set(&["metadata", "generation"], json!(old.generation() + 1));
     }
     for warning in kind.warnings(&new, Some(&old)) {
