@@ -1,1 +1,15 @@
 //! A whole cluster for tests: in one process with a memory store, or real, with the real clients.
+//!
+//! - [`api_harness`]: an API server in the test's process, asked by whomever the test likes to be
+//! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
+//! - [`image`], [`registry`]: an image made of busybox, and a registry of a few lines that a node can pull it from
+//!
+//! Tests of several crates together are in `tests/` here; those that need the binary are in `crates/knarr/tests/`.
+
+pub mod api_harness;
+pub mod image;
+pub mod real_cluster;
+pub mod registry;
+
+pub use api_harness::{Answer, ApiHarness, Caller, Watch};
+pub use real_cluster::RealCluster;
