@@ -146,7 +146,11 @@ impl ImagePuller {
             }
             Err(problem) => {
                 let now = self.clock.now();
-                let why = problem.to_string();
+                // The event and the status name the image themselves.
+                let why = match &problem {
+                    RuntimeError::Pull { reason, .. } => reason.clone(),
+                    other => other.to_string(),
+                };
                 let mut state = self.state.lock();
                 let last = state.failures.get(&key).map_or(now, |(at, _)| *at);
                 state.back_offs.raise(&key, last, now);

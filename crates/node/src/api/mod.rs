@@ -122,7 +122,7 @@ impl NodeApiServer {
             }
             ["containerLogs", namespace, name, container] if reads => match self.find(namespace, name, None) {
                 Ok(view) => logs::answer(&self.context, &view, container, request.uri().query().unwrap_or_default()).await,
-                Err(refusal) => refusal,
+                Err(missing) => missing.answer(),
             },
             ["exec", namespace, name, rest @ ..] | ["attach", namespace, name, rest @ ..] => {
                 let (uid, container) = match rest {
@@ -134,34 +134,43 @@ impl NodeApiServer {
                 match found {
                     Ok(status) if parts.first() == Some(&"exec") => remote_command::exec(&self.context, &status, request),
                     Ok(status) => remote_command::attach(&self.context, &status, request),
-                    Err(refusal) => refusal,
+                    Err(missing) => missing.answer(),
                 }
             }
             ["portForward", namespace, name, rest @ ..] => match self.find(namespace, name, rest.first().copied()) {
                 Ok(view) => remote_command::port_forward(&self.context, &view, request),
-                Err(refusal) => refusal,
+                Err(missing) => missing.answer(),
             },
             ["run", namespace, name, rest @ ..] if request.method() == Method::POST => {
                 let Some(container) = rest.last() else { return text(StatusCode::NOT_FOUND, "no such path") };
                 match self.find(namespace, name, None).and_then(|view| running(&view, container)) {
                     Ok(status) => remote_command::run(&self.context, &status, request.uri().query().unwrap_or_default()).await,
-                    Err(refusal) => refusal,
+                    Err(missing) => missing.answer(),
                 }
             }
             _ => text(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }
 
-    fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<View, Response<Body>> {
+    fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<View, NotFound> {
         let found = self.pods.find(namespace, name).filter(|view| uid.is_none_or(|uid| pod::uid(&view.pod) == uid));
-        found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod \"{name}\" not found")))
+        found.ok_or_else(|| NotFound(format!("pod \"{name}\" not found")))
+    }
+}
+
+/// What was asked for is not on this node: the sentence for the caller.
+struct NotFound(String);
+
+impl NotFound {
+    fn answer(self) -> Response<Body> {
+        text(StatusCode::NOT_FOUND, self.0)
     }
 }
 
 /// The running container of a name.
-fn running(view: &View, name: &str) -> Result<ContainerStatus, Response<Body>> {
+fn running(view: &View, name: &str) -> Result<ContainerStatus, NotFound> {
     let newest = pod::plan::newest(&view.containers, name).filter(|container| matches!(container.state, ContainerState::Running { .. }));
-    newest.cloned().ok_or_else(|| text(StatusCode::NOT_FOUND, format!("container not found (\"{name}\")")))
+    newest.cloned().ok_or_else(|| NotFound(format!("container not found (\"{name}\")")))
 }
 
 /// The first value of a parameter.

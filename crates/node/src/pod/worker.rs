@@ -91,7 +91,7 @@ pub struct WorkerHandle {
 /// What a task of the worker came to.
 enum Outcome {
     Volumes(Result<Prepared, VolumeError>, Box<VolumeInputs>),
-    Sandbox(Result<(SandboxStatus, Vec<IpAddr>), SandboxError>),
+    Sandbox(Result<(Box<SandboxStatus>, Vec<IpAddr>), SandboxError>),
     SandboxStopped(SandboxId, Result<(), String>),
     Launched(String, Launched),
     Killed(ContainerId, Timestamp, Result<(), RuntimeError>),
@@ -268,6 +268,8 @@ impl Worker {
         sandboxes.sort_by_key(|sandbox| (sandbox.spec.attempt, sandbox.created_at));
         self.sandboxes = sandboxes;
         if matches!(self.sandbox, Need::Busy) {
+            // Something is being done to it: looked at again when that is done.
+            self.look_again.store(true, Ordering::Release);
             return;
         }
         let current = match &self.sandbox {
@@ -286,7 +288,7 @@ impl Worker {
                 let (context, pod) = (self.context.clone(), self.pod.clone());
                 self.tasks.spawn(async move {
                     let attached = sandbox::attach(&context, &pod, &newest).await;
-                    Outcome::Sandbox(attached.map(|addresses| (newest, addresses)))
+                    Outcome::Sandbox(attached.map(|addresses| (Box::new(newest), addresses)))
                 });
             }
             (SandboxState::NotReady, current) => {
@@ -356,14 +358,22 @@ impl Worker {
         if let Some(ended) = plan.ended.take()
             && self.termination.is_none()
         {
+            if let (Some(reason), Some(message)) = (&ended.reason, &ended.message) {
+                self.context.events.pod(&self.pod, EventType::Normal, reason, message.clone());
+            }
             self.ended = Some(ended);
             self.terminate(now, Duration::from_secs(u64::try_from(spec(&self.pod).termination_grace_period_seconds.unwrap_or(30)).unwrap_or(0)));
             plan = self.plan(now);
         }
-        self.crash_loops = std::mem::take(&mut plan.crash_loops);
-        for name in self.crash_loops.keys() {
+        let crash_loops = std::mem::take(&mut plan.crash_loops);
+        for (name, delay) in &crash_loops {
             self.launch_failures.remove(name);
+            if self.crash_loops.get(name) != Some(delay) {
+                let message = format!("Back-off restarting failed container {name} in pod {}", full_name(&self.pod));
+                self.context.events.container(&self.pod, name, EventType::Warning, "BackOff", message);
+            }
         }
+        self.crash_loops = crash_loops;
         let mut wake_at = plan.wake_at;
         let is_terminated = plan.is_terminated;
         for step in plan.steps {
@@ -444,7 +454,10 @@ impl Worker {
             }
             Step::MakeSandbox { attempt } => {
                 self.sandbox = Need::Busy;
-                self.tasks.spawn(async move { Outcome::Sandbox(sandbox::make_sandbox(&context, &pod, attempt).await) });
+                self.tasks.spawn(async move {
+                    let made = sandbox::make_sandbox(&context, &pod, attempt).await;
+                    Outcome::Sandbox(made.map(|(sandbox, addresses)| (Box::new(sandbox), addresses)))
+                });
             }
             Step::StopSandbox(id) => {
                 self.sandbox = Need::Busy;
@@ -593,7 +606,7 @@ impl Worker {
                 self.sandbox = Need::Ready(sandbox.id.clone());
                 if !self.sandboxes.iter().any(|known| known.id == sandbox.id) {
                     Metrics::count(&self.context.metrics.started_pods);
-                    self.sandboxes.push(sandbox);
+                    self.sandboxes.push(*sandbox);
                 }
                 self.remove_old_sandboxes();
                 self.pause.reset();

@@ -145,6 +145,7 @@ async fn a_container_that_ends_is_restarted_and_then_backs_off() {
     let waiting = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
     assert!(waiting.message.unwrap().starts_with("back-off 10s restarting failed container=c pod=web_a("));
+    assert!(bench.until_event("BackOff").await.starts_with("Back-off restarting failed container c in pod web_a("));
     assert_eq!(status.phase.as_deref(), Some("Running"));
 }
 

@@ -74,6 +74,9 @@ async fn add_projected(payload: &mut Payload, request: &Request<'_>, source: &Pr
     let default_mode = mode(source.default_mode, DEFAULT_MODE);
     let mut refresh_at: Option<Timestamp> = None;
     for projection in source.sources.iter().flatten() {
+        if projection.cluster_trust_bundle.is_some() || projection.pod_certificate.is_some() {
+            return Err("this node does not offer projected cluster trust bundles or pod certificates".to_owned());
+        }
         if let Some(source) = &projection.config_map {
             let items = source.items.as_deref();
             let optional = source.optional.unwrap_or(false);
