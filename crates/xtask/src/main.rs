@@ -1,6 +1,8 @@
 //! The project's own tasks; `cargo xtask` lists them. Each has a module of its name.
 
 mod clients;
+mod demo;
+mod images;
 mod packages;
 mod places;
 mod shell;
@@ -23,6 +25,10 @@ struct Tasks {
 enum Task {
     /// Run everything: unit, contract, integration and end-to-end tests. Installs the Debian packages it needs.
     Test,
+    /// Build the release binary, start a cluster of one node in the background, and apply examples/guestbook.
+    Demo,
+    /// Make the container images of demo and tests out of Debian packages, and print where they are.
+    Images,
     /// Fetch kubectl and helm into the cache, and print where they are.
     Clients,
     /// Check layers, module heads and other rules that no compiler checks.
@@ -34,6 +40,13 @@ enum Task {
 fn main() -> Result<()> {
     match Tasks::parse().task {
         Task::Test => test::all(),
+        Task::Demo => demo::start(),
+        Task::Images => {
+            for archive in images::ensure()? {
+                println!("{}", archive.display());
+            }
+            Ok(())
+        }
         Task::Clients => {
             packages::ensure(&["python3", "python3-pip"])?;
             let clients = clients::ensure().context("cannot fetch the clients")?;
