@@ -239,12 +239,13 @@ impl Inner {
     }
 
     /// Prepares a container: a directory and a record. Nothing of it runs, and nothing is mounted.
-    pub fn create_container(&self, sandbox_id: &SandboxId, spec: &ContainerSpec) -> Result<ContainerId, RuntimeError> {
+    pub async fn create_container(&self, sandbox_id: &SandboxId, spec: &ContainerSpec) -> Result<ContainerId, RuntimeError> {
         let sandbox = self.sandbox(sandbox_id).ok_or_else(|| RuntimeError::NoSuchSandbox(sandbox_id.clone()))?;
         let failed = |reason: String| RuntimeError::Create { name: spec.name.clone(), reason };
         if *sandbox.state.lock() != SandboxState::Ready {
             return Err(failed(format!("sandbox {} is not ready", sandbox_id.0)));
         }
+        let _layers_are_needed = self.images.arriving.read().await;
         let image = self.images.get(&spec.image).ok_or_else(|| RuntimeError::NoSuchImage(spec.image.0.clone()))?;
         check_user(spec, &image.configuration.config.user)?;
         if config::arguments(&spec.command, &spec.args, &image.configuration.config).is_empty() {
@@ -417,6 +418,12 @@ impl Inner {
             .await?;
         }
         self.containers.lock().remove(id);
+        // It may have been the last to need the layers of an image that was removed under it.
+        let image = container.record.lock().spec.image.clone();
+        if self.images.get(&image).is_none() {
+            let inner = Arc::clone(self);
+            blocking(move || inner.collect_layers()).await;
+        }
         Ok(())
     }
 

@@ -282,9 +282,9 @@ impl Inner {
         });
     }
 
-    fn collect_layers(&self) {
-        let in_use: Vec<String> = self.containers.lock().values().flat_map(|container| container.record.lock().chain_ids.clone()).collect();
-        self.images.collect_layers(in_use);
+    /// Removes layers that neither an image nor a container needs.
+    pub(crate) fn collect_layers(&self) {
+        self.images.collect_layers(|| self.containers.lock().values().flat_map(|container| container.record.lock().chain_ids.clone()).collect());
     }
 
     /// Has new layers written to the medium, behind everybody's back.
@@ -321,7 +321,7 @@ impl ContainerRuntime for EmbeddedRuntime {
     }
 
     async fn create_container(&self, sandbox: &SandboxId, spec: &ContainerSpec) -> Result<ContainerId, RuntimeError> {
-        self.inner.create_container(sandbox, spec)
+        self.inner.create_container(sandbox, spec).await
     }
 
     async fn start_container(&self, container: &ContainerId) -> Result<(), RuntimeError> {

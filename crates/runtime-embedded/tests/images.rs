@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use container_runtime::{ContainerRuntime, RegistryCredential};
 use runtime_embedded::EmbeddedRuntime;
 use support::{
@@ -311,6 +309,9 @@ async fn an_image_in_use_can_be_removed_and_its_container_goes_on() {
     let id = node.run(&sandbox, &container("main", &image, &["/bin/sleep", "1000"])).await;
     node.runtime().remove_image("busybox").await.unwrap();
     assert_eq!(node.exec(&id, "echo still here").await.1, "still here\n");
-    node.runtime().stop_container(&id, Duration::ZERO).await.unwrap();
+    let layers = node.options.data_directory.join("layers");
+    assert_eq!(std::fs::read_dir(&layers).unwrap().count(), 1);
+    node.runtime().remove_container(&id).await.unwrap();
+    assert_eq!(std::fs::read_dir(&layers).unwrap().count(), 0);
     node.finish().await;
 }

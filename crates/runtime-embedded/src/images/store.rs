@@ -60,8 +60,9 @@ pub struct ImageStore {
     /// The unpacked layers.
     pub layers: Layers,
     images: Mutex<BTreeMap<ImageId, Image>>,
-    /// Held for reading while images come in, so that layers without an image yet are not taken for waste.
-    pub(super) arriving: tokio::sync::RwLock<()>,
+    /// Held for reading while layers are about to be needed: by an image that comes in, by a container that is made. Nobody
+    /// takes them for waste meanwhile.
+    pub arriving: tokio::sync::RwLock<()>,
 }
 
 impl ImageStore {
@@ -169,10 +170,11 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Removes the layers that neither an image nor `in_use` needs. Does nothing while images are arriving.
-    pub fn collect_layers(&self, in_use: impl IntoIterator<Item = String>) {
+    /// Removes the layers that neither an image nor `in_use` needs. Does nothing while some are about to be needed; the next
+    /// time will come.
+    pub fn collect_layers(&self, in_use: impl FnOnce() -> BTreeSet<String>) {
         let Ok(_nobody_arrives) = self.arriving.try_write() else { return };
-        let mut wanted: BTreeSet<String> = in_use.into_iter().collect();
+        let mut wanted = in_use();
         wanted.extend(self.images.lock().values().flat_map(|image| image.chain_ids.iter().cloned()));
         self.layers.keep_only(&wanted);
     }
