@@ -167,7 +167,7 @@ async fn a_bomb_is_stopped() {
     drop(node.runtime.take());
     node.options.layer_limit_bytes = 16 << 20;
     node.runtime = Some(EmbeddedRuntime::open(node.options.clone()).await.unwrap());
-    let bomb = Layer::new().file("zeros", 0o644, &vec![0; 64 << 20]).build();
+    let bomb = Layer::new().file("zeros", 0o644, &vec![0; 20 << 20]).build();
     let image = Image { layers: vec![bomb], config: serde_json::json!({ "Cmd": ["x"] }) };
     let (manifest, blobs) = image.manifest(gzip);
     let registry = Registry::start().await;
