@@ -9,6 +9,7 @@
 //! - [`rendering`], [`negotiation`], [`codec`]: forms and encodings
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
 //! - [`bootstrap`]: what a new cluster begins with
+//! - [`custom_resources`]: kinds that definitions add while the server runs
 //!
 //! Nothing but this crate opens a store, and nothing in it knows a node's or a controller's insides.
 
@@ -20,6 +21,7 @@ pub mod authorization;
 pub mod bootstrap;
 pub mod codec;
 pub mod core;
+pub mod custom_resources;
 pub mod discovery;
 pub mod effects;
 pub mod handler;

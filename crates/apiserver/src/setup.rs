@@ -114,5 +114,6 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         starting: Mutex::new(vec!["bootstrap"]),
     });
     bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;
+    crate::custom_resources::start(&core).await;
     Ok(ApiServer::new(core))
 }

@@ -17,6 +17,7 @@ use crate::{
     admission::{Attributes, Operation},
     codec,
     core::{Core, RequestContext, format_time},
+    custom_resources,
     handler::{read, write::store_failure},
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
@@ -201,7 +202,11 @@ pub fn is_held(kind: &dyn ServedKind, object: &Object) -> bool {
 }
 
 fn plan(kind: &dyn ServedKind, old: &Object, options: &DeleteOptions, now: Timestamp) -> Step {
-    let finalizers = wanted_finalizers(kind, old, options);
+    let mut finalizers = wanted_finalizers(kind, old, options);
+    if custom_resources::is_definition(kind) && old.deletion_timestamp().is_none() && !finalizers.iter().any(|known| known == custom_resources::CLEANUP_FINALIZER) {
+        // Its objects go first.
+        finalizers.push(custom_resources::CLEANUP_FINALIZER.to_owned());
+    }
     let changed = finalizers.iter().map(String::as_str).ne(old.finalizers());
     let held = is_held(kind, old);
     let current_grace = old.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);

@@ -160,6 +160,10 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
     if info.namespaced && applied.namespace().is_empty() {
         applied.set(&["metadata", "namespace"], context.info.namespace.as_str().into());
     }
+    if info.custom && part == Part::Whole && info.subresource("status").is_some() {
+        // A custom resource's status is not the main resource's to apply, so nobody comes to own it there.
+        applied.0.remove("status");
+    }
     let manager = context.field_manager();
     let force = context.query.force.unwrap_or(false);
     let mut context = context.clone();
