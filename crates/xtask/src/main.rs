@@ -1,5 +1,6 @@
 //! The project's own tasks; `cargo xtask` lists them. Each has a module of its name.
 
+mod bench;
 mod clients;
 mod demo;
 mod images;
@@ -27,6 +28,8 @@ enum Task {
     Test,
     /// Build the release binary, start a cluster of one node in the background, and apply examples/guestbook.
     Demo,
+    /// Measure start, idling, reads and writes, and print them beside their targets.
+    Bench(bench::Arguments),
     /// Make the container images of demo and tests out of Debian packages, and print where they are.
     Images,
     /// Fetch kubectl and helm into the cache, and print where they are.
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
     match Tasks::parse().task {
         Task::Test => test::all(),
         Task::Demo => demo::start(),
+        Task::Bench(arguments) => bench::measure(&arguments),
         Task::Images => {
             for archive in images::ensure()? {
                 println!("{}", archive.display());
