@@ -5,6 +5,7 @@
 //! - [`stateful_set`]: StatefulSet
 //! - [`daemon_set`]: DaemonSet
 //! - [`disruption`]: PodDisruptionBudget
+//! - [`job`], [`cron_job`], [`ttl_after_finished`]: Job, CronJob and the removal of finished Jobs
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
 //! - [`namespace`]: removal of a namespace with everything in it
 //! - [`garbage_collector`]: removal of objects whose owners are gone
@@ -12,20 +13,25 @@
 //! - [`node_lifecycle`], [`taint_eviction`]: nodes that no longer report, and pods that have to leave
 //! - [`pod_garbage`]: pods that nobody else removes
 //! - [`certificates`]: certificate requests of nodes
+//! - [`cluster_role_aggregation`], [`bootstrap_token`]: roles that sum up others; tokens whose time is over
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
 //! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
 
 #![forbid(unsafe_code)]
 
+pub mod bootstrap_token;
 pub mod certificates;
+pub mod cluster_role_aggregation;
 mod context;
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -40,6 +46,7 @@ pub mod stateful_set;
 pub mod taint_eviction;
 mod taints;
 mod template_hash;
+pub mod ttl_after_finished;
 
 pub use context::{ClientFor, ControllerContext, Settings};
 pub use removals::Removals;
@@ -54,6 +61,11 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     deployment::start(context, &runner);
     stateful_set::start(context, &runner);
     daemon_set::start(context, &runner);
+    job::start(context, &runner);
+    cron_job::start(context, &runner);
+    ttl_after_finished::start(context, &runner);
+    cluster_role_aggregation::start(context, &runner);
+    bootstrap_token::start(context, &runner);
     disruption::start(context, &runner);
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
