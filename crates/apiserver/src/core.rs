@@ -71,6 +71,8 @@ pub struct Core {
     pub facts: ClusterFacts,
     /// Renderings other than stored JSON.
     pub renderings: Renderings,
+    /// OpenAPI documents.
+    pub openapi: crate::openapi::Documents,
     /// Counters.
     pub metrics: Metrics,
     /// Signs and checks service account tokens; none where the server has no keys.

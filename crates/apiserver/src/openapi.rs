@@ -1,17 +1,217 @@
 //! `/openapi/v3`, its documents per group and version, and `/openapi/v2`, made on demand from the Scheme's schemas.
+//!
+//! A document is made once per Scheme and kept compressed, which is a twentieth of its size and what clients take anyway.
+//! Source: Kubernetes `kube-openapi/pkg/handler3` for hashes and caching headers.
 
-use http::{HeaderMap, Response};
-use meta::ApiError;
+use std::{
+    collections::HashMap,
+    io::{Read as _, Write as _},
+    sync::Arc,
+};
+
+use api::openapi::{self, PublishedKind, PublishedSubresource, V2_PROTOBUF_MEDIA_TYPE};
+use bytes::Bytes;
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use kinds::{Scheme, ServedKind};
+use meta::{ApiError, Reason};
+use parking_lot::Mutex;
 
 use crate::{
     core::{Core, RequestContext},
-    http_body::Body,
+    http_body::{Body, empty, full},
 };
+
+/// What answers call the protobuf form: the requested name holds a character that content types may not.
+const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// A document as it is sent.
+#[derive(Clone)]
+struct Document {
+    hash: Arc<str>,
+    gzip: Bytes,
+    content_type: &'static str,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// What the documents were made from.
+    scheme: Option<Arc<Scheme>>,
+    kinds: Arc<[PublishedKind]>,
+    documents: HashMap<String, Document>,
+}
+
+/// Documents of the present Scheme that somebody has asked for.
+#[derive(Default)]
+pub struct Documents {
+    kept: Mutex<Kept>,
+}
+
+fn published(kind: &dyn ServedKind) -> PublishedKind {
+    let info = kind.info();
+    PublishedKind {
+        kind: info.kind.clone(),
+        list_kind: (!info.list_kind.is_empty()).then(|| info.list_kind.clone()),
+        plural: info.plural.to_string(),
+        namespaced: info.namespaced,
+        verbs: info.verbs.clone(),
+        subresources: info
+            .subresources
+            .iter()
+            .map(|sub| PublishedSubresource { name: sub.name.clone(), kind: sub.kind.clone(), verbs: sub.verbs.clone() })
+            .collect(),
+        custom: info.custom.then(|| Arc::new(openapi::describe_shape(kind.schema()))),
+    }
+}
+
+fn compress(bytes: &[u8]) -> Result<Bytes, ApiError> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 10), Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).map(Bytes::from).map_err(ApiError::internal)
+}
+
+fn expand(bytes: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let mut expanded = Vec::with_capacity(bytes.len() * 10);
+    GzDecoder::new(bytes).read_to_end(&mut expanded).map_err(ApiError::internal)?;
+    Ok(expanded)
+}
+
+/// Which document a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted<'a> {
+    Index,
+    Version(&'a str, &'a str),
+    Second { protobuf: bool },
+}
+
+impl<'a> Wanted<'a> {
+    fn parse(path: &'a str, accept: &str) -> Option<Self> {
+        let rest = path.trim_end_matches('/').strip_prefix("/openapi/")?;
+        match rest.split('/').collect::<Vec<_>>().as_slice() {
+            ["v2"] => Some(Self::Second { protobuf: accept.split(',').next().unwrap_or_default().trim().starts_with(V2_PROTOBUF_MEDIA_TYPE) }),
+            ["v3"] => Some(Self::Index),
+            ["v3", "api", version] => Some(Self::Version("", version)),
+            ["v3", "apis", group, version] => Some(Self::Version(group, version)),
+            _ => None,
+        }
+    }
+    fn hash(self, kinds: &[PublishedKind]) -> String {
+        match self {
+            Self::Index | Self::Second { .. } => openapi::v2_hash(kinds),
+            Self::Version(group, version) => openapi::v3_hash(group, version, kinds),
+        }
+    }
+    fn make(self, kinds: &[PublishedKind]) -> Result<Option<(Vec<u8>, &'static str)>, ApiError> {
+        let json = |value: &serde_json::Value| serde_json::to_vec(value).map_err(ApiError::internal);
+        Ok(match self {
+            Self::Index => Some((json(&openapi::v3_index(kinds))?, "application/json")),
+            Self::Version(group, version) => match openapi::v3_document(group, version, kinds) {
+                Some(document) => Some((json(&document)?, "application/json")),
+                None => None,
+            },
+            Self::Second { protobuf: false } => Some((json(&openapi::v2_document(kinds))?, "application/json")),
+            Self::Second { protobuf: true } => Some((openapi::v2_protobuf(&openapi::v2_document(kinds)), V2_PROTOBUF_CONTENT_TYPE)),
+        })
+    }
+}
+
+impl Documents {
+    fn get(&self, scheme: &Arc<Scheme>, wanted: Wanted<'_>) -> Result<Option<Document>, ApiError> {
+        let name = format!("{wanted:?}");
+        let kinds = {
+            let mut kept = self.kept.lock();
+            if !kept.scheme.as_ref().is_some_and(|known| Arc::ptr_eq(known, scheme)) {
+                let kinds = scheme.kinds().map(|kind| published(kind.as_ref())).collect();
+                *kept = Kept { scheme: Some(scheme.clone()), kinds, documents: HashMap::new() };
+            }
+            if let Some(document) = kept.documents.get(&name) {
+                return Ok(Some(document.clone()));
+            }
+            kept.kinds.clone()
+        };
+        // Made outside the lock: it takes a while, and others may want what is there.
+        let Some((bytes, content_type)) = wanted.make(&kinds)? else { return Ok(None) };
+        let document = Document { hash: wanted.hash(&kinds).into(), gzip: compress(&bytes)?, content_type };
+        let mut kept = self.kept.lock();
+        if kept.scheme.as_ref().is_some_and(|known| Arc::ptr_eq(known, scheme)) {
+            kept.documents.insert(name, document.clone());
+        }
+        Ok(Some(document))
+    }
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|part| part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("gzip")))
+}
 
 /// Answers an OpenAPI path.
 ///
 /// # Errors
-/// 404 for documents of groups that are not served.
-pub fn answer(_core: &Core, _context: &RequestContext, _headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    Err(ApiError::no_such_path())
+/// 404 for documents of groups that are not served, 406 for forms there are not.
+pub fn answer(core: &Core, context: &RequestContext, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let wanted = Wanted::parse(&context.info.path, &context.accept).ok_or_else(ApiError::no_such_path)?;
+    let json_taken = context.accept.is_empty() || ["json", "*/*", "application/*"].iter().any(|form| context.accept.contains(form));
+    if !json_taken && wanted != (Wanted::Second { protobuf: true }) {
+        return Err(ApiError::new(406, Reason::NotAcceptable, "only the following media types are accepted: application/json"));
+    }
+    let scheme = core.scheme.load_full();
+    let document = core.openapi.get(&scheme, wanted)?.ok_or_else(ApiError::no_such_path)?;
+    let asked_hash = context.query.value("hash").filter(|hash| !hash.is_empty());
+    let mut response = Response::new(empty());
+    let set = |response: &mut Response<Body>, name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    if let (Wanted::Version(..), Some(asked)) = (wanted, asked_hash)
+        && !asked.eq_ignore_ascii_case(&document.hash)
+    {
+        // Documents are kept by their address for ever, so an old address leads to the new one.
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        set(&mut response, header::LOCATION, &format!("{}?hash={}", context.info.path, document.hash));
+        set(&mut response, header::CACHE_CONTROL, "no-cache, private");
+        return Ok(response);
+    }
+    let tag = format!("\"{}\"", document.hash);
+    set(&mut response, header::ETAG, &tag);
+    set(&mut response, header::VARY, "Accept, Accept-Encoding");
+    set(&mut response, header::CACHE_CONTROL, if asked_hash.is_some() { "public, immutable, max-age=31536000" } else { "no-cache, private" });
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(response);
+    }
+    set(&mut response, header::CONTENT_TYPE, document.content_type);
+    if takes_gzip(headers) {
+        set(&mut response, header::CONTENT_ENCODING, "gzip");
+        *response.body_mut() = full(document.gzip);
+    } else {
+        *response.body_mut() = full(expand(&document.gzip)?);
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_their_documents() {
+        assert_eq!(Wanted::parse("/openapi/v3/", ""), Some(Wanted::Index));
+        assert_eq!(Wanted::parse("/openapi/v3/api/v1", ""), Some(Wanted::Version("", "v1")));
+        assert_eq!(Wanted::parse("/openapi/v3/apis/apps/v1", ""), Some(Wanted::Version("apps", "v1")));
+        assert_eq!(Wanted::parse("/openapi/v2", V2_PROTOBUF_MEDIA_TYPE), Some(Wanted::Second { protobuf: true }));
+        assert_eq!(Wanted::parse("/openapi/v4", ""), None);
+    }
+
+    #[test]
+    fn documents_are_made_once_and_come_back_whole() {
+        let (documents, scheme) = (Documents::default(), Arc::new(kinds::served::serve_all()));
+        let first = documents.get(&scheme, Wanted::Version("apps", "v1")).unwrap().unwrap();
+        let again = documents.get(&scheme, Wanted::Version("apps", "v1")).unwrap().unwrap();
+        assert_eq!(first.gzip.as_ptr(), again.gzip.as_ptr());
+        let value: serde_json::Value = serde_json::from_slice(&expand(&first.gzip).unwrap()).unwrap();
+        assert_eq!(value["openapi"], "3.0.0");
+        assert!(documents.get(&scheme, Wanted::Version("no", "v1")).unwrap().is_none());
+    }
 }

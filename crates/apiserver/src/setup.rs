@@ -11,14 +11,16 @@ use store::{Store, StoreError};
 use crate::{
     admission::{self, AdmissionChain},
     authentication::{Authentication, bootstrap_token::BootstrapTokenAuthenticator, service_account::ServiceAccountTokenAuthenticator},
-    authorization::{Authorization, rbac::Rbac},
+    authorization::{Authorization, node::NodeAuthorizer, rbac::Rbac},
     bootstrap,
     core::{Clock, ClusterFacts, Core, ServiceAccountTokens},
     effects::{
         Effects, EffectsTable, Handler,
         binding::BindingHandler,
+        eviction::EvictionHandler,
         pod_streams::{LogHandler, StreamHandler},
         proxy::ProxyHandler,
+        reviews::{AccessReview, RulesReview, SelfReview, TokenReview},
         service::ServiceEffects,
         token::TokenHandler,
     },
@@ -63,6 +65,7 @@ fn effects() -> EffectsTable {
     handlers.insert((GroupResource::new("", "pods"), "binding"), Arc::new(BindingHandler));
     handlers.insert((GroupResource::new("", "bindings"), ""), Arc::new(BindingHandler));
     handlers.insert((GroupResource::new("", "serviceaccounts"), "token"), Arc::new(TokenHandler));
+    handlers.insert((GroupResource::new("", "pods"), "eviction"), Arc::new(EvictionHandler));
     handlers.insert((GroupResource::new("", "pods"), "log"), Arc::new(LogHandler));
     for subresource in ["exec", "attach", "portforward"] {
         handlers.insert((GroupResource::new("", "pods"), subresource), Arc::new(StreamHandler));
@@ -70,6 +73,12 @@ fn effects() -> EffectsTable {
     for resource in ["pods", "services", "nodes"] {
         handlers.insert((GroupResource::new("", resource), "proxy"), Arc::new(ProxyHandler));
     }
+    handlers.insert((GroupResource::new("authentication.k8s.io", "tokenreviews"), ""), Arc::new(TokenReview));
+    handlers.insert((GroupResource::new("authentication.k8s.io", "selfsubjectreviews"), ""), Arc::new(SelfReview));
+    for resource in ["subjectaccessreviews", "localsubjectaccessreviews", "selfsubjectaccessreviews"] {
+        handlers.insert((GroupResource::new("authorization.k8s.io", resource), ""), Arc::new(AccessReview));
+    }
+    handlers.insert((GroupResource::new("authorization.k8s.io", "selfsubjectrulesreviews"), ""), Arc::new(RulesReview));
     EffectsTable { effects, handlers }
 }
 
@@ -77,10 +86,12 @@ fn effects() -> EffectsTable {
 fn admission() -> AdmissionChain {
     AdmissionChain {
         plugins: vec![
+            Arc::new(admission::subresource_rules::SubresourceRules),
             Arc::new(admission::namespace_lifecycle::NamespaceLifecycle),
             Arc::new(admission::service_account::ServiceAccount),
             Arc::new(admission::priority::Priority),
             Arc::new(admission::default_tolerations::DefaultTolerationSeconds),
+            Arc::new(admission::certificates::Certificates),
         ],
     }
 }
@@ -99,7 +110,7 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
     }
     authentication.tokens.push(Arc::new(BootstrapTokenAuthenticator::new(view.clone(), parts.clock.clone())));
     let core = Arc::new(Core {
-        authorization: Authorization { authorizers: vec![Arc::new(Rbac::new(view.clone()))] },
+        authorization: Authorization { authorizers: vec![Arc::new(NodeAuthorizer::new(view.clone())), Arc::new(Rbac::new(view.clone()))] },
         view,
         scheme: ArcSwap::from_pointee(kinds::served::serve_all()),
         clock: parts.clock,
@@ -108,6 +119,7 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         effects: effects(),
         facts: parts.facts,
         renderings: Default::default(),
+        openapi: Default::default(),
         metrics: Default::default(),
         service_account_tokens: parts.tokens,
         dialer: parts.dialer,

@@ -1,10 +1,12 @@
 //! Admission: changes and checks between reading a write and storing it. One file per plug-in; the order of
 //! [`AdmissionChain::plugins`] is upstream's.
 
+pub mod certificates;
 pub mod default_tolerations;
 pub mod namespace_lifecycle;
 pub mod priority;
 pub mod service_account;
+pub mod subresource_rules;
 
 use std::sync::Arc;
 

@@ -21,6 +21,15 @@ pub struct ConnectionIdentity(pub Arc<User>);
 pub trait TokenAuthenticator: Send + Sync + 'static {
     /// The user of a token; none where it is not of this kind; an error where it is, but is not valid.
     async fn authenticate(&self, token: &str) -> Result<Option<Arc<User>>, ApiError>;
+    /// The user of a token meant for one of these audiences, and for which of them it is; `own` are those of this server,
+    /// which tokens without audiences are for.
+    async fn review(&self, token: &str, audiences: &[String], own: &[String]) -> Result<Option<(Arc<User>, Vec<String>)>, ApiError> {
+        let shared: Vec<String> = audiences.iter().filter(|audience| own.contains(audience)).cloned().collect();
+        if shared.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.authenticate(token).await?.map(|user| (user, shared)))
+    }
 }
 
 /// The chain.

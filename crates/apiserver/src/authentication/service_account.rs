@@ -81,4 +81,10 @@ impl TokenAuthenticator for ServiceAccountTokenAuthenticator {
     async fn authenticate(&self, token: &str) -> Result<Option<Arc<User>>, ApiError> {
         self.check(token, &self.audiences)
     }
+    async fn review(&self, token: &str, audiences: &[String], _own: &[String]) -> Result<Option<(Arc<User>, Vec<String>)>, ApiError> {
+        let Some(user) = self.check(token, audiences)? else { return Ok(None) };
+        let claims = self.verifier.verify(token, audiences, (self.clock)()).map_err(|_| ApiError::unauthorized())?;
+        let shared = audiences.iter().filter(|audience| claims.aud.contains(audience)).cloned().collect();
+        Ok(Some((user, shared)))
+    }
 }

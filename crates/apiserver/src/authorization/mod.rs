@@ -1,8 +1,11 @@
 //! Authorization: may they. A chain of [`Authorizer`]s; the first that allows or denies decides.
 
+pub mod node;
 pub mod rbac;
 
 use std::sync::Arc;
+
+use api::rbac::v1::PolicyRule;
 
 use crate::{request_info::RequestInfo, user::User};
 
@@ -77,6 +80,10 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Decides.
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
+    /// Every rule it knows for a user, cluster-wide ones and those of a namespace; nothing where it decides without rules.
+    fn rules_for(&self, _user: &User, _namespace: &str) -> Vec<PolicyRule> {
+        Vec::new()
+    }
 }
 
 /// The chain.
@@ -97,5 +104,8 @@ impl Authorizer for Authorization {
             }
         }
         Decision::NoOpinion(reasons.join(", "))
+    }
+    fn rules_for(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
+        self.authorizers.iter().flat_map(|authorizer| authorizer.rules_for(user, namespace)).collect()
     }
 }

@@ -144,7 +144,7 @@ impl Rbac {
     }
 
     /// Every rule a user has: cluster-wide ones, and those of a namespace (all namespaces for none).
-    pub fn rules_for(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
+    fn rules_of(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
         let index = self.index();
         let mut rules = Vec::new();
         let keys = std::iter::once((SubjectKind::User, user.name.clone())).chain(user.groups.iter().map(|group| (SubjectKind::Group, group.clone())));
@@ -175,6 +175,9 @@ impl Authorizer for Rbac {
         let allowed = Self::allows(&index, &(SubjectKind::User, attributes.user.name.clone()), attributes)
             || attributes.user.groups.iter().any(|group| Self::allows(&index, &(SubjectKind::Group, group.clone()), attributes));
         if allowed { Decision::Allow("RBAC: allowed by a role binding".to_owned()) } else { Decision::NoOpinion(String::new()) }
+    }
+    fn rules_for(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
+        self.rules_of(user, namespace)
     }
 }
 

@@ -4,9 +4,11 @@
 //! write fails. Subresources with a meaning of their own (binding, eviction, log, token, …) are handlers here too.
 
 pub mod binding;
+pub mod eviction;
 pub mod forward;
 pub mod pod_streams;
 pub mod proxy;
+pub mod reviews;
 pub mod scale;
 pub mod service;
 pub mod token;
