@@ -265,10 +265,25 @@ impl RealCluster {
             let table = line.strip_prefix("table ")?;
             table.contains(&self.name).then(|| format!("delete table {table}"))
         });
-        for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            remove_cgroups(&root.path().join(format!("knarr-{}", self.name)));
+        let range = format!("10.{}.", 150 + self.number % 40);
+        if let Ok(routes) = Command::new("ip").args(["route", "show", "proto", "75"]).output() {
+            for route in String::from_utf8_lossy(&routes.stdout).lines().filter(|route| route.contains(&range)) {
+                let words = route.split_whitespace().take_while(|word| *word != "proto");
+                let _ = Command::new("ip").args(["route", "delete"]).args(words).stderr(Stdio::null()).status();
+            }
         }
-        remove_cgroups(&Path::new("/sys/fs/cgroup").join(format!("knarr-{}", self.name)));
+        let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|root| root.path());
+        for root in roots.chain([PathBuf::from("/sys/fs/cgroup")]) {
+            let cgroup = root.join(format!("knarr-{}", self.name));
+            for _ in 0..50 {
+                remove_cgroups(&cgroup);
+                if !cgroup.exists() {
+                    break;
+                }
+                // The kernel tells nobody when a killed process has left its cgroup.
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 

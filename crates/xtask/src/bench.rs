@@ -90,10 +90,17 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGTERM first, so that links and rules of a cluster without pods go as at any stop.
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         let _ = self.process.wait();
+        // A server that stops leaves what its pods need; here are none, so everything may go.
+        let _ = Command::new("umount").args(["--lazy", &format!("{}/bench/runtime", self.run_directory)]).stderr(Stdio::null()).status();
         let _ = fs::remove_dir_all(&self.run_directory);
+        for table in ["knarr-bench-bench-pods", "knarr-bench-bench-services"] {
+            let _ = Command::new("nft").args(["delete", "table", "inet", table]).stderr(Stdio::null()).status();
+        }
+        let _ = Command::new("ip").args(["route", "delete", "unreachable", "10.190.0.0/24"]).stderr(Stdio::null()).status();
+        let cgroups = "for group in /sys/fs/cgroup/*/knarr-bench /sys/fs/cgroup/knarr-bench; do [ -d $group ] && find $group -depth -type d -exec rmdir {} +; done";
+        let _ = Command::new("sh").args(["-c", cgroups]).stderr(Stdio::null()).status();
     }
 }
 
