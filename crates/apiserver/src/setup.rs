@@ -92,6 +92,7 @@ fn admission() -> AdmissionChain {
             Arc::new(admission::priority::Priority),
             Arc::new(admission::default_tolerations::DefaultTolerationSeconds),
             Arc::new(admission::certificates::Certificates),
+            Arc::new(admission::rbac_escalation::RbacEscalation),
         ],
     }
 }

@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod default_tolerations;
 pub mod namespace_lifecycle;
 pub mod priority;
+pub mod rbac_escalation;
 pub mod service_account;
 pub mod subresource_rules;
 
