@@ -1,0 +1,197 @@
+//! Objects through the whole API server: created, read, changed in every way there is, and deleted.
+
+use serde_json::{Value, json};
+use testkit::{ApiHarness, Caller};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str, value: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "key": value } })
+}
+
+async fn administrator_with_maps(names: &[&str]) -> (ApiHarness, Caller) {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    for name in names {
+        administrator.post(MAPS, &map(name, "one")).await.expect(201);
+    }
+    (api, administrator)
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_created_object_is_read_back_with_what_the_server_adds() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let created = administrator.post(MAPS, &map("a", "one")).await.expect(201);
+    let metadata = &created["metadata"];
+    assert_eq!(metadata["namespace"], "default");
+    assert!(metadata["uid"].as_str().is_some_and(|uid| uid.len() == 36), "{metadata}");
+    assert!(metadata["resourceVersion"].as_str().is_some_and(|version| version.parse::<u64>().is_ok()), "{metadata}");
+    assert!(metadata["creationTimestamp"].is_string(), "{metadata}");
+    assert_eq!(administrator.get(&format!("{MAPS}/a")).await.expect(200), created);
+}
+
+#[tokio::test]
+async fn a_generated_name_begins_as_asked() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "generateName": "part-" } });
+    let name = administrator.post(MAPS, &body).await.expect(201)["metadata"]["name"].clone();
+    assert!(name.as_str().is_some_and(|name| name.starts_with("part-") && name.len() == 10), "{name}");
+}
+
+#[tokio::test]
+async fn pages_of_a_list_are_its_snapshot() {
+    let (_api, administrator) = administrator_with_maps(&["a", "b", "c"]).await;
+    let first = administrator.get(&format!("{MAPS}?limit=2")).await.expect(200);
+    assert_eq!(names(&first), ["a", "b"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 1);
+    administrator.post(MAPS, &map("d", "one")).await.expect(201);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = administrator.get(&format!("{MAPS}?limit=2&continue={token}")).await.expect(200);
+    assert_eq!(names(&second), ["c"]);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert!(second["metadata"].get("continue").is_none());
+}
+
+#[tokio::test]
+async fn selectors_choose_by_labels_and_fields() {
+    let (_api, administrator) = administrator_with_maps(&["a", "b"]).await;
+    administrator.patch(&format!("{MAPS}/b"), "merge-patch", &json!({ "metadata": { "labels": { "tier": "web" } } })).await.expect(200);
+    for (query, wanted) in [
+        ("labelSelector=tier%3Dweb", vec!["b"]),
+        ("labelSelector=tier%20notin%20(web)", vec!["a"]),
+        ("labelSelector=!tier", vec!["a"]),
+        ("fieldSelector=metadata.name%3Da", vec!["a"]),
+        ("fieldSelector=metadata.name!%3Da", vec!["b"]),
+    ] {
+        let list = administrator.get(&format!("{MAPS}?{query}")).await.expect(200);
+        assert_eq!(names(&list), wanted, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_update_is_refused_and_a_fresh_one_taken() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    let path = format!("{MAPS}/a");
+    let old = administrator.get(&path).await.expect(200);
+    let mut new = old.clone();
+    new["data"]["key"] = "two".into();
+    let changed = administrator.put(&path, &new).await.expect(200);
+    assert_ne!(changed["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"]);
+    administrator.put(&path, &new).await.refused(
+        409,
+        "Conflict",
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again",
+    );
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_is_no_new_version() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    let path = format!("{MAPS}/a");
+    let old = administrator.get(&path).await.expect(200);
+    assert_eq!(administrator.put(&path, &old).await.expect(200)["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn patches_of_every_kind_change_what_they_name() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    let path = format!("{MAPS}/a");
+    let merged = administrator.patch(&path, "merge-patch", &json!({ "data": { "key": null, "merged": "1" } })).await.expect(200);
+    assert_eq!(merged["data"], json!({ "merged": "1" }));
+    let replaced = administrator.patch(&path, "json-patch", &json!([{ "op": "add", "path": "/data/json", "value": "2" }])).await.expect(200);
+    assert_eq!(replaced["data"], json!({ "merged": "1", "json": "2" }));
+    let strategic = administrator.patch(&path, "strategic-merge-patch", &json!({ "data": { "$patch": "replace", "only": "3" } })).await.expect(200);
+    assert_eq!(strategic["data"], json!({ "only": "3" }));
+}
+
+#[tokio::test]
+async fn a_field_of_another_applier_is_a_conflict_unless_forced() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let apply = async |manager: &str, value: &str, force: bool| {
+        administrator.patch(&format!("{MAPS}/a?fieldManager={manager}&force={force}"), "apply-patch", &map("a", value)).await
+    };
+    apply("first", "one", false).await.expect(201);
+    let refused = apply("second", "two", false).await.expect(409);
+    assert_eq!(refused["reason"], "Conflict");
+    assert_eq!(refused["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    assert_eq!(refused["details"]["causes"][0]["field"], ".data.key");
+    let taken = apply("second", "two", true).await.expect(200);
+    assert_eq!(taken["data"]["key"], "two");
+    let managers: Vec<&Value> = taken["metadata"]["managedFields"].as_array().unwrap().iter().map(|entry| &entry["manager"]).collect();
+    assert!(managers.contains(&&json!("second")), "{managers:?}");
+}
+
+#[tokio::test]
+async fn a_dry_run_answers_and_writes_nothing() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    administrator.post(&format!("{MAPS}?dryRun=All"), &map("b", "one")).await.expect(201);
+    administrator.get(&format!("{MAPS}/b")).await.expect(404);
+    administrator.send("DELETE", &format!("{MAPS}/a?dryRun=All"), &[], "").await.expect(200);
+    administrator.get(&format!("{MAPS}/a")).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_finalizer_keeps_an_object_until_it_is_taken_off() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    let path = format!("{MAPS}/a");
+    administrator.patch(&path, "merge-patch", &json!({ "metadata": { "finalizers": ["example.com/wait"] } })).await.expect(200);
+    administrator.delete(&path).await.expect(200);
+    let going = administrator.get(&path).await.expect(200);
+    assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+    administrator.patch(&path, "merge-patch", &json!({ "metadata": { "finalizers": null } })).await.expect(200);
+    administrator.get(&path).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_deletion_with_a_stale_precondition_is_refused() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": "00000000-0000-0000-0000-000000000000" } });
+    let path = format!("{MAPS}/a");
+    let refused = administrator.send("DELETE", &path, &[("content-type", "application/json")], options.to_string()).await.expect(409);
+    assert_eq!(refused["reason"], "Conflict");
+    administrator.get(&path).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_its_selector() {
+    let (_api, administrator) = administrator_with_maps(&["a", "b"]).await;
+    administrator.delete(&format!("{MAPS}?fieldSelector=metadata.name%3Da")).await.expect(200);
+    assert_eq!(names(&administrator.get(MAPS).await.expect(200)), ["b"]);
+}
+
+#[tokio::test]
+async fn a_service_gets_an_address_of_its_own_and_gives_it_back() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, address: Option<&str>| {
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": { "ports": [{ "port": 80 }], "clusterIP": address } })
+    };
+    let created = administrator.post(services, &service("a", None)).await.expect(201);
+    let address = created["spec"]["clusterIP"].as_str().unwrap();
+    assert!(address.starts_with("10.96."), "{address}");
+    assert_eq!(created["spec"]["type"], "ClusterIP");
+    let refused = administrator.post(services, &service("b", Some(address))).await.expect(422);
+    assert_eq!(refused["reason"], "Invalid");
+    administrator.delete(&format!("{services}/a")).await.expect(200);
+    administrator.post(services, &service("b", Some(address))).await.expect(201);
+}
+
+#[tokio::test]
+async fn nothing_is_created_in_a_namespace_that_is_not_there() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    administrator.post("/api/v1/namespaces/nowhere/configmaps", &map("a", "one")).await.refused(404, "NotFound", "namespaces \"nowhere\" not found");
+}
+
+#[tokio::test]
+async fn nothing_is_created_in_a_namespace_that_is_going_away() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    administrator.post("/api/v1/namespaces", &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "short" } })).await.expect(201);
+    let going = administrator.delete("/api/v1/namespaces/short").await.expect(200);
+    assert_eq!(going["status"]["phase"], "Terminating");
+    let refused = administrator.post("/api/v1/namespaces/short/configmaps", &map("a", "one")).await.expect(403);
+    assert_eq!(refused["details"]["causes"][0]["reason"], "NamespaceTerminating");
+}

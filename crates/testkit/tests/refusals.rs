@@ -1,0 +1,164 @@
+//! What the API server answers to requests it cannot take: status code, reason and words as upstream's.
+
+use client::Identity;
+use serde_json::{Value, json};
+use testkit::ApiHarness;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+fn map(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } })
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_there_is_not_found() {
+    let api = ApiHarness::start().await;
+    let body = api.administrator().get(&format!("{MAPS}/none")).await.refused(404, "NotFound", "configmaps \"none\" not found");
+    assert_eq!(body["details"], json!({ "name": "none", "kind": "configmaps" }));
+    assert_eq!(body["metadata"], json!({}));
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_there_is_not_found() {
+    let api = ApiHarness::start().await;
+    for path in ["/api/v1/nothings", "/apis/example.com/v1/things", "/apis/apps/v1/namespaces/default/nothings"] {
+        assert_eq!(api.administrator().get(path).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_is_there_is_not_created_again() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    administrator.post(MAPS, &map("a")).await.expect(201);
+    administrator.post(MAPS, &map("a")).await.refused(409, "AlreadyExists", "configmaps \"a\" already exists");
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_know_is_not_allowed() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    for (method, path) in [("PUT", MAPS.to_owned()), ("POST", format!("{MAPS}/a")), ("PATCH", MAPS.to_owned())] {
+        let body = administrator.send(method, &path, &[JSON], map("a").to_string()).await.expect(405);
+        assert_eq!(body["reason"], "MethodNotAllowed", "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_nobody_makes_is_not_acceptable() {
+    let api = ApiHarness::start().await;
+    let body = api.administrator().send("GET", MAPS, &[("accept", "text/html")], "").await.expect(406);
+    assert_eq!(body["reason"], "NotAcceptable");
+}
+
+#[tokio::test]
+async fn a_form_that_nobody_reads_is_unsupported() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let body = administrator.send("POST", MAPS, &[("content-type", "text/html")], map("a").to_string()).await.expect(415);
+    assert_eq!(body["reason"], "UnsupportedMediaType");
+    administrator.post(MAPS, &map("a")).await.expect(201);
+    let body = administrator.send("PATCH", &format!("{MAPS}/a"), &[JSON], "{}").await.expect(415);
+    assert_eq!(body["reason"], "UnsupportedMediaType");
+}
+
+#[tokio::test]
+async fn a_body_over_three_mebibytes_is_too_large() {
+    let api = ApiHarness::start().await;
+    let mut huge = map("huge");
+    huge["data"] = json!({ "key": "x".repeat(3 * 1024 * 1024) });
+    let body = api.administrator().post(MAPS, &huge).await.expect(413);
+    assert_eq!(body["reason"], "RequestEntityTooLarge");
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_objects_are_bad_requests() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    for body in ["", "{", "[]", "null", "\"text\"", "{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"data\": 7}", "\u{0}"] {
+        let answer = administrator.send("POST", MAPS, &[JSON], body).await;
+        assert_eq!(answer.status, 400, "{body:?}: {}", answer.text());
+        assert_eq!(answer.json()["reason"], "BadRequest", "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_and_duplicate_fields_are_refused_warned_about_or_ignored_as_asked() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let body = |name: &str| format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"dta":{{}},"immutable":false,"immutable":false}}"#);
+    let strict = administrator.send("POST", &format!("{MAPS}?fieldValidation=Strict"), &[JSON], body("a")).await;
+    let message = strict.expect(400)["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("unknown field \"dta\"") && message.contains("duplicate field \"immutable\""), "{message}");
+    let warned = administrator.send("POST", &format!("{MAPS}?fieldValidation=Warn"), &[JSON], body("b")).await;
+    warned.expect(201);
+    assert!(warned.headers.get_all("warning").iter().any(|value| value.to_str().unwrap().contains("unknown field")), "{:?}", warned.headers);
+    let ignored = administrator.send("POST", &format!("{MAPS}?fieldValidation=Ignore"), &[JSON], body("c")).await;
+    assert!(ignored.expect(201).get("dta").is_none());
+    assert_eq!(ignored.headers.get_all("warning").iter().count(), 0);
+}
+
+#[tokio::test]
+async fn an_invalid_object_is_refused_with_the_path_of_each_field() {
+    let api = ApiHarness::start().await;
+    let mut bad = map("Not_A_Name");
+    bad["data"] = json!({ "not a key": "x" });
+    let body = api.administrator().post(MAPS, &bad).await.expect(422);
+    assert_eq!(body["reason"], "Invalid");
+    let fields: Vec<&str> = body["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    assert!(fields.contains(&"metadata.name") && fields.contains(&"data[not a key]"), "{fields:?}");
+}
+
+#[tokio::test]
+async fn queries_that_mean_nothing_are_bad_requests() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    for query in ["labelSelector=a%20b%20c", "fieldSelector=spec.nothing%3D1", "continue=nonsense", "limit=many", "resourceVersion=x", "dryRun=Some"] {
+        let answer = administrator.get(&format!("{MAPS}?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_user_without_rights_is_told_which_right_is_missing() {
+    let api = ApiHarness::start().await;
+    let jane = api.caller(Identity::user("jane", &[]));
+    jane.get(MAPS).await.refused(
+        403,
+        "Forbidden",
+        "configmaps is forbidden: User \"jane\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\"",
+    );
+}
+
+#[tokio::test]
+async fn a_stranger_sees_versions_and_health_and_nothing_else() {
+    let api = ApiHarness::start().await;
+    let stranger = api.stranger();
+    stranger.get("/version").await.expect(200);
+    assert_eq!(stranger.get("/readyz").await.status, 200);
+    let status = stranger.get(MAPS).await.status;
+    assert!(matches!(status, 401 | 403), "{status}");
+}
+
+#[tokio::test]
+async fn a_role_allows_what_it_names_from_its_first_moment() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": { "name": "reader" },
+        "rules": [{ "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"] }],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": "reader" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane" }],
+    });
+    administrator.post(&format!("{roles}/roles"), &role).await.expect(201);
+    administrator.post(&format!("{roles}/rolebindings"), &binding).await.expect(201);
+    let jane = api.caller(Identity::user("jane", &[]));
+    jane.get(MAPS).await.expect(200);
+    assert_eq!(jane.post(MAPS, &map("a")).await.status, 403);
+    assert_eq!(jane.get("/api/v1/namespaces/kube-system/configmaps").await.status, 403);
+}
