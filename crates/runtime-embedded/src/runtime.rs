@@ -16,6 +16,7 @@ use container_runtime::{
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     cgroup::Cgroups,
@@ -51,6 +52,8 @@ pub(crate) struct Inner {
     /// Bounds the helpers at work: more of them than processors can feed only get in each other's way.
     pub permits: Semaphore,
     pub closing: watch::Sender<bool>,
+    /// What is done behind everybody's back.
+    background: TaskTracker,
     mounted: bool,
 }
 
@@ -92,6 +95,7 @@ impl EmbeddedRuntime {
             events: broadcast::Sender::new(EVENT_BACKLOG),
             permits: Semaphore::new(processors.max(2) * 2),
             closing: closing.clone(),
+            background: TaskTracker::new(),
             mounted,
         });
         inner.adopt_everything().await.map_err(|source| RuntimeError::Io { doing: format!("could not take over running sandboxes: {source}"), source })?;
@@ -114,6 +118,8 @@ impl EmbeddedRuntime {
             self.remove_sandbox(&sandbox.id).await?;
         }
         self.closing.send_replace(true);
+        self.inner.background.close();
+        self.inner.background.wait().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let failed = |doing: &'static str| move |source: io::Error| RuntimeError::Io { doing: format!("could not remove {doing}: {source}"), source };
@@ -269,7 +275,7 @@ impl Inner {
     /// Removes writable layers whose containers are gone, and layers that nobody needs.
     fn remove_strays(self: &Arc<Self>) {
         let inner = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
+        self.background.spawn_blocking(move || {
             for entry in std::fs::read_dir(inner.options.data_directory.join("containers")).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if inner.container_by_id(&name).is_none()
@@ -290,7 +296,7 @@ impl Inner {
     /// Has new layers written to the medium, behind everybody's back.
     fn settle_layers(self: &Arc<Self>) {
         let inner = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
+        self.background.spawn_blocking(move || {
             if let Err(error) = inner.images.layers.settle() {
                 tracing::warn!(%error, "could not write new layers to the disk; they are fetched again after a crash of the machine");
             }
