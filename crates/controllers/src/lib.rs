@@ -13,6 +13,7 @@
 //! - [`node_lifecycle`], [`taint_eviction`]: nodes that no longer report, and pods that have to leave
 //! - [`pod_garbage`]: pods that nobody else removes
 //! - [`certificates`]: certificate requests of nodes
+//! - [`resource_quota`]: how much of its quotas a namespace has used
 //! - [`cluster_role_aggregation`], [`bootstrap_token`]: roles that sum up others; tokens whose time is over
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
@@ -23,6 +24,7 @@
 pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role_aggregation;
+mod content;
 mod context;
 pub mod cron_job;
 pub mod daemon_set;
@@ -37,8 +39,8 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_garbage;
 mod pods;
-mod removals;
 pub mod replica_set;
+pub mod resource_quota;
 mod revisions;
 mod selector;
 pub mod service_account;
@@ -48,8 +50,8 @@ mod taints;
 mod template_hash;
 pub mod ttl_after_finished;
 
+pub use content::{Content, ContentChange};
 pub use context::{ClientFor, ControllerContext, Settings};
-pub use removals::Removals;
 
 use controller::{Outcome, ReconcileError, Runner};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -69,9 +71,10 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     disruption::start(context, &runner);
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
-    let removals = Removals::default();
-    namespace::start(context, &runner, removals.clone());
-    garbage_collector::start(context, &runner, removals);
+    let content = Content::default();
+    namespace::start(context, &runner, content.clone());
+    resource_quota::start(context, &runner, content.clone());
+    garbage_collector::start(context, &runner, content);
     certificates::start(context, &runner, settings);
     node_ipam::start(context, &runner, &settings.cluster_cidrs);
     node_lifecycle::start(context, &runner);

@@ -139,6 +139,12 @@ impl Graph {
         self.nodes.values().filter(|node| *node.resource == *resource).map(|node| node.uid.clone()).collect()
     }
 
+    /// How many objects of a resource are in a namespace.
+    pub fn count(&self, group: &str, resource: &str, namespace: &str) -> usize {
+        let is_there = |node: &&Node| node.key.namespace.as_deref() == Some(namespace) && node.resource.group == group && node.resource.resource == resource;
+        self.nodes.values().filter(is_there).count()
+    }
+
     fn waits(&self, uid: &str) -> bool {
         self.nodes.get(uid).is_some_and(Node::waits_for_dependents)
     }

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::ControllerContext;
 use crate::discovery::ServedResource;
-use crate::removals::Removals;
+use crate::content::Content;
 use graph::{FOREGROUND, Node, ORPHAN};
 use monitors::Monitors;
 
@@ -29,10 +29,10 @@ const WORKERS: usize = 16;
 /// An owner that exists but that the graph has not heard of should soon be heard of; until then its dependents are looked at again.
 const STRANGER_RECHECK: Duration = Duration::from_secs(10);
 
-/// Starts the controller, which also tells `removals` of every object that is gone.
-pub fn start(context: &ControllerContext, runner: &Runner, removals: Removals) {
+/// Starts the controller, which also tells `content` of every object that is gone.
+pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
     let client = context.client("generic-garbage-collector");
-    let monitors = Monitors::new(client.clone(), removals, context.informers.stopped().clone());
+    let monitors = Monitors::new(client.clone(), content, context.informers.stopped().clone());
     runner.start(GarbageCollector { client, monitors }, WORKERS);
 }
 

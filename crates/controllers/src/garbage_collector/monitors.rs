@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::graph::{Graph, Node};
 use crate::discovery::{ServedResource, served_resources};
-use crate::removals::Removals;
+use crate::content::{Content, ContentChange};
 
 /// Changes of the served kinds come in bursts; they are looked at together after this pause.
 const BURST_PAUSE: Duration = Duration::from_millis(50);
@@ -25,7 +25,7 @@ const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")]
 /// The watches and the graph they feed.
 pub(super) struct Monitors {
     client: kube::Client,
-    removals: Removals,
+    content: Content,
     stop: CancellationToken,
     graph: Mutex<Graph>,
     queue: OnceLock<Arc<WorkQueue>>,
@@ -42,10 +42,10 @@ struct Monitor {
 }
 
 impl Monitors {
-    pub fn new(client: kube::Client, removals: Removals, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(client: kube::Client, content: Content, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             client,
-            removals,
+            content,
             stop,
             graph: Mutex::default(),
             queue: OnceLock::new(),
@@ -59,6 +59,8 @@ impl Monitors {
     /// Starts watching; objects that need attention go to `queue`, by uid.
     pub fn start(self: Arc<Self>, queue: Arc<WorkQueue>) {
         if self.queue.set(queue).is_ok() {
+            let counting = Arc::downgrade(&self);
+            self.content.counted_by(move |group, resource, namespace| counting.upgrade()?.count(group, resource, namespace));
             let stop = self.stop.clone();
             tokio::spawn(stop.run_until_cancelled_owned(self.follow_kinds()));
         }
@@ -153,9 +155,7 @@ impl Monitors {
                     if let Some(uid) = &object.metadata.uid {
                         monitors.remove(uid);
                     }
-                    if let Some(namespace) = &object.metadata.namespace {
-                        monitors.removals.tell(namespace);
-                    }
+                    monitors.tell(&object, true);
                 }
                 FeedEvent::Progress(_) => return,
             }
@@ -169,9 +169,27 @@ impl Monitors {
 
     fn put(&self, resource: &Arc<ServedResource>, object: &PartialObjectMeta<DynamicObject>) {
         if let Some(node) = Node::read(resource, &object.metadata) {
-            let attend = self.graph.lock().put(node);
+            let (is_new, attend) = {
+                let mut graph = self.graph.lock();
+                (graph.get(&node.uid).is_none(), graph.put(node))
+            };
             self.attend(attend);
+            if is_new {
+                self.tell(object, false);
+            }
         }
+    }
+
+    fn tell(&self, object: &PartialObjectMeta<DynamicObject>, is_gone: bool) {
+        if let Some(namespace) = object.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()) {
+            self.content.tell(ContentChange { namespace, is_gone });
+        }
+    }
+
+    /// How many objects of a resource are in a namespace.
+    fn count(&self, group: &str, resource: &str, namespace: &str) -> Option<usize> {
+        let is_known = *self.synced.borrow() && self.running.lock().keys().any(|served| served.group == group && served.resource == resource);
+        is_known.then(|| self.graph.lock().count(group, resource, namespace))
     }
 
     fn remove(&self, uid: &str) {

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use crate::ControllerContext;
 use crate::discovery::{ServedResource, served_resources};
-use crate::removals::Removals;
+use crate::content::Content;
 
 const FINALIZER: &str = "kubernetes";
 /// How many kinds are emptied at once.
@@ -27,12 +27,12 @@ const AT_ONCE: usize = 8;
 /// Content of kinds that cannot be watched is looked for again after this time, since nothing tells that it is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
-/// Starts the controller. `removals` tells it when something is gone.
-pub fn start(context: &ControllerContext, runner: &Runner, removals: Removals) {
+/// Starts the controller. `content` tells it when something is gone.
+pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
     let controller = NamespaceController {
         client: context.client("namespace-controller"),
         namespaces: context.informers.of(),
-        removals,
+        content,
         clock: context.clock.clone(),
     };
     runner.start(controller, 4);
@@ -41,7 +41,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, removals: Removals) {
 struct NamespaceController {
     client: kube::Client,
     namespaces: Informer<Namespace>,
-    removals: Removals,
+    content: Content,
     clock: std::sync::Arc<dyn client::Clock>,
 }
 
@@ -150,11 +150,11 @@ impl Reconciler for NamespaceController {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        let (namespaces, removals) = (self.namespaces.clone(), self.removals.clone());
+        let (namespaces, content) = (self.namespaces.clone(), self.content.clone());
         let told = Trigger::custom(move |queue| {
-            removals.listen(move |namespace| {
-                let key = ObjectKey::cluster(namespace);
-                if namespaces.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+            content.listen(move |change| {
+                let key = ObjectKey::cluster(change.namespace);
+                if change.is_gone && namespaces.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
                     queue.add(key);
                 }
             });
