@@ -35,8 +35,9 @@ const DELETE: [Parameter; 4] = [
     ("propagationPolicy", "string", "What happens to dependents: `Orphan`, `Background` or `Foreground`."),
 ];
 
+/// Strategic merge comes last, since custom resources do without: kubectl asks here which one to send.
 const PATCH_TYPES: [&str; 4] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml", "application/strategic-merge-patch+json"];
 
 /// All paths of the kinds; what they refer to is defined in `schemas`.
 pub(super) fn write(kinds: &[&PublishedKind], schemas: &mut Schemas) -> Map<String, Value> {
@@ -61,6 +62,7 @@ fn resource_list(version: &GroupVersion, schemas: &mut Schemas) -> Value {
         body: None,
         answer: Some(list),
         codes: &[("200", "OK")],
+        custom: false,
     };
     json!({"get": operation.write(schemas.dialect, version, None)})
 }
@@ -75,11 +77,13 @@ struct Operation {
     body: Option<Value>,
     answer: Option<Value>,
     codes: &'static [(&'static str, &'static str)],
+    custom: bool,
 }
 
 impl Operation {
     fn write(self, dialect: Dialect, version: &GroupVersion, kind: Option<&meta::GroupVersionKind>) -> Value {
         let patch = self.verb == "patch";
+        let patch_types = if self.custom { &PATCH_TYPES[..3] } else { &PATCH_TYPES[..] };
         let mut operation = Map::new();
         let mut parameters: Vec<Value> = self.parameters.iter().map(|parameter| query(dialect, *parameter)).collect();
         match (dialect, self.body) {
@@ -88,13 +92,13 @@ impl Operation {
                 parameters.insert(0, json!({"name": "body", "in": "body", "required": self.verb != "delete", "schema": body}));
             }
             (Dialect::V3, Some(body)) => {
-                let types: &[&str] = if patch { &PATCH_TYPES } else { &["*/*"] };
+                let types: &[&str] = if patch { patch_types } else { &["*/*"] };
                 let content: Map<String, Value> = types.iter().map(|name| ((*name).to_owned(), json!({"schema": body}))).collect();
                 operation.insert("requestBody".to_owned(), json!({"content": content, "required": self.verb != "delete"}));
             }
         }
         if dialect == Dialect::V2 {
-            let consumes: &[&str] = if patch { &PATCH_TYPES } else { &["*/*"] };
+            let consumes: &[&str] = if patch { patch_types } else { &["*/*"] };
             operation.insert("consumes".to_owned(), json!(consumes));
             operation.insert("produces".to_owned(), json!(["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]));
             operation.insert("schemes".to_owned(), json!(["https"]));
@@ -239,6 +243,7 @@ impl Kind<'_> {
             body,
             answer,
             codes,
+            custom: self.kind.custom.is_some(),
         };
         operation.write(schemas.dialect, self.version, Some(kind))
     }

@@ -485,6 +485,14 @@ async fn attempt_update(
     }
     // A write that is not bound to a version means the one it is computed from.
     new.set(&["metadata", "resourceVersion"], json!(old.resource_version()));
+    // Left out means unchanged.
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if new.get(&["metadata", field]).is_none_or(|value| value.is_null() || value.as_str() == Some(""))
+            && let Some(value) = old.get(&["metadata", field])
+        {
+            new.set(&["metadata", field], value.clone());
+        }
+    }
     let mut problems = meta::validation::validate_object_meta_update(&new, &old);
     carry_system_metadata(&mut new, &old);
     new.set(&["metadata", "name"], name.as_str().into());
