@@ -136,6 +136,8 @@ pub struct Worker {
     prepared: Arc<Prepared>,
     volume_inputs: VolumeInputs,
     refreshing: bool,
+    /// A sandbox from before the agent's start is being looked up in the network.
+    adopting: bool,
     containers: Vec<ContainerStatus>,
     messages: HashMap<ContainerId, String>,
     termination: Option<Termination>,
@@ -184,6 +186,7 @@ impl Worker {
             prepared: Arc::default(),
             volume_inputs: VolumeInputs::default(),
             refreshing: false,
+            adopting: false,
             containers: Vec::new(),
             messages: HashMap::new(),
             termination: None,
@@ -285,6 +288,7 @@ impl Worker {
             (SandboxState::Ready, _) => {
                 // Its addresses are asked for again, which the network answers from what it knows.
                 self.sandbox = Need::Busy;
+                self.adopting = true;
                 let (context, pod) = (self.context.clone(), self.pod.clone());
                 self.tasks.spawn(async move {
                     let attached = sandbox::attach(&context, &pod, &newest).await;
@@ -350,7 +354,9 @@ impl Worker {
         let now = self.now();
         self.consider_termination(now);
         if self.termination.is_none() {
-            self.probes.follow(&self.context, &self.pod, &self.containers, &self.pod_ips);
+            // Without an address nobody can be asked, as for a moment after the agent's start.
+            let addresses = matches!(self.sandbox, Need::Ready(_)).then_some(self.pod_ips.as_slice());
+            self.probes.follow(&self.context, &self.pod, &self.containers, addresses);
         } else {
             self.probes.stop_restarts();
         }
@@ -565,6 +571,7 @@ impl Worker {
                 self.refreshing = false;
                 self.writing = false;
                 self.deleting = false;
+                self.adopting = false;
                 if matches!(self.volumes, Need::Busy) {
                     self.volumes = Need::Broken(());
                 }
@@ -602,6 +609,7 @@ impl Worker {
                 }
             }
             Outcome::Sandbox(Ok((sandbox, addresses))) => {
+                self.adopting = false;
                 self.pod_ips = addresses;
                 self.sandbox = Need::Ready(sandbox.id.clone());
                 if !self.sandboxes.iter().any(|known| known.id == sandbox.id) {
@@ -612,6 +620,7 @@ impl Worker {
                 self.pause.reset();
             }
             Outcome::Sandbox(Err(problem)) => {
+                self.adopting = false;
                 self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {problem}"));
                 self.sandbox = match self.sandboxes.last() {
                     Some(newest) if newest.state == SandboxState::Ready => Need::Broken(newest.id.clone()),
@@ -718,6 +727,10 @@ impl Worker {
     fn write_status(&mut self, now: Timestamp, is_terminated: bool, wake_at: &mut Option<Timestamp>) -> bool {
         if self.is_gone || self.is_deleted || self.is_released {
             return true;
+        }
+        // What was written before the agent's start stays until the pod's address is known again.
+        if self.adopting {
+            return false;
         }
         // Between the end of the last container and the end of the pod there is nothing worth a write of its own.
         let stands = self.pause_until.is_some_and(|until| until > now);

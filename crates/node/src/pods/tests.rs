@@ -237,10 +237,13 @@ async fn pods_go_on_when_the_agent_restarts() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let container = bench.runtime.find_container("web", "c").unwrap();
     assert!(matches!(bench.runtime.container_status(&container).await.unwrap().state, container_runtime::ContainerState::Running { .. }));
+    let status_writes = |bench: &Bench| bench.api.writes().iter().filter(|write| write.ends_with("/pods/web/status")).count();
+    let written = status_writes(&bench);
     bench.stop = CancellationToken::new();
     bench.start_agent();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(bench.until_phase("Running").await, before, "nothing has changed");
+    assert_eq!(status_writes(&bench), written, "so nothing is written");
     assert_eq!(bench.runtime.calls("run_sandbox"), 1);
     bench.exit("c", 1);
     bench.until(|status| status.container_statuses.as_ref().unwrap()[0].restart_count == 2).await;

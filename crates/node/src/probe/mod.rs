@@ -112,11 +112,13 @@ impl ProbeSet {
         self.states.lock().clone()
     }
 
-    /// Starts the probes of containers that run now, and ends those of containers that do not.
-    pub fn follow(&mut self, context: &Arc<Context>, pod: &Arc<Pod>, containers: &[ContainerStatus], pod_ips: &[IpAddr]) {
+    /// Ends the probes of containers that do not run, and starts those of containers that do, once the pod's addresses are
+    /// known.
+    pub fn follow(&mut self, context: &Arc<Context>, pod: &Arc<Pod>, containers: &[ContainerStatus], pod_ips: Option<&[IpAddr]>) {
         let running: Vec<_> = containers.iter().filter(|container| matches!(container.state, ContainerState::Running { .. })).collect();
         self.tasks.retain(|id, _| running.iter().any(|container| container.id == *id));
         self.states.lock().retain(|id, _| running.iter().any(|container| container.id == *id));
+        let Some(pod_ips) = pod_ips else { return };
         for status in running {
             if self.tasks.contains_key(&status.id) {
                 continue;
