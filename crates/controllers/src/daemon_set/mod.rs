@@ -34,10 +34,12 @@ const DEFAULT_HISTORY: i32 = 10;
 
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
+    let sets = context.informers.of::<DaemonSet>();
     let pods = context.informers.of::<Pod>();
     let controller = DaemonSetController {
         client: context.client(CONTROLLER),
-        sets: context.informers.of(),
+        own_writes: Writes::new(sets.clone(), context.clock.clone()),
+        sets,
         nodes: context.informers.of(),
         pods_by_controller: pods::by_controller(&pods),
         writes: Writes::new(pods.clone(), context.clock.clone()),
@@ -57,6 +59,8 @@ struct DaemonSetController {
     pods: Informer<Pod>,
     pods_by_controller: Index<Pod>,
     writes: Writes<Pod>,
+    /// Our own status writes; acting before they are seen would only meet a conflict.
+    own_writes: Writes<DaemonSet>,
     revisions: Revisions,
     failures: plan::Failures,
     events: EventRecorder,
@@ -178,9 +182,10 @@ impl Reconciler for DaemonSetController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(set) = self.sets.get(key) else {
             self.writes.forget(key);
+            self.own_writes.forget(key);
             return Ok(Outcome::Settled);
         };
-        if !self.writes.are_visible(key) || !self.revisions.are_visible(key) {
+        if !self.own_writes.are_visible(key) || !self.writes.are_visible(key) || !self.revisions.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
         }
         if set.metadata.deletion_timestamp.is_some() {
@@ -210,7 +215,7 @@ impl Reconciler for DaemonSetController {
             let api = Api::<DaemonSet>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
             match api.replace_status(&key.name, &PostParams::default(), &updated).await {
                 Err(error) if client::is_not_found(&error) => {}
-                other => drop(other.doing(|| format!("update the status of {key}"))?),
+                other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
         done?;

@@ -36,9 +36,11 @@ const WORKERS: usize = 8;
 pub fn start(context: &ControllerContext, runner: &Runner) {
     let sets = context.informers.of::<ReplicaSet>();
     let pods = context.informers.of::<Pod>();
+    let deployments = context.informers.of::<Deployment>();
     let controller = DeploymentController {
         client: context.client(CONTROLLER),
-        deployments: context.informers.of::<Deployment>(),
+        own_writes: Writes::new(deployments.clone(), context.clock.clone()),
+        deployments,
         sets_by_controller: sets.index("controller or namespace of orphan", |set| match controller_of(&set.metadata) {
             Some(reference) => vec![reference.uid.clone()],
             None => vec![pods::orphans_of(set.metadata.namespace.as_deref().unwrap_or_default())],
@@ -61,6 +63,8 @@ struct DeploymentController {
     pods: Informer<Pod>,
     pods_by_controller: Index<Pod>,
     writes: Writes<ReplicaSet>,
+    /// Our own status writes; acting before they are seen would only meet a conflict.
+    own_writes: Writes<Deployment>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
 }
@@ -192,10 +196,12 @@ impl DeploymentController {
         if let Some(annotations) = plan.annotations {
             current.metadata.annotations = Some(annotations);
             current = api.replace(&key.name, &PostParams::default(), &current).await.doing(|| format!("note the revision of {key}"))?;
+            self.own_writes.wrote(key, &current);
         }
         if deployment.status.as_ref() != Some(&plan.status) {
             current.status = Some(plan.status);
-            api.replace_status(&key.name, &PostParams::default(), &current).await.doing(|| format!("update the status of {key}"))?;
+            let written = api.replace_status(&key.name, &PostParams::default(), &current).await.doing(|| format!("update the status of {key}"))?;
+            self.own_writes.wrote(key, &written);
         }
         failure.map_or(Ok(()), Err)
     }
@@ -240,9 +246,10 @@ impl Reconciler for DeploymentController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(deployment) = self.deployments.get(key) else {
             self.writes.forget(key);
+            self.own_writes.forget(key);
             return Ok(Outcome::Settled);
         };
-        if !self.writes.are_visible(key) {
+        if !self.writes.are_visible(key) || !self.own_writes.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<ReplicaSet>::patience()));
         }
         let sets = self.claim_sets(key, &deployment).await?;

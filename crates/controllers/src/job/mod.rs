@@ -37,10 +37,12 @@ const MANAGER: &str = "kubernetes.io/job-controller";
 
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
+    let jobs = context.informers.of::<Job>();
     let pods = context.informers.of::<Pod>();
     let controller = JobController {
         client: context.client(CONTROLLER),
-        jobs: context.informers.of(),
+        own_writes: Writes::new(jobs.clone(), context.clock.clone()),
+        jobs,
         pods_by_controller: pods::by_controller(&pods),
         writes: Writes::new(pods.clone(), context.clock.clone()),
         pods,
@@ -56,6 +58,8 @@ struct JobController {
     pods: Informer<Pod>,
     pods_by_controller: Index<Pod>,
     writes: Writes<Pod>,
+    /// Our own status writes; acting before they are seen would only meet a conflict.
+    own_writes: Writes<Job>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
 }
@@ -120,6 +124,7 @@ impl JobController {
     /// Pods of a Job that is gone must not wait to be counted.
     async fn forget(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         self.writes.forget(key);
+        self.own_writes.forget(key);
         let of_job = |pod: &Arc<Pod>| controller_of(&pod.metadata).is_some_and(|owner| owner.kind == "Job" && owner.name == *key.name);
         for pod in self.pods.list_in(key.namespace.as_deref().unwrap_or_default()).into_iter().filter(|pod| is_tracked(pod) && of_job(pod)) {
             self.untrack(key, &pod).await?;
@@ -135,7 +140,7 @@ impl JobController {
             let api = Api::<Job>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
             match api.replace_status(&key.name, &PostParams::default(), &updated).await {
                 Err(error) if client::is_not_found(&error) => return Ok(()),
-                other => drop(other.doing(|| format!("update the status of {key}"))?),
+                other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
         for (kind, reason, message) in &plan.events {
@@ -205,7 +210,7 @@ impl Reconciler for JobController {
         if spec.managed_by.as_deref().is_some_and(|manager| manager != MANAGER) {
             return Ok(Outcome::Settled);
         }
-        if !self.writes.are_visible(key) {
+        if !self.own_writes.are_visible(key) || !self.writes.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
         }
         let selector = Selector::new(&spec.selector.unwrap_or_default());

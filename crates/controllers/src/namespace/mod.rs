@@ -76,7 +76,8 @@ impl NamespaceController {
         match result.await {
             Ok(objects) => {
                 if !objects.is_empty() {
-                    remaining.objects.insert(resource.name(), objects.len());
+                    // Resource and group with a point even where the group is empty: so says upstream's message.
+                    remaining.objects.insert(format!("{}.{}", resource.resource, resource.group), objects.len());
                 }
                 for finalizer in objects.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
                     *remaining.finalizers.entry(finalizer.clone()).or_default() += 1;

@@ -39,6 +39,8 @@ struct ReplicaController<K> {
     pods: Informer<Pod>,
     pods_by_controller: Index<Pod>,
     writes: Writes<Pod>,
+    /// Our own status writes; acting before they are seen would only meet a conflict.
+    own_writes: Writes<K>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
 }
@@ -50,6 +52,7 @@ impl<K: ReplicaOwner> ReplicaController<K> {
         Self {
             client: context.client(K::CONTROLLER),
             owners_by_controller: owners.index("controller", |owner| controller::ownership::controller_uid(owner.meta())),
+            own_writes: Writes::new(owners.clone(), context.clock.clone()),
             owners,
             pods_by_controller: pods::by_controller(&pods),
             writes: Writes::new(pods.clone(), context.clock.clone()),
@@ -192,9 +195,10 @@ impl<K: ReplicaOwner> Reconciler for ReplicaController<K> {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(owner) = self.owners.get(key) else {
             self.writes.forget(key);
+            self.own_writes.forget(key);
             return Ok(Outcome::Settled);
         };
-        if !self.writes.are_visible(key) {
+        if !self.writes.are_visible(key) || !self.own_writes.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
         }
         let claimed = self.claim_pods(key, &owner).await?;
@@ -215,7 +219,7 @@ impl<K: ReplicaOwner> Reconciler for ReplicaController<K> {
             let api = Api::<K>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
             match api.replace_status(&key.name, &PostParams::default(), &updated).await {
                 Err(error) if client::is_not_found(&error) => {}
-                other => drop(other.doing(|| format!("update the status of {key}"))?),
+                other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
         match failure {

@@ -31,10 +31,12 @@ const DEFAULT_HISTORY: i32 = 10;
 
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
+    let sets = context.informers.of::<StatefulSet>();
     let pods = context.informers.of::<Pod>();
     let controller = StatefulSetController {
         client: context.client(CONTROLLER),
-        sets: context.informers.of(),
+        own_writes: Writes::new(sets.clone(), context.clock.clone()),
+        sets,
         claims: context.informers.of(),
         pods_by_controller: pods::by_controller(&pods),
         writes: Writes::new(pods.clone(), context.clock.clone()),
@@ -53,6 +55,8 @@ struct StatefulSetController {
     pods: Informer<Pod>,
     pods_by_controller: Index<Pod>,
     writes: Writes<Pod>,
+    /// Our own status writes; acting before they are seen would only meet a conflict.
+    own_writes: Writes<StatefulSet>,
     revisions: Revisions,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
@@ -189,9 +193,10 @@ impl Reconciler for StatefulSetController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(set) = self.sets.get(key) else {
             self.writes.forget(key);
+            self.own_writes.forget(key);
             return Ok(Outcome::Settled);
         };
-        if !self.writes.are_visible(key) || !self.revisions.are_visible(key) {
+        if !self.own_writes.are_visible(key) || !self.writes.are_visible(key) || !self.revisions.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
         }
         let spec = set.spec.clone().unwrap_or_default();
@@ -217,7 +222,7 @@ impl Reconciler for StatefulSetController {
             let api = Api::<StatefulSet>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
             match api.replace_status(&key.name, &PostParams::default(), &updated).await {
                 Err(error) if client::is_not_found(&error) => {}
-                other => drop(other.doing(|| format!("update the status of {key}"))?),
+                other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
         done?;
