@@ -190,7 +190,7 @@ impl ApiServer {
                 "get" => handler::read::get(core, &context, &kind).await,
                 "update" => handler::write::update(core, context, &kind, request).await,
                 "patch" => handler::patch::patch(core, context, &kind, request).await,
-                verb => Err(not_allowed(verb)),
+                _ => Err(not_allowed()),
             };
         }
         if context.info.verb == "create"
@@ -199,21 +199,21 @@ impl ApiServer {
             return special.clone().handle(core, context, &kind, request).await;
         }
         if !info.has_verb(context.info.verb) {
-            return Err(not_allowed(context.info.verb));
+            return Err(not_allowed());
         }
         match context.info.verb {
             "get" => handler::read::get(core, &context, &kind).await,
             "list" => handler::read::list(core, &context, &kind).await,
             "watch" => handler::watch::watch(core, context, &kind).await,
-            "create" if !context.info.name.is_empty() => Err(not_allowed("create")),
+            "create" if !context.info.name.is_empty() => Err(not_allowed()),
             "create" => handler::write::create(core, context, &kind, request).await,
-            "update" if context.info.name.is_empty() => Err(not_allowed("update")),
+            "update" if context.info.name.is_empty() => Err(not_allowed()),
             "update" => handler::write::update(core, context, &kind, request).await,
-            "patch" if context.info.name.is_empty() => Err(not_allowed("patch")),
+            "patch" if context.info.name.is_empty() => Err(not_allowed()),
             "patch" => handler::patch::patch(core, context, &kind, request).await,
             "delete" => handler::delete::delete(core, context, &kind, request).await,
             "deletecollection" => handler::delete::delete_collection(core, context, &kind, request).await,
-            verb => Err(not_allowed(verb)),
+            _ => Err(not_allowed()),
         }
     }
 
@@ -288,8 +288,8 @@ impl ApiServer {
     }
 }
 
-fn not_allowed(verb: &str) -> ApiError {
-    ApiError::method_not_allowed(format!("the server does not allow this method on the requested resource ({verb})"))
+fn not_allowed() -> ApiError {
+    ApiError::method_not_allowed("the server does not allow this method on the requested resource")
 }
 
 fn header_text<'a>(request: &'a Request, name: header::HeaderName) -> &'a str {

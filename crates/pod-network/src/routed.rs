@@ -389,10 +389,14 @@ impl Shared {
         Ok(())
     }
 
-    fn reach(&self, address: IpAddr) -> Reach {
+    /// How an address is reached. A node on one of our links is next to us only where it also knows us by the address that
+    /// we have there: otherwise one side would route and the other tunnel. `own` holds the addresses this node is known by.
+    fn reach(&self, address: IpAddr, own: &[IpAddr]) -> Reach {
         match self.route.next_hop(address) {
             Ok(Some(hop)) if hop.local => Reach::Own,
-            Ok(Some(hop)) if hop.gateway.is_none() => Reach::OnLink(hop.link),
+            Ok(Some(hop)) if hop.gateway.is_none() => {
+                if own.is_empty() || hop.source.is_none_or(|source| own.contains(&source)) { Reach::OnLink(hop.link) } else { Reach::Routed }
+            }
             Ok(Some(_)) => Reach::Routed,
             Ok(None) => Reach::Nowhere,
             Err(error) => {
@@ -406,7 +410,8 @@ impl Shared {
     fn update_paths(&self) -> Result<(), OpenError> {
         let mut state = self.state.lock();
         let own = &self.options.node_name;
-        let wanted = state.peers.paths(own, &self.names, &|address| self.reach(address));
+        let own_addresses = state.peers.node(own).map(|node| node.addresses.clone()).unwrap_or_default();
+        let wanted = state.peers.paths(own, &self.names, &|address| self.reach(address, &own_addresses));
         let peers::Difference { gone, new } = peers::difference(&state.installed, &wanted);
         for (range, path) in gone {
             let end_is_used = match path {
@@ -443,7 +448,7 @@ impl Shared {
             inside = state.peers.ranges();
             inside.extend(state.ranges.iter().copied());
         }
-        inside.extend(state.peers.neighbours(own, &|address| self.reach(address)).into_iter().map(IpRange::host));
+        inside.extend(state.peers.neighbours(own, &|address| self.reach(address, &own_addresses)).into_iter().map(IpRange::host));
         if inside != state.inside && !state.ranges.is_empty() {
             let ranges: Vec<IpRange> = inside.iter().copied().collect();
             self.rules.commit(&host_rules::replace_inside(&self.names.table, &ranges))?;
@@ -466,7 +471,8 @@ impl Shared {
     /// Deletes routes from before a restart that lead to nodes which are gone.
     fn sweep_routes(&self) -> Result<(), OpenError> {
         let state = self.state.lock();
-        let wanted = state.peers.paths(&self.options.node_name, &self.names, &|address| self.reach(address));
+        let own_addresses = state.peers.node(&self.options.node_name).map(|node| node.addresses.clone()).unwrap_or_default();
+        let wanted = state.peers.paths(&self.options.node_name, &self.names, &|address| self.reach(address, &own_addresses));
         let pods: BTreeSet<IpAddr> =
             state.attachments.values().flat_map(|attachment| attachment.addresses.iter().copied()).collect();
         for route in self.own_routes(&state)? {
