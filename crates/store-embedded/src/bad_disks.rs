@@ -201,7 +201,8 @@ fn put(value: &[u8]) -> store::Change {
 
 /// Whether a store holds exactly what one writer of one key had done at the store's newest revision.
 fn is_a_moment_of_the_past(store: &EmbeddedStore, key: &str, revisions: &[Revision]) {
-    let listing = store.list(&KeyRange::prefix(""), ReadAt::Latest, Page::default());
+    let everything = KeyRange::prefix("");
+    let listing = store.list(&everything, ReadAt::Latest, Page::default());
     let listing = futures::executor::block_on(listing).unwrap();
     let done = revisions.iter().filter(|revision| **revision <= listing.revision).count() as u64;
     let values: Vec<_> = listing.items.iter().map(|(_, value)| value.value.to_vec()).collect();

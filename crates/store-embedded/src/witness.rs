@@ -65,7 +65,8 @@ impl Witness {
     /// which of the operations on the way had happened.
     #[track_caller]
     pub(crate) fn check(&mut self, store: &dyn Store) {
-        let everything = store.list(&KeyRange::prefix(""), ReadAt::Latest, Page::default());
+        let all = KeyRange::prefix("");
+        let everything = store.list(&all, ReadAt::Latest, Page::default());
         let everything = futures::executor::block_on(everything).unwrap();
         assert!(everything.revision.0 >= self.newest, "revision {} after {}", everything.revision, self.newest);
         let mut found: BTreeMap<String, Vec<u8>> =
