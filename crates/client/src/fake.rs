@@ -1,5 +1,6 @@
-//! A tiny API in memory, for tests of whoever is a client: collections of JSON objects with revisions, watches, patches, finalizers
-//! and the status subresource. It knows no kinds, validates and defaults nothing and lets everybody in; that is the API server's.
+//! A tiny API in memory, for tests of whoever is a client: collections of JSON objects with revisions, watches, patches, finalizers,
+//! the status subresource, and discovery of the kinds it is told of. It validates and defaults nothing and lets everybody in; that is
+//! the API server's.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -36,6 +37,17 @@ struct State {
     writes: Vec<String>,
     /// Writes whose `METHOD path` contains the text fail with the code.
     failures: Vec<(String, u16)>,
+    /// What discovery says is served.
+    served: Vec<Served>,
+}
+
+/// A kind that discovery tells of.
+struct Served {
+    group: String,
+    version: String,
+    resource: String,
+    kind: String,
+    namespaced: bool,
 }
 
 /// Where an object is: its API prefix (`/apis/apps/v1`), resource, namespace (empty for cluster scope) and name.
@@ -76,6 +88,18 @@ impl FakeApi {
         of_kind.filter_map(|(_, object)| serde_json::from_value(object.clone()).ok()).collect()
     }
 
+    /// Lets discovery tell of a kind. (Its objects are kept without that, too.)
+    pub fn serve<K: kube::Resource<DynamicType = ()>>(&self) {
+        let served = Served {
+            group: K::group(&()).into_owned(),
+            version: K::version(&()).into_owned(),
+            resource: K::plural(&()).into_owned(),
+            kind: K::kind(&()).into_owned(),
+            namespaced: K::url_path(&(), Some("x")).contains("/namespaces/"),
+        };
+        self.state.lock().served.push(served);
+    }
+
     /// The writes that were asked for so far, as `METHOD path`.
     pub fn writes(&self) -> Vec<String> {
         self.state.lock().writes.clone()
@@ -104,6 +128,9 @@ impl FakeApi {
 
     async fn answer(&self, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
+        if let "/api" | "/apis" = parts.uri.path() {
+            return self.state.lock().discovery(parts.uri.path() == "/api");
+        }
         let Some(target) = Target::parse(parts.uri.path()) else { return failed(404, "NotFound", "no such path") };
         let query: BTreeMap<String, String> = parts
             .uri
@@ -183,6 +210,24 @@ impl FakeApi {
 }
 
 impl State {
+    fn discovery(&self, core: bool) -> Answer {
+        let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<Value>>> = BTreeMap::new();
+        for served in self.served.iter().filter(|served| served.group.is_empty() == core) {
+            let resource = json!({
+                "resource": served.resource,
+                "responseKind": { "group": served.group, "version": served.version, "kind": served.kind },
+                "scope": if served.namespaced { "Namespaced" } else { "Cluster" },
+                "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+            });
+            groups.entry(&served.group).or_default().entry(&served.version).or_default().push(resource);
+        }
+        let version = |(version, resources): (&str, Vec<Value>)| json!({ "version": version, "resources": resources });
+        let group = |(name, versions): (&str, BTreeMap<&str, Vec<Value>>)| {
+            json!({ "metadata": { "name": name }, "versions": versions.into_iter().map(version).collect::<Vec<_>>() })
+        };
+        json_answer(200, &json!({ "kind": "APIGroupDiscoveryList", "items": groups.into_iter().map(group).collect::<Vec<_>>() }))
+    }
+
     fn create(&mut self, target: Target, mut object: Value) -> Answer {
         if target.subresource.is_some() {
             return json_answer(201, &object);
@@ -242,6 +287,16 @@ impl State {
         let Some(mut object) = self.objects.get(place).cloned() else { return failed(404, "NotFound", "no such object") };
         if options.pointer("/preconditions/uid").is_some_and(|uid| *uid != object["metadata"]["uid"]) {
             return failed(409, "Conflict", "the uid is another");
+        }
+        let finalizer = match options.pointer("/propagationPolicy").and_then(Value::as_str) {
+            Some("Foreground") => Some("foregroundDeletion"),
+            Some("Orphan") => Some("orphan"),
+            _ => None,
+        };
+        if let Some(finalizer) = finalizer {
+            let mut finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+            finalizers.push(finalizer.into());
+            object["metadata"]["finalizers"] = finalizers.into();
         }
         let filled = |path: &str| object.pointer(path).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         let is_namespace = place.resource == "namespaces";

@@ -49,7 +49,7 @@ fn versions(fake: &FakeApi) -> Vec<String> {
     versions
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("took too long: {what}"))
 }
 

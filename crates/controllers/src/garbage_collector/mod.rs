@@ -211,3 +211,6 @@ impl Reconciler for GarbageCollector {
         self.judge(&node).await
     }
 }
+
+#[cfg(test)]
+mod tests;
