@@ -103,7 +103,8 @@ pub fn reference<K: kube::Resource<DynamicType = ()>>(object: &K) -> ObjectRefer
 /// What makes two events the same. Without message: similar.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct StoryId {
-    about: (Option<String>, Option<String>, Option<String>, Option<String>, Option<String>),
+    /// Kind, namespace, name, uid and part.
+    about: [Option<String>; 5],
     kind: &'static str,
     reason: String,
     message: Option<String>,
@@ -141,7 +142,7 @@ impl Writer {
         let now = self.clock.elapsed();
         self.forget_old(now);
         let mut story = StoryId {
-            about: (told.about.kind.clone(), told.about.namespace.clone(), told.about.name.clone(), told.about.uid.clone(), told.about.field_path.clone()),
+            about: [&told.about.kind, &told.about.namespace, &told.about.name, &told.about.uid, &told.about.field_path].map(Clone::clone),
             kind: told.kind.name(),
             reason: told.reason.clone(),
             message: Some(told.message.clone()),

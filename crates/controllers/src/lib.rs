@@ -1,10 +1,10 @@
 //! A folder per controller. Each has a pure part that decides (`plan`, with table tests beside it) and a short async part that does.
 //!
-//! - [`replica_set`]: ReplicaSet and ReplicationController
-//! - [`deployment`]: Deployment
-//! - [`stateful_set`]: StatefulSet
-//! - [`daemon_set`]: DaemonSet
-//! - [`disruption`]: PodDisruptionBudget
+//! - [`replica_set`] for ReplicaSet and ReplicationController
+//! - [`deployment`] for Deployment
+//! - [`stateful_set`] for StatefulSet
+//! - [`daemon_set`] for DaemonSet
+//! - [`disruption`] for PodDisruptionBudget
 //! - [`job`], [`cron_job`], [`ttl_after_finished`]: Job, CronJob and the removal of finished Jobs
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
 //! - [`namespace`]: removal of a namespace with everything in it

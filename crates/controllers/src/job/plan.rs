@@ -128,8 +128,7 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
         manage(job, &spec, &tally, pods, &sorted, &mut plan, now);
         active = active + plan.create.len() - plan.delete.len();
     }
-    let some = |count: usize| (count != 0).then_some(count as i32);
-    plan.status.active = some(active);
+    plan.status.active = (active != 0).then_some(active as i32);
     plan.status.ready = Some(sorted.ready as i32);
     plan.status.terminating = Some((sorted.terminating + plan.delete.iter().filter(|(_, counts)| *counts).count()) as i32);
     plan

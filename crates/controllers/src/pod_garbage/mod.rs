@@ -71,9 +71,8 @@ impl PodGarbage {
                 message: message.map(str::to_owned),
                 ..PodCondition::default()
             };
-            match message {
-                Some(_) => pods::add_condition(&api, pod, condition, Some("Failed"), self.clock.now()).await?,
-                None => {}
+            if message.is_some() {
+                pods::add_condition(&api, pod, condition, Some("Failed"), self.clock.now()).await?;
             }
         }
         let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };

@@ -47,7 +47,7 @@ fn of_pod(pod: &Pod, kind: &str, resource: &str) -> Amount {
         let own = of_container(container, kind, resource);
         let at_its_time = if container.restart_policy.as_deref() == Some("Always") {
             sidecars = sidecars.add(&own);
-            sidecars.clone()
+            sidecars
         } else {
             sidecars.add(&own)
         };
@@ -146,7 +146,7 @@ mod tests {
     fn a_pod_uses_what_it_needs_at_its_busiest_moment() {
         let big_start = pod(json!({ "containers": [container("1")], "initContainers": [container("3")] }));
         let with_sidecar = pod(json!({ "containers": [container("1")], "initContainers": [{ "name": "s", "restartPolicy": "Always", "resources": { "requests": { "cpu": "500m" } } }] }));
-        check(json!({}), "requests.cpu", &[big_start.clone()], "3");
+        check(json!({}), "requests.cpu", std::slice::from_ref(&big_start), "3");
         check(json!({}), "cpu", &[big_start, with_sidecar], "4500m");
     }
 
