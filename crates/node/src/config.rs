@@ -149,8 +149,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Whether pods can be connected, as far as the node's status knows.
     pub network_ready: tokio::sync::watch::Sender<bool>,
-    /// The Node's labels as the API has them.
-    pub node_labels: tokio::sync::watch::Sender<BTreeMap<String, String>>,
+    /// The Node's labels as the API has them, once they are known: before, no pod can be judged.
+    pub node_labels: tokio::sync::watch::Sender<Option<BTreeMap<String, String>>>,
 }
 
 impl Context {

@@ -89,7 +89,7 @@ impl Node {
             tokens: TokenSource::new(client, clock),
             metrics: Metrics::default(),
             network_ready: tokio::sync::watch::channel(false).0,
-            node_labels: tokio::sync::watch::channel(config.labels.clone()).0,
+            node_labels: tokio::sync::watch::channel(None).0,
             config,
         });
         Ok(Self { context, pods: Pods::default(), status_changed: Arc::default(), stop })

@@ -22,8 +22,10 @@ use crate::{
     pod::{
         self,
         admission::{Offer, admit},
-        is_terminal, uid,
-        worker::{Desired, View, Worker, WorkerHandle, remove_orphan},
+        is_terminal,
+        removal::remove_orphan,
+        uid,
+        worker::{Desired, View, Worker, WorkerHandle},
     },
 };
 
@@ -80,6 +82,8 @@ impl PodManager {
         let (send, mut changes) = mpsc::unbounded_channel();
         let stop = self.stop.clone();
         let mut network_ready = self.context.network_ready.subscribe();
+        let mut labels = self.context.node_labels.subscribe();
+        let mut knows_labels = labels.borrow_and_update().is_some();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             feed::run(source, |event: FeedEvent<Pod>| {
                 // An error means that the manager is gone: then the feed is stopped too.
@@ -90,7 +94,9 @@ impl PodManager {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(change) = changes.recv() => self.take_change(change).await,
+                Some(change) = changes.recv(), if knows_labels => self.take_change(change).await,
+                // A pod that selects this node by a label must not be refused for our not having read it yet.
+                Ok(()) = labels.changed(), if !knows_labels => knows_labels = labels.borrow_and_update().is_some(),
                 Some(event) = events.next() => self.take_runtime_event(event),
                 Some(ended) = self.tasks.join_next() => self.take_ended(ended),
                 // The sender is in the context, which we hold.
@@ -173,13 +179,15 @@ impl PodManager {
         };
         let running: Vec<&Pod> = views.iter().map(|pod| &**pod).collect();
         let config = &self.context.config;
-        let labels = self.context.node_labels.borrow().clone();
+        let labels = self.context.node_labels.borrow().clone().unwrap_or_default();
         let allocatable = self.context.machine.allocatable(&config.reserved);
         admit(pod, &running, &Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: &labels, node_name: &config.name }).err()
     }
 
     async fn remove_orphans(&mut self) {
-        for (uid, sandboxes) in std::mem::take(&mut self.found) {
+        let orphans = std::mem::take(&mut self.found);
+        self.remove_orphaned_directories(&orphans);
+        for (uid, sandboxes) in orphans {
             let context = self.context.clone();
             tracing::info!(pod = uid, "removing a pod that the API does not know any more");
             tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
@@ -190,7 +198,6 @@ impl PodManager {
                 }
             }));
         }
-        self.remove_orphaned_directories();
         let runtime = &self.context.config.runtime;
         match runtime.list_sandboxes().await {
             Ok(sandboxes) => {
@@ -203,14 +210,14 @@ impl PodManager {
         }
     }
 
-    /// Directories of pods that ended while the agent was away.
-    fn remove_orphaned_directories(&self) {
+    /// Directories of pods that ended while the agent was away. Those of orphans that are still stopping go with them.
+    fn remove_orphaned_directories(&self, stopping: &HashMap<String, Vec<SandboxStatus>>) {
         let config = &self.context.config;
         let known: std::collections::HashSet<String> = self.pods.workers.read().keys().cloned().collect();
         let directories = [config.data_directory.join("pods"), config.run_directory.join("pods")];
         let entries = directories.iter().flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten().flatten());
         let orphans: std::collections::HashSet<String> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|uid| !known.contains(uid)).collect();
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|uid| !known.contains(uid) && !stopping.contains_key(uid)).collect();
         for uid in orphans {
             let context = self.context.clone();
             tokio::spawn(async move {

@@ -74,7 +74,7 @@ impl Registration {
                 }
             };
             self.context.events.node(EventType::Normal, "Starting", "Starting kubelet.");
-            tokio::join!(self.keep_lease(&node), self.keep_status(), self.follow_node());
+            tokio::join!(self.keep_lease(&node), self.keep_status(&node), self.follow_node());
         })
         .await;
     }
@@ -135,7 +135,7 @@ impl Registration {
                 FeedEvent::Deleted(_) => return self.changed.notify_one(),
                 FeedEvent::Progress(_) => return,
             };
-            self.context.node_labels.send_replace(node.metadata.labels.unwrap_or_default());
+            self.context.node_labels.send_replace(Some(node.metadata.labels.unwrap_or_default()));
             let found = node.spec.and_then(|spec| spec.pod_cidrs);
             if found != ranges {
                 ranges = found;
@@ -146,8 +146,9 @@ impl Registration {
     }
 
     /// Writes the status whenever it differs from what was written last, and every five minutes.
-    async fn keep_status(&self) {
+    async fn keep_status(&self, node: &Node) {
         let config = &self.context.config;
+        let mut was_ready = node.status.as_ref().is_some_and(is_ready);
         let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut written: Option<(NodeStatus, Timestamp)> = None;
         loop {
@@ -160,8 +161,8 @@ impl Registration {
                 match self.api().patch_status(&config.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
                     Ok(_) => {
                         pause.reset();
-                        let was_ready = written.as_ref().map(|(old, _)| is_ready(old));
-                        if was_ready != Some(is_ready(&status)) {
+                        if was_ready != is_ready(&status) {
+                            was_ready = is_ready(&status);
                             let reason = if is_ready(&status) { "NodeReady" } else { "NodeNotReady" };
                             self.context.events.node(EventType::Normal, reason, format!("Node {} status is now: {reason}", config.name));
                         }

@@ -3,7 +3,7 @@
 //! * [`plan`]: the decision, pure: what to do next, given the wanted pod and what is observed
 //! * [`worker`]: the deed: one task per pod that observes, asks `plan`, applies, and writes the status
 //! * [`status`] (with `container_status` and `conditions`): what the API shows, pure
-//! * [`launch`], [`stop`], [`sandbox`]: the deeds that take longer
+//! * [`launch`], [`stop`], [`sandbox`], [`removal`]: the deeds that take longer
 //! * [`admission`], [`qos`], [`resources`], [`environment`], [`container_spec`], [`files`]: what a pod's fields mean on a node
 //!
 //! This module holds the accessors that all of them use.
@@ -20,6 +20,7 @@ pub mod files;
 pub mod launch;
 pub mod plan;
 pub mod qos;
+pub mod removal;
 pub mod resources;
 pub mod restart;
 pub mod sandbox;

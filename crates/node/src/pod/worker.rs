@@ -5,6 +5,8 @@
 //! that the plan asks for. It ends when the pod is gone from the API and from the node; when the agent stops, it ends at
 //! once and leaves the containers running.
 
+mod outcomes;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -15,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use client::{Backoff, EventType, revision_of, status_code};
+use client::{Backoff, EventType, revision_of};
 use container_runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError, SandboxId, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -30,26 +32,27 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::outcomes::Outcome;
 use super::{
     back_off::BackOffs,
     full_name, is_terminal,
-    launch::{Launch, Launched},
+    launch::Launch,
     name, namespace,
+    removal::{forget_pod, remove_old_logs, stop_sandbox},
     plan::{Ended, Input, LaunchFailure, Need, Plan, Step, Termination, next_steps},
-    sandbox::{self, SandboxError},
+    sandbox,
     spec,
     status::{StatusInput, failed_status, pod_status, status_patch},
     stop::Stop,
     termination_message, uid,
 };
 use crate::{
-    api_error::words,
     clock::{after, until},
     config::Context,
     metrics::Metrics,
     objects::{Snapshot, Subscriptions},
     probe::ProbeSet,
-    volume::{self, Prepared, VolumeError},
+    volume::{self, Prepared},
 };
 
 /// What a pod should be.
@@ -86,20 +89,6 @@ pub struct WorkerHandle {
     pub try_again: Arc<AtomicBool>,
     /// What others may know.
     pub view: Arc<Mutex<View>>,
-}
-
-/// What a task of the worker came to.
-enum Outcome {
-    Volumes(Result<Prepared, VolumeError>, Box<VolumeInputs>),
-    Sandbox(Result<(Box<SandboxStatus>, Vec<IpAddr>), SandboxError>),
-    SandboxStopped(SandboxId, Result<(), String>),
-    Launched(String, Launched),
-    Killed(ContainerId, Timestamp, Result<(), RuntimeError>),
-    Written(Result<Box<Pod>, kube::Error>),
-    Released(Result<(), String>),
-    Deleted(Result<(), kube::Error>),
-    /// Something old was removed; nothing follows from it.
-    Tidied,
 }
 
 /// What the content of the volumes was made from.
@@ -560,155 +549,6 @@ impl Worker {
         if is_due { self.pause_until } else { refresh_at }
     }
 
-    fn take_joined(&mut self, joined: Result<Outcome, tokio::task::JoinError>) {
-        match joined {
-            Ok(outcome) => self.take(outcome),
-            Err(problem) if problem.is_cancelled() => {}
-            Err(problem) => {
-                // A task panicked: nobody knows how far it came, so everything is looked at anew.
-                tracing::error!(pod = full_name(&self.pod), %problem, "a task of a pod's worker failed");
-                self.launching = None;
-                self.refreshing = false;
-                self.writing = false;
-                self.deleting = false;
-                self.adopting = false;
-                if matches!(self.volumes, Need::Busy) {
-                    self.volumes = Need::Broken(());
-                }
-                if matches!(self.sandbox, Need::Busy) {
-                    self.sandbox = Need::Missing;
-                    self.look_again.store(true, Ordering::Release);
-                }
-                self.pause_now();
-            }
-        }
-    }
-
-    fn take(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Volumes(result, inputs) => {
-                self.refreshing = false;
-                self.volume_inputs = *inputs;
-                match result {
-                    Ok(prepared) => {
-                        self.prepared = Arc::new(prepared);
-                        self.volumes = Need::Ready(());
-                        self.pause.reset();
-                    }
-                    Err(problem) => {
-                        self.context.events.pod(&self.pod, EventType::Warning, "FailedMount", problem.to_string());
-                        if !matches!(self.volumes, Need::Ready(())) {
-                            self.volumes = Need::Broken(());
-                        }
-                        self.pause_now();
-                        // A missing object wakes us when it appears: then there is nothing to wait for.
-                        if self.objects.now() != self.volume_inputs.objects {
-                            self.pause_until = None;
-                        }
-                    }
-                }
-            }
-            Outcome::Sandbox(Ok((sandbox, addresses))) => {
-                self.adopting = false;
-                self.pod_ips = addresses;
-                self.sandbox = Need::Ready(sandbox.id.clone());
-                if !self.sandboxes.iter().any(|known| known.id == sandbox.id) {
-                    Metrics::count(&self.context.metrics.started_pods);
-                    self.sandboxes.push(*sandbox);
-                }
-                self.remove_old_sandboxes();
-                self.pause.reset();
-            }
-            Outcome::Sandbox(Err(problem)) => {
-                self.adopting = false;
-                self.context.events.pod(&self.pod, EventType::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {problem}"));
-                self.sandbox = match self.sandboxes.last() {
-                    Some(newest) if newest.state == SandboxState::Ready => Need::Broken(newest.id.clone()),
-                    _ => Need::Missing,
-                };
-                self.pause_now();
-            }
-            Outcome::SandboxStopped(id, Ok(())) => {
-                for sandbox in self.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
-                    sandbox.state = SandboxState::NotReady;
-                }
-                self.pod_ips.clear();
-                self.sandbox = Need::Missing;
-                self.pause.reset();
-            }
-            Outcome::SandboxStopped(id, Err(problem)) => {
-                self.context.events.pod(&self.pod, EventType::Warning, "FailedKillPod", format!("error killing pod: {problem}"));
-                self.sandbox = Need::Broken(id);
-                self.pause_now();
-            }
-            Outcome::Launched(name, launched) => {
-                if self.launching.as_ref().is_some_and(|(launching, _)| *launching == name) {
-                    self.launching = None;
-                }
-                match launched {
-                    Launched::Started => {
-                        self.launch_failures.remove(&name);
-                    }
-                    Launched::Failed(failure) => {
-                        self.launch_failures.insert(name, failure);
-                    }
-                    Launched::Cancelled => {}
-                }
-            }
-            Outcome::Killed(id, deadline, result) => {
-                if self.killing.get(&id).is_some_and(|killing| killing.deadline == deadline) {
-                    self.killing.remove(&id);
-                }
-                if let Err(problem) = result {
-                    tracing::warn!(pod = full_name(&self.pod), container = id.0, %problem, "could not stop a container");
-                    self.pause_now();
-                }
-            }
-            Outcome::Written(result) => self.take_written(result),
-            Outcome::Released(Ok(())) => {
-                self.volumes = Need::Missing;
-                self.pause.reset();
-            }
-            Outcome::Released(Err(problem)) => {
-                tracing::warn!(pod = full_name(&self.pod), problem, "could not release a pod's volumes");
-                self.volumes = Need::Broken(());
-                self.pause_now();
-            }
-            Outcome::Tidied => {}
-            Outcome::Deleted(result) => {
-                self.deleting = false;
-                match result {
-                    Ok(()) => self.is_deleted = true,
-                    // Gone already, or replaced by another pod of the same name.
-                    Err(problem) if matches!(status_code(&problem), Some(404 | 409)) => self.is_deleted = true,
-                    Err(problem) => {
-                        tracing::warn!(pod = full_name(&self.pod), problem = words(&problem), "could not delete a stopped pod");
-                        self.write_pause_until = Some(after(self.now(), self.write_pause.next_delay()));
-                    }
-                }
-            }
-        }
-    }
-
-    fn take_written(&mut self, result: Result<Box<Pod>, kube::Error>) {
-        self.writing = false;
-        match result {
-            Ok(pod) => {
-                self.write_pause.reset();
-                if pod.metadata.uid == self.pod.metadata.uid && revision_of(&*pod) >= revision_of(&*self.pod) {
-                    self.pod = Arc::from(pod);
-                }
-            }
-            Err(problem) => {
-                // Where the pod is gone (404) or replaced (409), the watch says so soon.
-                if !matches!(status_code(&problem), Some(404 | 409)) {
-                    tracing::warn!(pod = full_name(&self.pod), problem = words(&problem), "could not write a pod's status");
-                }
-                self.write_pause_until = Some(after(self.now(), self.write_pause.next_delay()));
-            }
-        }
-    }
-
     /// Earlier sandboxes but the last are removed with their containers, whose logs nobody can ask for any more.
     fn remove_old_sandboxes(&mut self) {
         while self.sandboxes.len() > 2 {
@@ -803,56 +643,4 @@ impl Worker {
             Outcome::Deleted(api.delete(name(&pod), &parameters).await.map(|_| ()))
         });
     }
-}
-
-async fn stop_sandbox(context: &Context, id: &SandboxId) -> Result<(), String> {
-    context.config.runtime.stop_sandbox(id).await.map_err(|problem| problem.to_string())?;
-    context.config.network.detach(&id.0).await.map_err(|problem| problem.to_string())
-}
-
-/// Removes what is left of a pod on this node: sandboxes, logs, tokens, back-offs.
-async fn forget_pod(context: &Context, pod: &Pod, sandboxes: Vec<SandboxId>) {
-    for sandbox in sandboxes {
-        if let Err(problem) = context.config.runtime.remove_sandbox(&sandbox).await {
-            tracing::warn!(sandbox = sandbox.0, %problem, "could not remove a sandbox");
-        }
-    }
-    let logs = context.config.pod_log_directory(namespace(pod), name(pod), uid(pod));
-    if let Err(problem) = tokio::fs::remove_dir_all(&logs).await
-        && problem.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %logs.display(), %problem, "could not remove a pod's logs");
-    }
-    context.images.forget(uid(pod));
-    context.tokens.forget(uid(pod));
-}
-
-/// The log of a container that is removed, with its rotated parts.
-fn remove_old_logs(container: &ContainerStatus) {
-    let (Some(directory), Some(file)) = (container.log_path.parent(), container.log_path.file_name().and_then(|name| name.to_str())) else { return };
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(file)) {
-            drop(std::fs::remove_file(entry.path()));
-        }
-    }
-}
-
-/// Removes a sandbox that no pod of the API belongs to: its containers get the grace period they were made with.
-pub async fn remove_orphan(context: &Context, sandbox: &SandboxStatus) -> Result<(), String> {
-    let runtime = &context.config.runtime;
-    let words = |problem: RuntimeError| problem.to_string();
-    let containers = runtime.list_containers(Some(&sandbox.id)).await.map_err(words)?;
-    let running = containers.into_iter().filter(|container| matches!(container.state, ContainerState::Running { .. }));
-    let stops = running.map(|container| {
-        let seconds = container.spec.annotations.get(super::annotations::GRACE_SECONDS).and_then(|seconds| seconds.parse().ok()).unwrap_or(30);
-        async move { runtime.stop_container(&container.id, Duration::from_secs(seconds)).await }
-    });
-    for result in futures::future::join_all(stops).await {
-        result.map_err(words)?;
-    }
-    stop_sandbox(context, &sandbox.id).await?;
-    runtime.remove_sandbox(&sandbox.id).await.map_err(words)?;
-    let logs = context.config.pod_log_directory(&sandbox.spec.pod_namespace, &sandbox.spec.pod_name, &sandbox.spec.pod_uid);
-    drop(tokio::fs::remove_dir_all(logs).await);
-    volume::release(context, &sandbox.spec.pod_uid).await
 }

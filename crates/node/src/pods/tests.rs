@@ -109,7 +109,9 @@ fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a str {
 #[tokio::test]
 async fn a_pod_runs_and_is_removed() {
     let bench = Bench::new().await;
-    bench.create(simple("Always")).await;
+    let mut spec = simple("Always");
+    spec["nodeSelector"] = json!({ "kubernetes.io/os": "linux" });
+    bench.create(spec).await;
     let status = bench.until(|status| condition(status, "Ready") == "True").await;
     assert_eq!((status.phase.as_deref(), status.pod_ip.as_deref(), status.host_ip.as_deref()), (Some("Running"), Some("127.0.0.1"), Some("10.0.0.1")));
     for type_ in ["PodReadyToStartContainers", "Initialized", "ContainersReady"] {
