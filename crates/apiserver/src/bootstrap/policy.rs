@@ -144,8 +144,8 @@ async fn reconcile_one(core: &Arc<Core>, wanted: Value) -> Result<(), ApiError> 
 
 /// Fills aggregated roles at once, so that they work before the controller that keeps them so has run.
 fn aggregate(mut objects: Vec<Value>) -> Vec<Value> {
-    // Twice, since `admin` takes `edit`, which takes `view`.
-    for _ in 0..2 {
+    // Three times, since `admin` takes `edit`, which takes `view`, which takes its parts.
+    for _ in 0..3 {
         let roles = objects.clone();
         for object in &mut objects {
             let Some(labels) = object.pointer("/aggregationRule/clusterRoleSelectors/0/matchLabels").and_then(Value::as_object).cloned() else { continue };
