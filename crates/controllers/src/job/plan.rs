@@ -323,13 +323,12 @@ fn suspend(sorted: &Sorted<'_>, plan: &mut Plan, now: Timestamp) {
         set_condition(&mut plan.status, SUSPENDED, "True", "JobSuspended", "Job suspended", now);
         plan.events.push((EventType::Normal, "Suspended", "Job suspended".to_owned()));
     }
-    // The time a Job is suspended does not count towards its deadline.
-    plan.status.start_time = None;
 }
 
 fn resume(plan: &mut Plan, now: Timestamp) {
     if condition(&plan.status, SUSPENDED).is_some() {
         set_condition(&mut plan.status, SUSPENDED, "False", "JobResumed", "Job resumed", now);
+        // The time a Job was suspended does not count towards its deadline.
         plan.status.start_time = Some(Time(now));
         plan.events.push((EventType::Normal, "Resumed", "Job resumed".to_owned()));
     }

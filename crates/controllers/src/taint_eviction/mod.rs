@@ -2,14 +2,17 @@
 
 mod plan;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
+use parking_lot::Mutex;
 
 use crate::{ControllerContext, pods, taints};
 use plan::{Fate, fate};
@@ -26,6 +29,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         pods,
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
+        first_seen: FirstSeen::default(),
     };
     runner.start(controller, 8);
 }
@@ -37,6 +41,22 @@ struct TaintEviction {
     pods_by_node: Index<Pod>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
+    first_seen: FirstSeen,
+}
+
+/// Since when each taint (node, key, value) is seen, by our clock.
+type FirstSeen = Arc<Mutex<HashMap<TaintOfNode, Duration>>>;
+type TaintOfNode = (ObjectKey, String, Option<String>);
+
+/// Notes taints that are new on a node, and forgets those that are not there any more.
+fn note(first_seen: &FirstSeen, key: &ObjectKey, node: Option<&Node>, now: Duration) {
+    let taints = node.map(taints::of).unwrap_or_default();
+    let names: Vec<TaintOfNode> = taints.iter().map(|taint| (key.clone(), taint.key.clone(), taint.value.clone())).collect();
+    let mut seen = first_seen.lock();
+    seen.retain(|name, _| name.0 != *key || names.contains(name));
+    for name in names {
+        seen.entry(name).or_insert(now);
+    }
 }
 
 #[async_trait]
@@ -48,6 +68,7 @@ impl Reconciler for TaintEviction {
     fn triggers(&self) -> Vec<Trigger> {
         let by_node = self.pods_by_node.clone();
         let nodes = self.nodes.clone();
+        let (first_seen, clock) = (self.first_seen.clone(), self.clock.clone());
         let executes = |node: &Node| taints::of(node).iter().any(|taint| taint.effect == taints::NO_EXECUTE);
         vec![
             // Only pods on a tainted node matter: elsewhere, a pod's changes cost nothing.
@@ -58,6 +79,7 @@ impl Reconciler for TaintEviction {
                 if tainted { vec![change.key.clone()] } else { Vec::new() }
             }),
             Trigger::on(&self.nodes, move |change| {
+                note(&first_seen, &change.key, change.new.as_deref(), clock.elapsed());
                 let Some(new) = &change.new else { return Vec::new() };
                 let before = change.old.as_ref().map(|old| taints::of(old)).unwrap_or_default();
                 if before == taints::of(new) {
@@ -71,7 +93,12 @@ impl Reconciler for TaintEviction {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(pod) = self.pods.get(key).filter(|pod| pods::is_active(pod)) else { return Ok(Outcome::Settled) };
         let Some(node) = self.nodes.get(&ObjectKey::cluster(pods::node_name(&pod))) else { return Ok(Outcome::Settled) };
-        match fate(&node, &pod, self.clock.now()) {
+        let seen_for = |taint: &Taint| {
+            let name = (client::key_of(&*node), taint.key.clone(), taint.value.clone());
+            let since = self.first_seen.lock().get(&name).copied();
+            since.map(|since| self.clock.elapsed().saturating_sub(since)).unwrap_or_default()
+        };
+        match fate(&node, &pod, seen_for, self.clock.now()) {
             Fate::Stays => Ok(Outcome::Settled),
             Fate::GoesIn(wait) if !wait.is_zero() => Ok(Outcome::CheckAgainIn(wait)),
             Fate::GoesIn(_) => {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::taints::{self, NO_EXECUTE, tolerates};
 
@@ -14,10 +15,14 @@ pub(super) enum Fate {
     GoesIn(Duration),
 }
 
-/// Compares a node's `NoExecute` taints with a pod's tolerations. Each taint is tolerated for the longest time that any toleration of it
-/// gives, counted from when it was set; the pod goes when the first of them is over.
+/// Compares a node's `NoExecute` taints with a pod's tolerations. Each taint is tolerated for the shortest time that a toleration of it
+/// gives, counted from when both were there; the pod goes when the first of them is over. `seen_for` says for how long a taint has been
+/// seen, as few of those who set one note the time.
 /// Source: Kubernetes 1.36, `processPodOnNode`.
-pub(super) fn fate(node: &Node, pod: &Pod, now: Timestamp) -> Fate {
+pub(super) fn fate(node: &Node, pod: &Pod, seen_for: impl Fn(&Taint) -> Duration, now: Timestamp) -> Fate {
+    let age = |time: Option<&Time>| time.map(|time| Duration::try_from(now.duration_since(time.0)).unwrap_or_default());
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).or(pod.metadata.creation_timestamp.as_ref());
+    let pod_age = age(started).unwrap_or(Duration::MAX);
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let mut fate = Fate::Stays;
     for taint in taints::of(node).iter().filter(|taint| taint.effect == NO_EXECUTE) {
@@ -27,9 +32,8 @@ pub(super) fn fate(node: &Node, pod: &Pod, now: Timestamp) -> Fate {
         }
         // Of several tolerations the shortest counts; those without a time do not limit.
         let Some(seconds) = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
-        let tainted_for = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-        let left = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(tainted_for);
+        let together_for = seen_for(taint).max(age(taint.time_added.as_ref()).unwrap_or_default()).min(pod_age);
+        let left = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(together_for);
         fate = match fate {
             Fate::GoesIn(earlier) => Fate::GoesIn(earlier.min(left)),
             Fate::Stays => Fate::GoesIn(left),
@@ -41,7 +45,7 @@ pub(super) fn fate(node: &Node, pod: &Pod, now: Timestamp) -> Fate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{NodeSpec, Taint};
+    use k8s_openapi::api::core::v1::NodeSpec;
 
     fn check(taints: &[&str], tolerations: &[(&str, Option<i64>)], expected: Fate) {
         let taint = |key: &&str| Taint { key: (*key).to_owned(), effect: NO_EXECUTE.to_owned(), time_added: Some(crate::pods::tests::second(100)), value: None };
@@ -54,7 +58,7 @@ mod tests {
         };
         let mut pod = Pod::default();
         pod.spec.get_or_insert_default().tolerations = Some(tolerations.iter().map(toleration).collect());
-        assert_eq!(fate(&node, &pod, Timestamp::from_second(130).unwrap()), expected);
+        assert_eq!(fate(&node, &pod, |_| Duration::ZERO, Timestamp::from_second(130).unwrap()), expected);
     }
 
     #[test]
@@ -68,5 +72,18 @@ mod tests {
         check(&["a"], &[("a", Some(-1))], in_seconds(0));
         check(&["a", "b"], &[("a", Some(300)), ("b", Some(60))], in_seconds(30));
         check(&["a", "b"], &[("a", Some(300))], in_seconds(0));
+    }
+
+    #[test]
+    fn a_taint_without_a_time_counts_from_when_it_was_seen_and_the_pod_was_there() {
+        let taint = Taint { key: "a".to_owned(), effect: NO_EXECUTE.to_owned(), ..Taint::default() };
+        let node = Node { spec: Some(NodeSpec { taints: Some(vec![taint]), ..NodeSpec::default() }), ..Node::default() };
+        let toleration = Toleration { operator: Some("Exists".to_owned()), toleration_seconds: Some(60), ..Toleration::default() };
+        let mut pod = Pod::default();
+        pod.spec.get_or_insert_default().tolerations = Some(vec![toleration]);
+        let left = |pod: &Pod| fate(&node, pod, |_| Duration::from_secs(40), Timestamp::from_second(130).unwrap());
+        assert_eq!(left(&pod), Fate::GoesIn(Duration::from_secs(20)));
+        pod.status.get_or_insert_default().start_time = Some(crate::pods::tests::second(120));
+        assert_eq!(left(&pod), Fate::GoesIn(Duration::from_secs(50)));
     }
 }
