@@ -63,8 +63,10 @@ fn after_every_kill_each_acknowledged_write_is_there_once_and_none_half() {
         let mut until_killed = rand::rng().random_range(1..300);
         for line in BufReader::new(victim.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            let words: Vec<_> = line.split(' ').collect();
-            let &["ack", writer, operation, revision] = words.as_slice() else { continue };
+            // The test harness begins the first line with the test's name.
+            let Some((_, acknowledgement)) = line.split_once("ack ") else { continue };
+            let words: Vec<_> = acknowledgement.split(' ').collect();
+            let &[writer, operation, revision] = words.as_slice() else { panic!("half a line: {line}") };
             let (writer, operation) = (writer.parse().unwrap(), operation.parse().unwrap());
             let (acknowledged_key, number) = key(round, writer, operation);
             witness.acknowledged(&acknowledged_key, number, revision.parse().unwrap());

@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_and_what_is_current_of_them_moves() {
-        assert_eq!(plan(&ledger(&[2, 10]), &[2, 10]), (7, vec![2]));
+        assert_eq!(plan(&ledger(&[2, 10]), &[2, 10]), (8, vec![2]));
         assert_eq!(plan(&ledger(&[]), &[]), (10, vec![]));
     }
 
