@@ -5,6 +5,7 @@
 //! [`meta::schema::Types`] once per process. `tables/resources.txt` lists what upstream serves. Both are generated from
 //! upstream's description and `tables/overlay.txt` by `cargo xtask tables`.
 
+mod json;
 pub mod openapi;
 pub mod protobuf;
 mod resources;
@@ -12,6 +13,7 @@ mod table;
 
 use std::sync::{Arc, OnceLock};
 
+pub use json::Json;
 pub use k8s_openapi;
 pub use k8s_openapi::{
     api::{

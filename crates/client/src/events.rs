@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Api;
+use crate::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 

@@ -399,7 +399,7 @@ mod tests {
     use super::*;
     use crate::{Informers, ObjectKey};
     use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::Api;
+    use crate::Api;
     use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
     use tokio_util::sync::CancellationToken;
 

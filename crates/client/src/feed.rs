@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
-use kube::api::{ListParams, Request, WatchEvent, WatchParams};
+use futures::future::BoxFuture;
+use futures::io::{AsyncBufRead, AsyncBufReadExt};
+use futures::FutureExt;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::api::{ListParams, Request, WatchParams};
 use rand::Rng;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use crate::{Backoff, Watchable};
+use crate::{Backoff, Watchable, requests::{Listing, exchange}};
 
 /// The server closes a watch after this many seconds, more or less; it is then resumed. It bounds how long a connection that died
 /// unnoticed can be mistaken for a quiet one.
@@ -79,7 +82,7 @@ impl Source {
         };
         let request = Request::new(&self.url_path);
         let request = if self.metadata_only { request.list_metadata(&parameters) } else { request.list(&parameters) };
-        self.client.request(request.map_err(kube::Error::BuildRequest)?).await
+        Listing::from_json(&exchange(&self.client, request.map_err(kube::Error::BuildRequest)?).await?)
     }
 }
 
@@ -101,13 +104,50 @@ pub enum FeedEvent<K> {
     Progress(String),
 }
 
-/// A list as the API sends it. `kube`'s own type reads its items through a buffer, which costs twice the memory.
+/// One line of a watch, before its object is read: the kinds' own code then sees plain JSON, and each kind is read by one piece of
+/// code for lists and watches.
 #[derive(Deserialize)]
-struct Listing<K> {
-    #[serde(default)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: FrameKind,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum FrameKind {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+/// As much of a bookmark as is looked at.
+#[derive(Deserialize)]
+struct Bookmark {
     metadata: ListMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<K>,
+}
+
+/// The lines of a watch. Boxed, so that the code behind it is this crate's alone.
+type Lines = Box<dyn AsyncBufRead + Send + Unpin>;
+
+fn open(client: &kube::Client, mut request: http::Request<Vec<u8>>) -> BoxFuture<'static, kube::Result<Lines>> {
+    // Packing a watch would only cost time, as it comes from the same machine or network.
+    request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+    let client = client.clone();
+    async move { Ok(Box::new(Box::pin(client.request_stream(request).await?)) as Lines) }.boxed()
+}
+
+/// The next line, none at the end. A line that the end cuts off counts as the end.
+async fn next_line<'a>(lines: &mut Lines, line: &'a mut Vec<u8>) -> kube::Result<Option<&'a [u8]>> {
+    line.clear();
+    match lines.read_until(b'\n', line).await {
+        Ok(_) if line.last() == Some(&b'\n') => Ok(Some(line)),
+        Ok(_) => Ok(None),
+        Err(error) => Err(kube::Error::ReadEvents(error)),
+    }
 }
 
 /// How one watch ended.
@@ -180,27 +220,26 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
         Err(error) => return WatchEnd::Failed(kube::Error::BuildRequest(error)),
     };
     let reading = async {
-        let stream = match source.client.request_events::<K>(request).await {
-            Ok(stream) => stream,
+        let mut lines = match open(&source.client, request).await {
+            Ok(lines) => lines,
             Err(error) => return failure(error),
         };
-        let mut stream = std::pin::pin!(stream);
+        let mut line = Vec::new();
         loop {
-            match stream.try_next().await {
-                Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                    advance(revision, &object);
-                    deliver(FeedEvent::Put(object));
-                }
-                Ok(Some(WatchEvent::Deleted(object))) => {
-                    advance(revision, &object);
-                    deliver(FeedEvent::Deleted(object));
-                }
-                Ok(Some(WatchEvent::Bookmark(bookmark))) => {
-                    revision.clone_from(&bookmark.metadata.resource_version);
-                    deliver(FeedEvent::Progress(bookmark.metadata.resource_version));
-                }
-                Ok(Some(WatchEvent::Error(status))) => return failure(kube::Error::Api(status)),
+            let read = match next_line(&mut lines, &mut line).await {
+                Ok(Some(line)) => read_frame::<K>(line),
                 Ok(None) => return WatchEnd::Closed,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(event) => {
+                    match &event {
+                        FeedEvent::Put(object) | FeedEvent::Deleted(object) => advance(revision, object),
+                        FeedEvent::Progress(newer) => revision.clone_from(newer),
+                        FeedEvent::Replaced { .. } => {}
+                    }
+                    deliver(event);
+                }
                 Err(error) => return failure(error),
             }
         }
@@ -210,6 +249,20 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
         // The connection died without a word; what it missed comes with the next watch.
         Err(_) => WatchEnd::Closed,
     }
+}
+
+fn read_frame<K: Watchable>(line: &[u8]) -> kube::Result<FeedEvent<K>> {
+    let frame: Frame<'_> = serde_json::from_slice(line).map_err(kube::Error::SerdeError)?;
+    let text = frame.object.get();
+    Ok(match frame.kind {
+        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(K::from_json(text.as_bytes()).map_err(kube::Error::SerdeError)?),
+        FrameKind::Deleted => FeedEvent::Deleted(K::from_json(text.as_bytes()).map_err(kube::Error::SerdeError)?),
+        FrameKind::Bookmark => {
+            let bookmark: Bookmark = serde_json::from_str(text).map_err(kube::Error::SerdeError)?;
+            FeedEvent::Progress(bookmark.metadata.resource_version.unwrap_or_default())
+        }
+        FrameKind::Error => return Err(kube::Error::Api(serde_json::from_str(text).map_err(kube::Error::SerdeError)?)),
+    })
 }
 
 fn failure(error: kube::Error) -> WatchEnd {

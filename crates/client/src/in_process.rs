@@ -97,7 +97,7 @@ mod tests {
     use std::convert::Infallible;
     use http_body_util::Full;
     use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::Api;
+    use crate::Api;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
@@ -108,7 +108,7 @@ mod tests {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body))))
         });
         let client = in_process(service, Identity::user("olga", &[]));
-        let map = Api::<ConfigMap>::default_namespaced(client).get("any").await.unwrap();
+        let map = Api::<ConfigMap>::namespaced(client, "default").get("any").await.unwrap();
         assert_eq!(map.metadata.name.as_deref(), Some("olga"));
     }
 

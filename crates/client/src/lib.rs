@@ -3,9 +3,11 @@
 //!
 //! - [`in_process`]: a client over the API server's own service, without a socket; authorization and admission stay
 //! - [`connect`], [`connect_with_tls`]: the same client over TLS
+//! - [`requests`]: requests for the objects of one kind
 //! - [`identity`]: who an in-process request is from
 //! - [`feed`]: one list and watch, resumed after every kind of interruption
 //! - [`informer`], [`index`]: the objects of one feed, kept in memory, looked up by key and by secondary indexes
+//! - [`metadata`]: any object's metadata alone
 //! - [`informers`]: one informer per kind and process
 //! - [`events`]: tells users what happened to an object
 //! - [`clock`]: where the time comes from
@@ -23,9 +25,12 @@ pub mod identity;
 pub mod index;
 pub mod informer;
 pub mod informers;
+pub mod metadata;
+pub mod requests;
 mod in_process;
 mod over_tls;
 
+pub use requests::{Api, Listing};
 pub use backoff::Backoff;
 pub use clock::{Clock, FakeClock, SystemClock};
 pub use events::{EventRecorder, EventType};
@@ -38,6 +43,7 @@ pub use informers::Informers;
 pub use over_tls::{ConnectError, connect, connect_with_tls};
 
 pub use meta::ObjectKey;
+pub use metadata::MetadataOnly;
 
 /// The key of an object: its namespace, if it lives in one, and its name.
 pub fn key_of<K: kube::Resource>(object: &K) -> ObjectKey {

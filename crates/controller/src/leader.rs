@@ -7,7 +7,7 @@ use std::time::Duration;
 use client::{Backoff, Clock};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::Api;
+use client::Api;
 use kube::api::PostParams;
 use tokio_util::sync::CancellationToken;
 

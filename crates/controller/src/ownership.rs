@@ -2,9 +2,8 @@
 //! one are adopted, own ones that no longer match are released.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Api;
+use client::Api;
 use kube::api::{Patch, PatchParams};
-use serde::de::DeserializeOwned;
 
 use crate::{Doing, ReconcileError};
 
@@ -73,7 +72,7 @@ pub fn claim(owner: &ObjectMeta, object: &ObjectMeta, selected: bool) -> Claim {
 /// Adopts an object: adds `reference` to it, provided that it was not changed meanwhile. `None` when it is gone.
 pub async fn adopt<K>(api: &Api<K>, object: &K, reference: OwnerReference) -> Result<Option<K>, ReconcileError>
 where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K: kube::Resource + Clone + api::Json + std::fmt::Debug,
 {
     let mut references = object.meta().owner_references.clone().unwrap_or_default();
     references.retain(|other| other.uid != reference.uid);
@@ -84,7 +83,7 @@ where
 /// Releases an object: removes the reference to `owner_uid`, provided that it was not changed meanwhile. `None` when it is gone.
 pub async fn release<K>(api: &Api<K>, object: &K, owner_uid: &str) -> Result<Option<K>, ReconcileError>
 where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K: kube::Resource + Clone + api::Json + std::fmt::Debug,
 {
     let mut references = object.meta().owner_references.clone().unwrap_or_default();
     references.retain(|other| other.uid != owner_uid);
@@ -93,7 +92,7 @@ where
 
 async fn set_references<K>(api: &Api<K>, object: &K, references: Vec<OwnerReference>, action: &str) -> Result<Option<K>, ReconcileError>
 where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K: kube::Resource + Clone + api::Json + std::fmt::Debug,
 {
     let name = object.meta().name.as_deref().unwrap_or_default();
     let patch = serde_json::json!({ "metadata": {

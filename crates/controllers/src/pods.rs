@@ -10,7 +10,7 @@ use controller::{Doing, ReconcileError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use kube::Api;
+use client::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 

@@ -6,7 +6,7 @@ use client::{Informers, SystemClock};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
+use client::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::sync::Arc;

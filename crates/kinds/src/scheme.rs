@@ -5,13 +5,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use api::Json;
 use jiff::Timestamp;
 use meta::{
     FieldError, Object,
     names::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource},
     schema::Schema,
 };
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::strategy::{Column, DeletionGrace, NameRule, Strategy, WriteContext};
@@ -180,10 +180,11 @@ impl<S: Strategy> TypedKind<S> {
     }
     fn decode(&self, object: &Object) -> Result<S::Kind, String> {
         // From the tree itself, which spares the copy that [`Object::decode`] makes.
-        S::Kind::deserialize(&object.0).map_err(|error| error.to_string())
+        S::Kind::from_tree(&object.0).map_err(|error| error.to_string())
     }
     fn encode(&self, typed: &S::Kind, into: &mut Object) -> Result<(), String> {
-        let mut encoded = Object::encode(typed).map_err(|error| error.to_string())?;
+        let encoded = typed.to_tree().map_err(|error| error.to_string())?;
+        let mut encoded = Object::from_value(encoded).map_err(|_| "an API object must be a JSON object".to_owned())?;
         // Typed kinds carry their own apiVersion and kind; the served ones stand.
         encoded.0.insert("apiVersion".to_owned(), Value::String(self.info.kind.group_version().to_string()));
         encoded.0.insert("kind".to_owned(), Value::String(self.info.kind.kind.to_string()));

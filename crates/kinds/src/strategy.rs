@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, Object};
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// What a strategy may know about the request.
@@ -81,7 +80,7 @@ pub enum DeletionGrace {
 #[allow(unused_variables, reason = "defaults ignore their arguments; the names document them")]
 pub trait Strategy: Send + Sync + 'static {
     /// The typed object.
-    type Kind: DeserializeOwned + Serialize + Send + Sync + 'static;
+    type Kind: api::Json + Send + Sync + 'static;
 
     /// From the stored version into the served one, where they differ.
     ///

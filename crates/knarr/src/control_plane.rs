@@ -127,7 +127,7 @@ impl ControlPlane {
     pub async fn ensure_token(&self, token: Option<&str>) -> anyhow::Result<()> {
         let Some(token) = token else { return Ok(()) };
         let (id, secret) = token.split_once('.').context("--token must look like ID.SECRET, 6 and 16 lower-case letters or digits")?;
-        let secrets: kube::Api<api::core::v1::Secret> = kube::Api::namespaced(self.client(Identity::user("system:admin", &["system:masters"])), "kube-system");
+        let secrets: client::Api<api::core::v1::Secret> = client::Api::namespaced(self.client(Identity::user("system:admin", &["system:masters"])), "kube-system");
         match secrets.create(&kube::api::PostParams::default(), &crate::token::secret(id, secret, None, "given on the command line")).await {
             Ok(_) => Ok(()),
             Err(error) if client::is_already_exists(&error) => Ok(()),

@@ -5,13 +5,12 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use futures::StreamExt;
+use client::{Api, FeedEvent, Selection, Source, feed};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use kube::{
     Config, Resource,
-    api::{Api, ObjectMeta, PostParams},
-    runtime::{WatchStreamExt, watcher},
+    api::{ObjectMeta, PostParams},
 };
 use pki::{AlternativeNames, CertificateRequest, Credential, JoinToken, PrivateKey, Subject, SwappableCertificate, Usage};
 use tokio_util::sync::CancellationToken;
@@ -78,11 +77,18 @@ async fn request(client: &kube::Client, signer: &str, node: &str, names: &Altern
     };
     let made = api.create(&PostParams::default(), &wanted).await.with_context(|| format!("the server refused the request for a certificate of {signer}"))?;
     let name = made.meta().name.clone().unwrap_or_default();
-    let changes = watcher(api, watcher::Config::default().fields(&format!("metadata.name={name}"))).applied_objects();
-    let mut changes = std::pin::pin!(changes);
+    let source = Source::new::<CertificateSigningRequest>(client.clone(), &(), Selection::fields(&format!("metadata.name={name}")));
+    let (sender, mut changes) = tokio::sync::mpsc::unbounded_channel::<CertificateSigningRequest>();
+    let feeding = feed::run(source, move |event: FeedEvent<CertificateSigningRequest>| {
+        // Nobody listens any more once the certificate is there.
+        let _ = match event {
+            FeedEvent::Replaced { objects, .. } => objects.into_iter().try_for_each(|object| sender.send(object)),
+            FeedEvent::Put(object) => sender.send(object),
+            FeedEvent::Deleted(_) | FeedEvent::Progress(_) => Ok(()),
+        };
+    });
     let signed = async {
-        while let Some(change) = changes.next().await {
-            let Ok(request) = change else { continue };
+        while let Some(request) = changes.recv().await {
             let status = request.status.unwrap_or_default();
             if let Some(refused) = status.conditions.iter().flatten().find(|condition| matches!(condition.type_.as_str(), "Denied" | "Failed")) {
                 bail!("the certificate request {name} was refused: {}", refused.message.as_deref().unwrap_or("no reason given"));
@@ -93,8 +99,11 @@ async fn request(client: &kube::Client, signer: &str, node: &str, names: &Altern
         }
         bail!("the server went away")
     };
-    let chain = tokio::time::timeout(SIGNATURE_WAIT, signed)
-        .await
+    let chain = tokio::select! {
+        () = feeding => bail!("the server went away"),
+        signed = tokio::time::timeout(SIGNATURE_WAIT, signed) => signed,
+    };
+    let chain = chain
         .map_err(|_| anyhow::anyhow!("nobody signed the certificate request {name} within {} s; see `kubectl get csr`", SIGNATURE_WAIT.as_secs()))??;
     Ok(Credential::new(key, chain)?)
 }

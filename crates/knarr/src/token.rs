@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use api::core::v1::Secret;
 use jiff::{SignedDuration, Timestamp};
+use client::Api;
 use kube::{
-    api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
     config::Kubeconfig,
 };
 use pki::{Fingerprint, JoinToken};

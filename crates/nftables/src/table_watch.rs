@@ -22,6 +22,7 @@ impl TableWatch {
     /// Begins to watch. Must be called within a tokio runtime.
     pub fn open(table: impl Into<String>) -> Result<Self, NetlinkError> {
         let listening = Socket::listen(NetlinkProtocol::Netfilter, GROUP)?;
+        #[expect(deprecated, reason = "its successor is unsafe to call, and this crate has no unsafe code; the socket is owned and never closed meanwhile")]
         let listening = AsyncFd::with_interest(listening, Interest::READABLE).map_err(|error| NetlinkError::Socket {
             doing: "wait for changes of nftables".to_owned(),
             errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use client::{Backoff, EventType, FeedEvent, Selection, Source, feed, status_code};
+use client::{Api, Backoff, EventType, FeedEvent, Selection, Source, feed, status_code};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -15,7 +15,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
 };
 use kube::{
-    Api,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;

@@ -8,7 +8,8 @@ use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{Pod, ServiceAccount},
 };
-use kube::{Api, api::PostParams};
+use client::Api;
+use kube::api::PostParams;
 use parking_lot::Mutex;
 
 use crate::{
@@ -84,7 +85,7 @@ impl TokenSource {
             ..TokenRequest::default()
         };
         let answer = api
-            .create_token_request(&key.service_account, &PostParams::default(), &request)
+            .create_subresource("token", &key.service_account, &PostParams::default(), &request)
             .await
             .map_err(|problem| format!("failed to fetch token: {}", words(&problem)))?;
         let status = answer.status.ok_or("failed to fetch token: the server's answer has no status")?;

@@ -8,7 +8,7 @@ use client::{Informer, ObjectKey, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use crate::ControllerContext;

@@ -9,7 +9,7 @@ use client::{Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::Api;
+use client::Api;
 use kube::api::DeleteParams;
 
 use super::CONTROLLER;

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
+use client::Api;
 use kube::api::PostParams;
 use pki::{CertificateRequest, ClusterAuthority, Usage};
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use client::{Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use kube::Api;
+use client::Api;
 use kube::api::PostParams;
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
 use controller::ownership::controller_uid;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::ControllerContext;

@@ -18,7 +18,7 @@ use controller::ownership::{Claim, adopt, claim, controller_of, controller_refer
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::revisions::{self, Owner, REVISION_LABEL, Revisions};

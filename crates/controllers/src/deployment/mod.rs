@@ -21,7 +21,7 @@ use controller::ownership::{Claim, adopt, claim, controller_of, controller_refer
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::selector::Selector;

@@ -8,7 +8,7 @@ use client::{Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, PostParams};
 
 use super::backends::{self, BackendPort};

@@ -9,7 +9,7 @@ use controller::ownership::controller_reference;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, PostParams};
 
 use super::backends::{self, BackendPort};

@@ -16,7 +16,6 @@ use client::ObjectKey;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, Preconditions, PropagationPolicy, Request};
-use kube::core::PartialObjectMeta;
 use serde_json::json;
 
 use crate::ControllerContext;
@@ -61,7 +60,7 @@ impl GarbageCollector {
 
     async fn metadata(&self, resource: &ServedResource, key: &ObjectKey) -> kube::Result<Option<ObjectMeta>> {
         let request = Request::new(resource.path(key.namespace.as_deref())).get_metadata(&key.name, &GetParams::default());
-        match self.client.request::<PartialObjectMeta>(request.map_err(kube::Error::BuildRequest)?).await {
+        match self.client.request::<client::MetadataOnly>(request.map_err(kube::Error::BuildRequest)?).await {
             Ok(object) => Ok(Some(object.metadata)),
             Err(error) if client::is_not_found(&error) => Ok(None),
             Err(error) => Err(error),

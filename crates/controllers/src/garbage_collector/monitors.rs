@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use client::{Backoff, FeedEvent, ObjectKey, Selection, Source, feed};
+use client::{Backoff, FeedEvent, MetadataOnly, ObjectKey, Selection, Source, feed};
 use controller::WorkQueue;
-use kube::core::{DynamicObject, PartialObjectMeta};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -141,10 +140,10 @@ impl Monitors {
     fn watch(self: &Arc<Self>, resource: Arc<ServedResource>) -> Monitor {
         let stop = self.stop.child_token();
         let (sender, synced) = watch::channel(false);
-        let source = Source::new::<PartialObjectMeta<DynamicObject>>(self.client.clone(), &resource.api_resource(), Selection::default()).metadata_only();
+        let source = Source::new::<MetadataOnly>(self.client.clone(), &resource.api_resource(), Selection::default()).metadata_only();
         let monitors = self.clone();
         let changes_kinds = matches!((resource.group.as_str(), resource.resource.as_str()), ("apiextensions.k8s.io", "customresourcedefinitions") | ("apiregistration.k8s.io", "apiservices"));
-        let deliver = move |event: FeedEvent<PartialObjectMeta<DynamicObject>>| {
+        let deliver = move |event: FeedEvent<MetadataOnly>| {
             match event {
                 FeedEvent::Replaced { objects, .. } => {
                     monitors.replace(&resource, objects);
@@ -167,7 +166,7 @@ impl Monitors {
         Monitor { stop, synced }
     }
 
-    fn put(&self, resource: &Arc<ServedResource>, object: &PartialObjectMeta<DynamicObject>) {
+    fn put(&self, resource: &Arc<ServedResource>, object: &MetadataOnly) {
         if let Some(node) = Node::read(resource, &object.metadata) {
             let (is_new, attend) = {
                 let mut graph = self.graph.lock();
@@ -180,7 +179,7 @@ impl Monitors {
         }
     }
 
-    fn tell(&self, object: &PartialObjectMeta<DynamicObject>, is_gone: bool) {
+    fn tell(&self, object: &MetadataOnly, is_gone: bool) {
         if let Some(namespace) = object.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()) {
             self.content.tell(ContentChange { namespace, is_gone });
         }
@@ -197,7 +196,7 @@ impl Monitors {
         self.attend(attend);
     }
 
-    fn replace(&self, resource: &Arc<ServedResource>, objects: Vec<PartialObjectMeta<DynamicObject>>) {
+    fn replace(&self, resource: &Arc<ServedResource>, objects: Vec<MetadataOnly>) {
         let mut gone: std::collections::HashSet<Arc<str>> = self.graph.lock().of_resource(resource).into_iter().collect();
         for object in &objects {
             if let Some(uid) = &object.metadata.uid {

@@ -12,9 +12,9 @@ use client::{Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Request};
-use kube::core::PartialObjectMeta;
+use client::MetadataOnly;
 use serde::Deserialize;
 
 use crate::ControllerContext;
@@ -59,7 +59,7 @@ struct Remaining {
 #[derive(Deserialize)]
 struct MetadataList {
     #[serde(default = "Vec::new")]
-    items: Vec<PartialObjectMeta>,
+    items: Vec<MetadataOnly>,
 }
 
 impl NamespaceController {
@@ -90,7 +90,7 @@ impl NamespaceController {
         remaining
     }
 
-    async fn list(&self, namespace: &str, resource: &ServedResource) -> kube::Result<Vec<PartialObjectMeta>> {
+    async fn list(&self, namespace: &str, resource: &ServedResource) -> kube::Result<Vec<MetadataOnly>> {
         let request = Request::new(resource.path(Some(namespace))).list_metadata(&ListParams::default());
         let list: MetadataList = self.client.request(request.map_err(kube::Error::BuildRequest)?).await?;
         Ok(list.items)

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use client::{EventRecorder, EventType, Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
+use client::Api;
 use kube::api::{Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::json;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use client::{Index, Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, Preconditions};
 use parking_lot::Mutex;
 

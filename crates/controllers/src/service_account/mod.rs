@@ -8,7 +8,7 @@ use client::{Informer, ObjectKey, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
+use client::Api;
 use kube::api::PostParams;
 
 use crate::ControllerContext;

@@ -6,7 +6,7 @@ use controller::{Doing, ReconcileError};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Api;
+use client::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 

@@ -17,7 +17,7 @@ use controller::ownership::{Claim, adopt, claim, controller_of, controller_refer
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::revisions::{History, Owner, Revisions, template_of};

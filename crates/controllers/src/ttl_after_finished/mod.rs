@@ -8,7 +8,7 @@ use client::{Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::Api;
+use client::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use crate::ControllerContext;

@@ -17,12 +17,11 @@ use std::{
     time::Duration,
 };
 
-use client::{Backoff, EventType, revision_of};
+use client::{Api, Backoff, EventType, revision_of};
 use container_runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError, SandboxId, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use parking_lot::Mutex;

@@ -3,11 +3,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
-use client::fake::FakeApi;
+use client::{Api, fake::FakeApi};
 use container_runtime::{ContainerRuntime, fake::FakeRuntime};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PodStatus, Secret};
 use kube::{
-    Api,
     api::{DeleteParams, PostParams},
 };
 use pod_sandbox_network::{AttachRequest, PodNetworkError, PodSandboxNetwork};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
-use kube::Api;
+use client::Api;
 
 use super::{Made, Plugin, PreparedVolume, Request, host_path, ownership};
 use crate::{api_error::words, pod};

@@ -1,0 +1,120 @@
+//! JSON of the built-in types, compiled once for the whole program.
+//!
+//! serde's code is generic: each crate that reads a Pod from bytes would get a copy of its own of everything a Pod is made of,
+//! hundreds of kilobytes each time, and take as long to build. The functions here are not generic, so the copies in this crate
+//! are the only ones, and whoever handles any kind asks for [`Json`] instead of serde's traits.
+
+use serde_json::{Map, Value};
+
+/// A type that is read from and written as JSON by code of the crate that implements this with [`json_codec!`](crate::json_codec).
+pub trait Json: Sized {
+    /// Reads the type from text.
+    ///
+    /// # Errors
+    /// Text that is no JSON, or not of this type.
+    fn from_json(text: &[u8]) -> serde_json::Result<Self>;
+    /// Reads the type from a tree that stays with its owner.
+    ///
+    /// # Errors
+    /// A tree that is not of this type.
+    fn from_tree(tree: &Map<String, Value>) -> serde_json::Result<Self>;
+    /// Writes the type as text.
+    ///
+    /// # Errors
+    /// A map whose keys are no texts, which no built-in type has.
+    fn to_json(&self) -> serde_json::Result<Vec<u8>>;
+    /// Writes the type as a tree.
+    ///
+    /// # Errors
+    /// As [`Json::to_json`].
+    fn to_tree(&self) -> serde_json::Result<Value>;
+}
+
+/// Implements [`Json`] for types that serde can read and write. Use it where the type is defined; the built-in ones have it here.
+#[macro_export]
+macro_rules! json_codec {
+    ($($kind:ty),* $(,)?) => {$(
+        // `inline(never)`: small functions are otherwise compiled anew in every crate that calls them, with all they call.
+        impl $crate::Json for $kind {
+            #[inline(never)]
+            fn from_json(text: &[u8]) -> ::serde_json::Result<Self> {
+                ::serde_json::from_slice(text)
+            }
+            #[inline(never)]
+            fn from_tree(tree: &::serde_json::Map<String, ::serde_json::Value>) -> ::serde_json::Result<Self> {
+                <Self as ::serde::Deserialize>::deserialize(tree)
+            }
+            #[inline(never)]
+            fn to_json(&self) -> ::serde_json::Result<Vec<u8>> {
+                ::serde_json::to_vec(self)
+            }
+            #[inline(never)]
+            fn to_tree(&self) -> ::serde_json::Result<::serde_json::Value> {
+                ::serde_json::to_value(self)
+            }
+        }
+    )*};
+}
+
+mod built_in {
+    use k8s_openapi::{
+        api::{
+            admissionregistration::v1::{
+                MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
+                ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+            },
+            apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+            authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview},
+            authorization::v1::{LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview},
+            autoscaling::{v1, v2},
+            batch::v1::{CronJob, Job},
+            certificates::v1::CertificateSigningRequest,
+            coordination::v1::Lease,
+            core::v1::{
+                Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate,
+                ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+            },
+            discovery::v1::EndpointSlice,
+            events,
+            flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration},
+            networking::v1::{IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR},
+            node::v1::RuntimeClass,
+            policy::v1::{Eviction, PodDisruptionBudget},
+            rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+            scheduling::v1::PriorityClass,
+            storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass},
+        },
+        apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+    };
+
+    json_codec!(
+        MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
+        ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration, ControllerRevision, DaemonSet, Deployment, ReplicaSet,
+        StatefulSet, SelfSubjectReview, TokenRequest, TokenReview, LocalSubjectAccessReview, SelfSubjectAccessReview,
+        SelfSubjectRulesReview, SubjectAccessReview, v1::Scale, v1::HorizontalPodAutoscaler, v2::HorizontalPodAutoscaler, CronJob, Job,
+        CertificateSigningRequest, Lease, Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
+        PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount, EndpointSlice,
+        events::v1::Event, FlowSchema, PriorityLevelConfiguration, IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR,
+        RuntimeClass, Eviction, PodDisruptionBudget, ClusterRole, ClusterRoleBinding, Role, RoleBinding, PriorityClass, CSIDriver, CSINode,
+        CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass, CustomResourceDefinition, APIService,
+        // Kinds whose strategies look at the tree as it is.
+        serde_json::Map<String, serde_json::Value>,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+
+    #[test]
+    fn text_and_tree_hold_the_same_object() {
+        let text = br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c"}]}}"#;
+        let pod = Pod::from_json(text).unwrap();
+        let Value::Object(tree) = pod.to_tree().unwrap() else { panic!("a pod is no object") };
+        assert_eq!(Pod::from_tree(&tree).unwrap(), pod);
+        assert_eq!(Pod::from_json(&pod.to_json().unwrap()).unwrap(), pod);
+        assert!(Pod::from_json(br#"{"metadata":7}"#).is_err());
+    }
+}
