@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -28,13 +28,25 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    kube::Client::new(InProcess { service, identity }, "default")
+    let user_agent = user_agent(&identity);
+    kube::Client::new(InProcess { service, identity, user_agent }, "default")
 }
 
 #[derive(Clone)]
 struct InProcess<S> {
     service: S,
     identity: Identity,
+    user_agent: HeaderValue,
+}
+
+/// The name that a part's upstream counterpart gives itself: it is what managed fields call the writer.
+fn user_agent(identity: &Identity) -> HeaderValue {
+    let name = match &*identity.user {
+        user if user.starts_with("system:node:") => "kubelet",
+        user if user.starts_with("system:serviceaccount:kube-system:") => "kube-controller-manager",
+        user => user.strip_prefix("system:").unwrap_or(user),
+    };
+    HeaderValue::from_str(name).unwrap_or_else(|_| HeaderValue::from_static("knarr"))
 }
 
 impl<S, B> Service<Request<Body>> for InProcess<S>
@@ -54,6 +66,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
         if request.headers().contains_key(header::UPGRADE) {
             let (service, identity) = (self.service.clone(), self.identity.clone());
             return Box::pin(async move { Ok(over_a_pipe(service, identity, request).await?.map(Either::Right)) });
@@ -110,6 +123,15 @@ mod tests {
         let client = in_process(service, Identity::user("olga", &[]));
         let map = Api::<ConfigMap>::namespaced(client, "default").get("any").await.unwrap();
         assert_eq!(map.metadata.name.as_deref(), Some("olga"));
+    }
+
+    #[test]
+    fn parts_call_themselves_what_their_counterparts_are_called() {
+        let name = |identity| user_agent(&identity).to_str().unwrap().to_owned();
+        assert_eq!(name(Identity::node("one")), "kubelet");
+        assert_eq!(name(Identity::user("system:kube-scheduler", &[])), "kube-scheduler");
+        assert_eq!(name(Identity::service_account("kube-system", "job-controller")), "kube-controller-manager");
+        assert_eq!(name(Identity::user("olga", &[])), "olga");
     }
 
     #[tokio::test]

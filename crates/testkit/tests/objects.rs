@@ -195,3 +195,37 @@ async fn nothing_is_created_in_a_namespace_that_is_going_away() {
     let refused = administrator.post("/api/v1/namespaces/short/configmaps", &map("a", "one")).await.expect(403);
     assert_eq!(refused["details"]["causes"][0]["reason"], "NamespaceTerminating");
 }
+
+#[tokio::test]
+async fn a_client_owns_what_it_asked_for_and_nobody_what_the_server_adds() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    administrator.post("/api/v1/namespaces/default/serviceaccounts", &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" },
+        "spec": { "containers": [{ "name": "main", "image": "busybox" }] },
+    });
+    let pods = "/api/v1/namespaces/default/pods";
+    let created = administrator.post(pods, &pod).await.expect(201);
+    assert!(created["spec"]["tolerations"].is_array(), "admission adds tolerations: {created}");
+    let owned = &created["metadata"]["managedFields"];
+    assert_eq!(owned.as_array().map(Vec::len), Some(1), "{owned}");
+    let spec = &owned[0]["fieldsV1"]["f:spec"];
+    assert!(spec.get("f:containers").is_some() && spec.get("f:restartPolicy").is_some(), "{spec}");
+    assert!(spec.get("f:tolerations").is_none() && spec.get("f:volumes").is_none() && spec.get("f:priority").is_none(), "{spec}");
+    assert!(owned[0]["fieldsV1"].get("f:status").is_none(), "{owned}");
+
+    // So whoever takes over from that manager, and does not name the tolerations, leaves them alone.
+    let manager = owned[0]["manager"].as_str().unwrap();
+    let taken = administrator.patch(&format!("{pods}/a?fieldManager={manager}&force=true"), "apply-patch", &pod).await.expect(200);
+    assert_eq!(taken["spec"]["tolerations"], created["spec"]["tolerations"]);
+
+    // What is created by apply is owned as far as it was applied.
+    let mut applied = pod.clone();
+    applied["metadata"]["name"] = json!("b");
+    let created = administrator.patch(&format!("{pods}/b?fieldManager=me"), "apply-patch", &applied).await.expect(201);
+    let owned = created["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(owned.len(), 1, "{owned:?}");
+    assert_eq!(owned[0]["operation"], "Apply");
+    assert_eq!(owned[0]["fieldsV1"]["f:spec"], json!({ "f:containers": { "k:{\"name\":\"main\"}": { ".": {}, "f:image": {}, "f:name": {} } } }));
+}

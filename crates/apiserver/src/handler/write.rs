@@ -1,6 +1,6 @@
 //! create and update: the one order of steps every write takes.
 //!
-//! read → default → mutating admission → default → reserve effects → prepare and validate → managed fields →
+//! read → default → managed fields → mutating admission → default → reserve effects → prepare and validate →
 //! validating admission → write. An update begins again from the newest object when somebody else was quicker, unless
 //! the client bound it to a version.
 
@@ -219,6 +219,22 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
     let info = kind.info();
     let mut object = object;
     let name = object.name().to_owned();
+    let resets_status = info.subresource("status").is_some() && resets_status(info);
+    if resets_status {
+        object.0.remove("status");
+    }
+    // Before admission: a client owns what it asked for, and nobody what the server adds.
+    if context.info.verb != "apply" {
+        meta::managed_fields::update(
+            kind.schema(),
+            None,
+            &mut object,
+            &context.field_manager(),
+            &info.kind.group_version().to_string(),
+            "",
+            &context.timestamp(),
+        );
+    }
     let attributes = Attributes {
         operation: Operation::Create,
         kind,
@@ -245,7 +261,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
             metadata.remove("namespace");
         }
     }
-    if info.subresource("status").is_some() && resets_status(info) {
+    if resets_status {
         object.0.remove("status");
         kind.default(&mut object).map_err(damaged)?;
     }
@@ -259,15 +275,6 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
     for warning in kind.warnings(&object, None) {
         context.warn(warning);
     }
-    meta::managed_fields::update(
-        kind.schema(),
-        None,
-        &mut object,
-        &context.field_manager(),
-        &info.kind.group_version().to_string(),
-        "",
-        &context.timestamp(),
-    );
     core.admission.validate(core, &attributes, Some(&object), None).await?;
     let bytes = encode(kind.as_ref(), &object)?;
     let key = view_key(kind.as_ref(), namespace, &name);
@@ -530,6 +537,18 @@ async fn attempt_update(
         Part::Whole | Part::Exact => {}
     }
     kind.default(&mut new).map_err(damaged)?;
+    // Before admission, as for a create.
+    if context.info.verb != "apply" {
+        meta::managed_fields::update(
+            kind.schema(),
+            Some(&old),
+            &mut new,
+            &context.field_manager(),
+            &info.kind.group_version().to_string(),
+            &context.info.subresource,
+            &context.timestamp(),
+        );
+    }
     let attributes = Attributes {
         operation: Operation::Update,
         kind,
@@ -566,17 +585,6 @@ async fn attempt_update(
         context.warn(warning);
     }
     new.metadata_mut().remove("resourceVersion");
-    if context.info.verb != "apply" {
-        meta::managed_fields::update(
-            kind.schema(),
-            Some(&old),
-            &mut new,
-            &context.field_manager(),
-            &info.kind.group_version().to_string(),
-            &context.info.subresource,
-            &context.timestamp(),
-        );
-    }
     core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
     if without_times(&new) == without_times(&old) && stored.head.schema_generation >= kind.schema().generation {
         // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times.
