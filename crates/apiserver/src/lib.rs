@@ -37,6 +37,7 @@ pub mod rendering;
 pub mod request_info;
 pub mod server;
 pub mod setup;
+mod tunnel;
 pub mod user;
 pub mod version;
 pub mod view;

@@ -159,6 +159,7 @@ impl ApiServer {
                 discovery::answer(&self.core, &context, tag)
             }
             other if other.starts_with("/openapi/") => crate::openapi::answer(&self.core, &context, request.headers()),
+            dialer::tunnel::PATH => crate::tunnel::answer(&self.core, &context, request),
             "/.well-known/openid-configuration" | "/openid/v1/jwks" => crate::openid::answer(&self.core, &path),
             _ => Ok(text_answer(StatusCode::NOT_FOUND, "404 page not found\n")),
         }

@@ -38,6 +38,8 @@ pub struct Parts {
     pub tokens: Option<ServiceAccountTokens>,
     /// How nodes and pods are reached.
     pub dialer: Arc<dyn dialer::Dialer>,
+    /// Takes the tunnels of agents in; none where nodes are reached without.
+    pub tunnels: Option<dialer::TunnelRegistry>,
     /// The clock; [`system_clock`] but in tests.
     pub clock: Clock,
 }
@@ -124,6 +126,7 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         metrics: Default::default(),
         service_account_tokens: parts.tokens,
         dialer: parts.dialer,
+        tunnels: parts.tunnels,
         starting: Mutex::new(vec!["bootstrap"]),
     });
     bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;

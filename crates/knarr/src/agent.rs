@@ -9,19 +9,22 @@ use tracing::{error, info};
 
 use crate::{
     cli::AgentArgs,
-    join::{Membership, ServerAddress},
+    join::{self, Membership, ServerAddress},
     node_parts::{self, NodeSettings},
-    server::{host_name, make_directories, own_addresses, start_logging, stop_on_signals},
+    local_cluster::HostSide,
+    server::{enter_namespaces, host_name, make_directories, own_addresses, start_logging, stop_on_signals},
 };
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
 pub fn run(arguments: AgentArgs) -> anyhow::Result<()> {
     start_logging(&arguments.log)?;
+    // Before there are threads.
+    let host = enter_namespaces(arguments.namespaces.as_deref(), &arguments.cluster_name, arguments.node_name.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
-    runtime.block_on(serve(arguments))
+    runtime.block_on(serve(arguments, host))
 }
 
-async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
+async fn serve(arguments: AgentArgs, host: Option<HostSide>) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     if !rustix::process::geteuid().is_root() {
         bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root");
@@ -30,7 +33,10 @@ async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
     let server = ServerAddress::parse(&arguments.server)?;
     let addresses = own_addresses(&arguments.node_ip);
     let name = arguments.node_name.clone().unwrap_or_else(host_name);
-    let mut membership = Membership::establish(&server, &arguments.token, &name, &addresses, &arguments.data_dir.join("pki")).await?;
+    let directory = arguments.data_dir.join("pki");
+    let joining = Membership::establish(&server, &arguments.token, &name, &addresses, &directory);
+    let Some(membership) = stop.run_until_cancelled(joining).await else { return Ok(()) };
+    let mut membership = membership?;
     let listener = TcpListener::bind(("0.0.0.0", node_parts::NODE_API_PORT))
         .await
         .with_context(|| format!("cannot listen on port {} for the node's own API: is another node running here?", node_parts::NODE_API_PORT))?;
@@ -46,9 +52,20 @@ async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
         client: membership.client.clone(),
         proxy_client: membership.client.clone(),
         labels: Vec::new(),
+        host,
     };
     let parts = node_parts::start(settings, stop.clone()).await?;
-    let serving_certificate = membership.serving_certificate().await?;
+    // Through the tunnel the server reaches this node although it may not be able to connect to it.
+    let tunnel = tokio::spawn({
+        let (server, tls, node_api, stop) = (server.clone(), membership.tls.clone(), Arc::new(parts.node.node_api_service()), stop.clone());
+        async move {
+            let name = server.url();
+            let connect = || join::connect(&server, tls.clone());
+            dialer::maintain_tunnel(&name, connect, node_api, stop).await;
+        }
+    });
+    let Some(serving_certificate) = stop.run_until_cancelled(membership.serving_certificate()).await else { return Ok(()) };
+    let serving_certificate = serving_certificate?;
     let authorities = pki::bootstrap::certificates_from_pem(&membership.authority_pem)?;
     let tls = pki::tls::server_config(serving_certificate.clone(), &authorities)?;
     let api = parts.node.node_api_service();
@@ -58,6 +75,9 @@ async fn serve(arguments: AgentArgs) -> anyhow::Result<()> {
     info!(node = name, server = server.url(), "the node has joined");
     membership.keep(serving_certificate, stop).await;
     parts.finish().await;
+    if let Err(failure) = tunnel.await {
+        error!(%failure, "the tunnel to the server ended badly");
+    }
     if let Err(failure) = serving.await {
         error!(%failure, "the node's API ended badly");
     }

@@ -7,6 +7,8 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::local_cluster::{self, DownArgs, StatusArgs, UpArgs};
+
 /// Kubernetes in one binary: a whole cluster on one machine, or a part of a large one.
 #[derive(Debug, Parser)]
 #[command(name = "knarr", version, propagate_version = true, args_override_self = true)]
@@ -29,6 +31,12 @@ enum Command {
         #[arg(long, default_value = "/var/lib/knarr", value_name = "DIRECTORY")]
         data_dir: PathBuf,
     },
+    /// Start a cluster of one or several nodes on this machine, in the background.
+    Up(UpArgs),
+    /// End a cluster that `up` started, and leave nothing of it running.
+    Down(DownArgs),
+    /// Show the clusters that `up` started, and how their nodes are.
+    Status(StatusArgs),
     /// Bring container images onto this node, and look at those that are there.
     Image(ImageArgs),
     /// Print the version of knarr and of the Kubernetes API it speaks.
@@ -91,6 +99,9 @@ pub struct ServerArgs {
     /// Name of the cluster, to set it apart from others on the same machine.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub cluster_name: String,
+    /// Live in the network and mount namespaces pinned in this directory; `knarr up` makes them.
+    #[arg(long, value_name = "DIRECTORY", hide_short_help = true)]
+    pub namespaces: Option<PathBuf>,
     /// File with these settings in YAML; the command line wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -132,6 +143,9 @@ pub struct AgentArgs {
     /// Domain of the cluster's names, as the server has it.
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub cluster_domain: String,
+    /// Live in the network and mount namespaces pinned in this directory; `knarr up` makes them.
+    #[arg(long, value_name = "DIRECTORY", hide_short_help = true)]
+    pub namespaces: Option<PathBuf>,
     /// File with these settings in YAML; the command line wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -177,6 +191,9 @@ pub enum TokenCommand {
 /// What `knarr image` can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ImageArgs {
+    /// All nodes of this cluster of `knarr up`.
+    #[arg(long, value_name = "NAME", global = true, conflicts_with_all = ["run_dir", "cluster_name"])]
+    pub name: Option<String>,
     /// Run directory of the node.
     #[arg(long, default_value = "/run/knarr", value_name = "DIRECTORY", global = true)]
     pub run_dir: PathBuf,
@@ -276,6 +293,9 @@ pub fn run() -> ExitCode {
             let path = data_dir.join("admin.kubeconfig");
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}: run this on the server, as root", path.display())).map(|text| print!("{text}"))
         }
+        Command::Up(arguments) => local_cluster::up(arguments),
+        Command::Down(arguments) => local_cluster::down(arguments),
+        Command::Status(arguments) => local_cluster::status(arguments),
         Command::Image(arguments) => crate::image::run(arguments),
         Command::Version => {
             println!("knarr {}", env!("CARGO_PKG_VERSION"));

@@ -49,6 +49,19 @@ fn server_names(arguments: &ServerArgs, advertise: IpAddr, node_ips: &[IpAddr]) 
     AlternativeNames::from_hosts(hosts)
 }
 
+/// Makes the token the administrator asked for, where it is not there yet.
+async fn ensure_token(server: &ApiServer, token: Option<&str>) -> anyhow::Result<()> {
+    let Some(token) = token else { return Ok(()) };
+    let (id, secret) = token.split_once('.').context("--token must look like ID.SECRET, 6 and 16 lower-case letters or digits")?;
+    let client = client::in_process(server.clone(), Identity::user("system:admin", &["system:masters"]));
+    let secrets: client::Api<api::core::v1::Secret> = client::Api::namespaced(client, "kube-system");
+    match secrets.create(&kube::api::PostParams::default(), &crate::token::secret(id, secret, None, "given on the command line")).await {
+        Ok(_) => Ok(()),
+        Err(error) if client::is_already_exists(&error) => Ok(()),
+        Err(error) => Err(error).context("the token could not be made"),
+    }
+}
+
 impl ControlPlane {
     /// Opens the store, makes certificates, and answers requests. Returns when the API is ready.
     pub async fn start(arguments: &ServerArgs, node_ips: &[IpAddr], stop: CancellationToken) -> anyhow::Result<Self> {
@@ -95,9 +108,12 @@ impl ControlPlane {
             facts,
             tokens: Some(ServiceAccountTokens { signer, verifier }),
             dialer: Arc::new(dialer.clone()),
+            tunnels: Some(dialer.tunnels.clone()),
             clock: setup::system_clock(),
         })
         .await?;
+        // Before anybody can show it.
+        ensure_token(&server, arguments.token.as_deref()).await?;
         let informers = client::Informers::new(client::in_process(server.clone(), Identity::user("system:kube-proxy", &[])), stop.clone());
         // Made late, since nodes are found through the server that is made with the dialer.
         let _ = resolve.set(Box::new(crate::agent::resolver(&informers)));
@@ -121,18 +137,6 @@ impl ControlPlane {
             user: pki::kubeconfig::KubeconfigUser::Certificate(self.authority.issue_admin(Timestamp::now())?),
         };
         pki::private_file::write(path, kubeconfig.to_yaml().as_bytes()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))
-    }
-
-    /// Makes the token the administrator asked for, where it is not there yet.
-    pub async fn ensure_token(&self, token: Option<&str>) -> anyhow::Result<()> {
-        let Some(token) = token else { return Ok(()) };
-        let (id, secret) = token.split_once('.').context("--token must look like ID.SECRET, 6 and 16 lower-case letters or digits")?;
-        let secrets: client::Api<api::core::v1::Secret> = client::Api::namespaced(self.client(Identity::user("system:admin", &["system:masters"])), "kube-system");
-        match secrets.create(&kube::api::PostParams::default(), &crate::token::secret(id, secret, None, "given on the command line")).await {
-            Ok(_) => Ok(()),
-            Err(error) if client::is_already_exists(&error) => Ok(()),
-            Err(error) => Err(error).context("the token could not be made"),
-        }
     }
 
     fn reachable(&self) -> IpAddr {

@@ -93,13 +93,18 @@ fn ask(run_directory: &Path, request: &Request) -> anyhow::Result<Answer> {
     serde_json::from_str(&line).context("the agent's answer cannot be read; is it of another version?")
 }
 
-/// Does what was asked for.
+/// Does what was asked for, at every node it was asked for.
 pub fn run(arguments: ImageArgs) -> anyhow::Result<()> {
-    let directory = arguments.run_dir.join(&arguments.cluster_name);
+    let nodes = match &arguments.name {
+        Some(cluster) => crate::local_cluster::run_directories(cluster)?,
+        None => vec![(String::new(), arguments.run_dir.join(&arguments.cluster_name))],
+    };
     let (request, json) = match arguments.command {
         ImageCommand::Import { file } => {
             let file = file.canonicalize().with_context(|| format!("cannot read {}", file.display()))?;
-            (Request::Import(file), false)
+            // The file as this process sees it: a node may have mounts of its own.
+            let root = PathBuf::from(format!("/proc/{}/root", std::process::id()));
+            (Request::Import(root.join(file.strip_prefix("/").unwrap_or(&file))), false)
         }
         ImageCommand::Pull { reference } => (Request::Pull(reference), false),
         ImageCommand::Rm { reference } => (Request::Remove(reference), false),
@@ -109,11 +114,23 @@ pub fn run(arguments: ImageArgs) -> anyhow::Result<()> {
             Some(other) => bail!("{other:?} is no output format: leave it out, or say json"),
         },
     };
-    match ask(&directory, &request)? {
-        Answer::Failed(why) => bail!("{why}"),
-        Answer::Names(names) => names.iter().for_each(|name| println!("{name}")),
-        Answer::Images(images) if json => println!("{}", serde_json::to_string_pretty(&images)?),
-        Answer::Images(images) => print_table(&images),
+    let answers = std::thread::scope(|scope| {
+        let asked: Vec<_> = nodes.iter().map(|(_, directory)| scope.spawn(|| ask(directory, &request))).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
+    });
+    for ((node, _), answer) in nodes.iter().zip(answers) {
+        let about = if node.is_empty() { String::new() } else { format!("{node}: ") };
+        match answer? {
+            Answer::Failed(why) => bail!("{about}{why}"),
+            Answer::Names(names) => names.iter().for_each(|name| println!("{about}{name}")),
+            Answer::Images(images) if json => println!("{}", serde_json::to_string_pretty(&images)?),
+            Answer::Images(images) => {
+                if !node.is_empty() {
+                    println!("{node}");
+                }
+                print_table(&images);
+            }
+        }
     }
     Ok(())
 }

@@ -19,6 +19,41 @@ use tracing::{info, warn};
 /// How long an approval and a signature may take before the agent says what is missing.
 const SIGNATURE_WAIT: Duration = Duration::from_secs(60);
 
+/// Between attempts to reach a server that is not there: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Whether an error says that the server could not be reached, rather than what it answered.
+fn is_away(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut, UnexpectedEof,
+    };
+    error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let unreachable = [BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut, UnexpectedEof];
+        kind.is_some_and(|kind| unreachable.contains(&kind))
+    })
+}
+
+/// Tries until the server can be reached: agents may start before it, and it may be away for a while. What it answers is final.
+async fn once_reachable<T>(server: &str, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let mut pause = PAUSES.0;
+    let mut said = false;
+    loop {
+        match attempt().await {
+            Err(error) if is_away(&error) => {
+                if !said {
+                    warn!(server, error = format!("{error:#}"), "waiting for the server");
+                    said = true;
+                }
+                // Nothing tells when a server that is away is back.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Address of a server, in parts.
 #[derive(Debug, Clone)]
 pub struct ServerAddress {
@@ -50,6 +85,9 @@ pub struct Membership {
     pub client_certificate: Arc<SwappableCertificate>,
     /// The API, as `system:node:NAME`.
     pub client: kube::Client,
+    /// The same for connections that are no requests.
+    pub tls: Arc<rustls::ClientConfig>,
+    server: String,
     node: String,
     addresses: Vec<IpAddr>,
     directory: std::path::PathBuf,
@@ -108,6 +146,12 @@ async fn request(client: &kube::Client, signer: &str, node: &str, names: &Altern
     Ok(Credential::new(key, chain)?)
 }
 
+/// A connection to the server that proves to be this node.
+pub async fn connect(server: &ServerAddress, tls: Arc<rustls::ClientConfig>) -> std::io::Result<impl dialer::Connection> {
+    let name = rustls::pki_types::ServerName::try_from(server.host.clone()).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
+    dialer::direct::connect_tls((server.host.clone(), server.port), name, tls).await
+}
+
 fn serving_names(node: &str, addresses: &[IpAddr]) -> AlternativeNames {
     AlternativeNames::from_hosts(addresses.iter().map(ToString::to_string).chain([node.to_owned()]))
 }
@@ -123,9 +167,11 @@ impl Membership {
             (Some(pem), Some(_)) => pem,
             _ => {
                 let token: JoinToken = token.parse()?;
-                let pem = pki::bootstrap::fetch_authority(&server.host, server.port, token.authority)
-                    .await
-                    .with_context(|| format!("cannot trust the server {}", server.url()))?;
+                let pem = once_reachable(&server.url(), async || {
+                    let fetched = pki::bootstrap::fetch_authority(&server.host, server.port, token.authority).await;
+                    fetched.with_context(|| format!("cannot trust the server {}", server.url()))
+                })
+                .await?;
                 pki::private_file::write(&authority_path, pem.as_bytes())?;
                 pem
             }
@@ -142,16 +188,19 @@ impl Membership {
                 let bootstrap = kube::Client::try_from(config)?;
                 info!(server = server.url(), node, "joining the cluster");
                 let usages = [Usage::DigitalSignature, Usage::ClientAuth];
+                let names = AlternativeNames::default();
                 let credential =
-                    request(&bootstrap, "kubernetes.io/kube-apiserver-client-kubelet", node, &AlternativeNames::default(), &usages).await?;
+                    once_reachable(&server.url(), async || request(&bootstrap, "kubernetes.io/kube-apiserver-client-kubelet", node, &names, &usages).await).await?;
                 credential.save(&client_path)?;
                 credential
             }
         };
         let client_certificate = SwappableCertificate::new(&credential)?;
         let tls = Arc::new(pki::tls::client_config(&authorities, Some(client_certificate.clone()))?);
-        let client = client::connect_with_tls(url, tls)?;
+        let client = client::connect_with_tls(url, tls.clone())?;
         Ok(Self {
+            tls,
+            server: server.url(),
             authority_pem,
             client_certificate,
             client,
@@ -171,7 +220,7 @@ impl Membership {
             Some(kept) => kept,
             None => {
                 let usages = [Usage::DigitalSignature, Usage::ServerAuth];
-                let made = request(&self.client, "kubernetes.io/kubelet-serving", &self.node, &names, &usages).await?;
+                let made = once_reachable(&self.server, async || request(&self.client, "kubernetes.io/kubelet-serving", &self.node, &names, &usages).await).await?;
                 made.save(&path)?;
                 made
             }
@@ -209,5 +258,31 @@ impl Membership {
         serving.save(&self.directory.join("serving.pem"))?;
         serving_certificate.swap(&serving)?;
         Ok(credential.renew_at().min(serving.renew_at()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn addresses_of_servers_are_read() {
+        assert_eq!(ServerAddress::parse("https://[fd00::1]:7000").unwrap().url(), "https://[fd00::1]:7000");
+        assert_eq!(ServerAddress::parse("https://example.org").unwrap().url(), "https://example.org:6443");
+        assert!(ServerAddress::parse("http://example.org").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_waited_for_and_one_that_refuses_is_not() {
+        let attempts = AtomicU32::new(0);
+        let attempt = async || match attempts.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)).context("cannot connect")),
+            1 => Ok("joined"),
+            _ => bail!("the token is wrong"),
+        };
+        assert_eq!(once_reachable("server", attempt).await.unwrap(), "joined");
+        assert_eq!(once_reachable("server", attempt).await.unwrap_err().to_string(), "the token is wrong");
     }
 }

@@ -8,6 +8,7 @@ mod cli;
 mod control_plane;
 mod image;
 mod join;
+mod local_cluster;
 mod node_parts;
 mod server;
 mod token;

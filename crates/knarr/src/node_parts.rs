@@ -15,6 +15,8 @@ use service_proxy::ServiceProxy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
+use crate::local_cluster::HostSide;
+
 /// Port of the node's own API, as kubelets have it.
 pub const NODE_API_PORT: u16 = 10250;
 
@@ -45,6 +47,8 @@ pub struct NodeSettings {
     pub proxy_client: kube::Client,
     /// Labels of the Node.
     pub labels: Vec<(String, String)>,
+    /// The host, where the node lives in namespaces of its own.
+    pub host: Option<HostSide>,
 }
 
 /// A running node.
@@ -98,6 +102,12 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
     let mut dns_options = cluster_dns::Options::new(dns.clone());
     dns_options.domain.clone_from(&settings.cluster_domain);
     dns_options.ranges = settings.service_ranges.iter().chain(&settings.cluster_ranges).copied().collect();
+    if let Some(host) = settings.host {
+        dns_options.resolv_conf = host.resolv_conf();
+        dns_options.outside = Arc::new(cluster_dns::SocketsIn::namespace(host.network).context("cannot make sockets in the host's network namespace")?);
+        // Held until the process ends, since the path above leads through it.
+        let _ = Box::leak(Box::new(host.root));
+    }
     let names = ClusterDns::open(dns_options).context("cluster DNS cannot be started")?;
 
     let informers = Informers::new(settings.proxy_client, stop.clone());

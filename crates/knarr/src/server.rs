@@ -9,13 +9,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-use crate::{cli::ServerArgs, control_plane::ControlPlane, node_parts};
+use crate::{
+    cli::ServerArgs,
+    control_plane::ControlPlane,
+    local_cluster::{self, HostSide},
+    node_parts,
+};
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
 pub fn run(arguments: ServerArgs) -> anyhow::Result<()> {
     start_logging(&arguments.log)?;
+    // Before there are threads.
+    let host = enter_namespaces(arguments.namespaces.as_deref(), &arguments.cluster_name, arguments.node_name.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
-    runtime.block_on(serve(arguments))
+    runtime.block_on(serve(arguments, host))
+}
+
+/// Moves this process to where `knarr up` wants its nodes.
+pub fn enter_namespaces(directory: Option<&std::path::Path>, cluster: &str, node: Option<&str>) -> anyhow::Result<Option<HostSide>> {
+    let Some(directory) = directory else { return Ok(None) };
+    let node = node.context("--namespaces needs --node-name")?;
+    local_cluster::join_cgroup(cluster, node)?;
+    local_cluster::enter(directory, node).map(Some)
 }
 
 /// Logs to standard error, coloured on a terminal only.
@@ -55,7 +70,7 @@ pub fn own_addresses(given: &[IpAddr]) -> Vec<IpAddr> {
     towards("0.0.0.0:0", "192.0.2.1:9").into_iter().collect()
 }
 
-async fn serve(arguments: ServerArgs) -> anyhow::Result<()> {
+async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     if !arguments.disable_agent && !rustix::process::geteuid().is_root() {
         bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root, or with --disable-agent for a control plane alone");
@@ -66,7 +81,6 @@ async fn serve(arguments: ServerArgs) -> anyhow::Result<()> {
     let kubeconfig = arguments.write_kubeconfig.clone().unwrap_or_else(|| arguments.data_dir.join("admin.kubeconfig"));
     control_plane.write_kubeconfig(&kubeconfig, &format!("knarr-{}", arguments.cluster_name))?;
     info!(file = %kubeconfig.display(), "the administrator's kubeconfig is written");
-    control_plane.ensure_token(arguments.token.as_deref()).await?;
     let controllers = control_plane.start_controllers(&arguments);
     let node = if arguments.disable_agent {
         None
@@ -86,6 +100,7 @@ async fn serve(arguments: ServerArgs) -> anyhow::Result<()> {
             proxy_client: control_plane.client(Identity::user("system:kube-proxy", &[])),
             labels: vec![("node-role.kubernetes.io/control-plane".to_owned(), String::new())],
             addresses,
+            host,
             name: name.clone(),
         };
         let parts = node_parts::start(settings, stop.clone()).await?;

@@ -133,13 +133,14 @@ impl RouteSocket {
 
     /// The routes of the main table with this protocol number.
     pub fn routes(&self, protocol: u8) -> Result<Vec<Route>, NetlinkError> {
+        Ok(self.all_routes()?.into_iter().filter(|route| route.protocol == protocol).collect())
+    }
+
+    /// The routes of the main table, whoever made them.
+    pub fn all_routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let message = Message::new(libc::RTM_GETROUTE, DUMP, &[0; 12]);
         let answers = self.request(message, &|| "list the routes".to_owned())?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| read_route(&answer.payload))
-            .filter(|route| route.protocol == protocol)
-            .collect())
+        Ok(answers.iter().filter_map(|answer| read_route(&answer.payload)).collect())
     }
 
     /// How packets to this address would leave; none where no route leads there.

@@ -25,6 +25,7 @@ mod shim_connection;
 mod shim_program;
 mod streams;
 
+pub use cgroup::Cgroups;
 pub use helper::{HELPER_ARGUMENT, run_helper_if_asked};
 pub use memory_backed::{ensure as ensure_memory_backed, remove_mount};
 pub use options::{Helper, Options};

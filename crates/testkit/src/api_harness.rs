@@ -39,6 +39,7 @@ impl ApiHarness {
             facts,
             tokens: None,
             dialer: Arc::new(dialer::ClusterDialer::default()),
+            tunnels: None,
             clock: setup::system_clock(),
         };
         Self { server: setup::open(parts).await.expect("an API server over a store in memory") }
