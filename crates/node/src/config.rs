@@ -62,6 +62,8 @@ pub struct NodeConfig {
     pub version: String,
     /// Kept back for the system: taken from capacity to give what pods may use.
     pub reserved: BTreeMap<String, Amount>,
+    /// Kernel parameters that pods may set beyond the safe ones; a `*` at the end stands for anything.
+    pub allowed_sysctls: Vec<String>,
     /// Log files of a container are rotated at this size.
     pub log_maximum_bytes: u64,
     /// Log files kept of one container.
@@ -104,6 +106,7 @@ impl NodeConfig {
             api_port: 10250,
             version: "v1.36.0+knarr".to_owned(),
             reserved: BTreeMap::new(),
+            allowed_sysctls: Vec::new(),
             log_maximum_bytes: 10 * 1024 * 1024,
             log_maximum_files: 5,
             lease_duration: Duration::from_secs(40),

@@ -181,7 +181,7 @@ impl PodManager {
         let config = &self.context.config;
         let labels = self.context.node_labels.borrow().clone().unwrap_or_default();
         let allocatable = self.context.machine.allocatable(&config.reserved);
-        admit(pod, &running, &Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: &labels, node_name: &config.name }).err()
+        admit(pod, &running, &Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: &labels, node_name: &config.name, allowed_sysctls: &config.allowed_sysctls }).err()
     }
 
     async fn remove_orphans(&mut self) {

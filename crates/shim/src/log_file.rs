@@ -74,13 +74,13 @@ impl LogFile {
         self.write(&entries);
     }
 
-    /// Writes what is left of an unfinished last line.
+    /// Writes what is left of an unfinished last line, as a piece: a reader must not see a line end that nobody wrote.
     pub fn finish(&mut self) {
         let now = timestamp::now();
         let mut entries = Vec::new();
         for (stream, unfinished) in [Stream::Output, Stream::Error].into_iter().zip(&mut self.unfinished) {
             if !unfinished.is_empty() {
-                write_entry(&mut entries, now, stream, 'F', unfinished);
+                write_entry(&mut entries, now, stream, 'P', unfinished);
                 *unfinished = Vec::new();
             }
         }
@@ -153,6 +153,6 @@ mod tests {
             log.take(Stream::Output, b"no end");
             log.finish();
         });
-        assert_eq!(lines, ["stdout F no end"]);
+        assert_eq!(lines, ["stdout P no end"]);
     }
 }

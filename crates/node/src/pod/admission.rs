@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::{resources::pod_request, sandbox::host_ports, spec};
+use super::{resources::pod_request, sandbox::host_ports, spec, sysctls};
 use crate::{machine::Allocatable, quantity::Amount};
 
 /// What a node can give.
@@ -19,6 +19,8 @@ pub struct Offer<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// The node's object, for its name.
     pub node_name: &'a str,
+    /// Kernel parameters that pods may set beyond the safe ones.
+    pub allowed_sysctls: &'a [String],
 }
 
 /// Admits a pod beside those that run already, or gives reason and message of its failure.
@@ -67,6 +69,9 @@ pub fn admit(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Result<(), (Stri
             *protocol == port.protocol && *number == port.host_port && (address.is_none() || port.host_ip.is_none() || *address == port.host_ip)
         })
     });
+    if let Err(message) = sysctls::check(pod, offer.allowed_sysctls) {
+        return refuse("SysctlForbidden", message);
+    }
     if clashes {
         return refuse("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned());
     }
@@ -95,7 +100,7 @@ mod tests {
     fn check(new: &Pod, running: &[&Pod], labels: &[(&str, &str)], expected: Option<&str>) {
         let allocatable = Allocatable { cpu: Amount::units(2), ..Allocatable::default() };
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let offer = Offer { allocatable: &allocatable, max_pods: 2, labels: &labels, node_name: "n" };
+        let offer = Offer { allocatable: &allocatable, max_pods: 2, labels: &labels, node_name: "n", allowed_sysctls: &[] };
         assert_eq!(admit(new, running, &offer).err().map(|(reason, _)| reason).as_deref(), expected);
     }
 

@@ -118,16 +118,7 @@ fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount, environmen
     };
     let inside = match (&mount.sub_path, &mount.sub_path_expr) {
         (_, Some(expression)) if !expression.is_empty() => {
-            let missing = std::cell::Cell::new(false);
-            let path = environment::expand(expression, |name| {
-                let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-                missing.set(missing.get() || value.is_none());
-                value
-            });
-            if missing.get() {
-                return Err(format!("failed to expand subPathExpr \"{expression}\" of container \"{}\"", parts.container.name));
-            }
-            path
+            expand_sub_path(expression, environment)?
         }
         (Some(path), _) => path.clone(),
         _ => String::new(),
@@ -152,6 +143,23 @@ fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount, environmen
             _ => MountPropagation::Private,
         },
     })
+}
+
+/// The path that a `subPathExpr` stands for.
+///
+/// # Errors
+/// A variable is missing, or empty, which would mount more than was meant; upstream's words.
+fn expand_sub_path(expression: &str, environment: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let path = environment::expand(expression, |name| {
+        let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        if value.as_deref().unwrap_or_default().is_empty() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    if missing.is_empty() { Ok(path) } else { Err(format!("missing value for {}", missing.join(", "))) }
 }
 
 /// `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname` and the termination message, where the container mounts nothing else there.
@@ -207,4 +215,16 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), String> {
 #[must_use]
 pub fn describe(pod: &Pod, container: &container_runtime::ContainerStatus) -> String {
     format!("{} ({}) of pod {}/{}", container.spec.name, container_status::shown_id(&container.id), namespace(pod), name(pod))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sub_path_with_a_missing_or_empty_part_is_refused() {
+        let environment = [("A".to_owned(), "one".to_owned()), ("EMPTY".to_owned(), String::new())];
+        assert_eq!(expand_sub_path("$(A)/two", &environment).as_deref(), Ok("one/two"));
+        assert_eq!(expand_sub_path("$(NONE)/$(EMPTY)/$(A)", &environment), Err("missing value for EMPTY, NONE".to_owned()));
+    }
 }

@@ -106,7 +106,7 @@ fn observed_states(sources: &Sources<'_>, container: &Container, newest: &Observ
         }
         Life::Created => match sources.launch_failures.get(&container.name) {
             Some(failure) => (waiting(&failure.reason, &failure.message), previous_state),
-            None => (starting(sources.pod, container), previous_state),
+            None => (starting(sources.pod), previous_state),
         },
         Life::Exited { .. } => {
             let state = terminated(sources, newest);
@@ -141,7 +141,7 @@ fn unobserved_states(sources: &Sources<'_>, role: Role, container: &Container, a
     if sources.is_terminated {
         return match (sources.initialized, role) {
             (true, Role::Main | Role::Sidecar) => (lost("The container could not be located when the pod was terminated"), old_last),
-            _ => (Some(old_state).filter(|state| *state != ContainerState::default()).unwrap_or_else(|| starting(sources.pod, container)), old_last),
+            _ => (Some(old_state).filter(|state| *state != ContainerState::default()).unwrap_or_else(|| starting(sources.pod)), old_last),
         };
     }
     let last = if old_state.running.is_some() {
@@ -151,14 +151,13 @@ fn unobserved_states(sources: &Sources<'_>, role: Role, container: &Container, a
     };
     match sources.launch_failures.get(&container.name) {
         Some(failure) => (waiting(&failure.reason, &failure.message), last),
-        None => (starting(sources.pod, container), last),
+        None => (starting(sources.pod), last),
     }
 }
 
 /// The waiting state of a container whose turn has not come or that is being made.
-fn starting(pod: &Pod, container: &Container) -> ContainerState {
-    let is_init = init_containers(pod).iter().any(|init| init.name == container.name);
-    let reason = if init_containers(pod).is_empty() || (is_init && init_containers(pod).len() == 1) { "ContainerCreating" } else { "PodInitializing" };
+fn starting(pod: &Pod) -> ContainerState {
+    let reason = if init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
     waiting(reason, "")
 }
 

@@ -4,7 +4,7 @@
 //! * [`worker`]: the deed: one task per pod that observes, asks `plan`, applies, and writes the status
 //! * [`status`] (with `container_status` and `conditions`): what the API shows, pure
 //! * [`launch`], [`stop`], [`sandbox`], [`removal`]: the deeds that take longer
-//! * [`admission`], [`qos`], [`resources`], [`environment`], [`container_spec`], [`files`]: what a pod's fields mean on a node
+//! * [`admission`], [`sysctls`], [`qos`], [`resources`], [`environment`], [`container_spec`], [`files`]: what a pod's fields mean on a node
 //!
 //! This module holds the accessors that all of them use.
 
@@ -27,6 +27,7 @@ pub mod sandbox;
 pub mod security;
 pub mod status;
 pub mod stop;
+pub mod sysctls;
 pub mod termination_message;
 pub mod worker;
 

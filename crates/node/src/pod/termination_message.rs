@@ -5,6 +5,7 @@ use std::path::Path;
 use container_runtime::{ContainerState, ContainerStatus};
 
 use super::annotations;
+use crate::logs::line::Line;
 
 /// Most bytes of a message file.
 const MAXIMUM_FILE: usize = 4096;
@@ -27,12 +28,18 @@ pub async fn read(container: &ContainerStatus) -> String {
     }
     // Lines of the log carry time, stream and tag: more is read than is wanted.
     let log = read_end(&container.log_path, MAXIMUM_LOG * 4).await;
-    let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let start = lines.len().saturating_sub(MAXIMUM_LINES);
-    let text: String = lines.get(start..).unwrap_or_default().iter().flat_map(|line| [*line, "\n"]).collect();
+    let text = last_lines(&log);
     let cut = text.len().saturating_sub(MAXIMUM_LOG);
     let cut = (cut..=text.len()).find(|position| text.is_char_boundary(*position)).unwrap_or(text.len());
     text.get(cut..).unwrap_or_default().to_owned()
+}
+
+/// What a container wrote last, out of the end of its log.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<Line<'_>> = log.lines().filter_map(|line| Line::parse(line.as_bytes())).collect();
+    let start = lines.len().saturating_sub(MAXIMUM_LINES);
+    let shown = lines.get(start..).unwrap_or_default().iter();
+    shown.map(|line| String::from_utf8_lossy(line.text).into_owned() + if line.is_partial { "" } else { "\n" }).collect()
 }
 
 async fn read_end(path: &Path, limit: usize) -> String {
@@ -47,4 +54,15 @@ async fn read_end(path: &Path, limit: usize) -> String {
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())
     };
     read.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_what_was_written_and_no_more() {
+        let log = "cut off F x\n2026-01-02T15:04:05Z stdout F one\n2026-01-02T15:04:06Z stderr P two\n";
+        assert_eq!(last_lines(log), "one\ntwo");
+    }
 }

@@ -10,15 +10,18 @@ pub fn is_mounted(path: &Path) -> bool {
     below(path).iter().any(|mounted| mounted == path)
 }
 
-/// Mounts an in-memory file system, limited to a size where one is given.
+/// Mounts an in-memory file system that everybody may write to, limited to a size and owned by a group where one is given.
 ///
 /// # Errors
 /// The kernel's answer in words.
-pub fn mount_tmpfs(path: &Path, size_bytes: Option<u64>) -> Result<(), String> {
-    let options = match size_bytes {
-        Some(size) => format!("mode=0777,size={size}"),
+pub fn mount_tmpfs(path: &Path, size_bytes: Option<u64>, group: Option<u32>) -> Result<(), String> {
+    let mut options = match group {
+        Some(group) => format!("mode=2777,gid={group}"),
         None => "mode=0777".to_owned(),
     };
+    if let Some(size) = size_bytes {
+        options.push_str(&format!(",size={size}"));
+    }
     let options = std::ffi::CString::new(options).map_err(|problem| problem.to_string())?;
     rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str()))
         .map_err(|problem| format!("could not mount a tmpfs at {}: {problem}", path.display()))

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use api::core::v1::{Container, ContainerPort, EnvVar, Lifecycle, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Toleration, VolumeMount};
+use api::core::v1::{Container, ContainerPort, EnvVar, Lifecycle, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Sysctl, Toleration, VolumeMount};
 use meta::{FieldError, FieldPath, quantity::Quantity, validation as rules};
 use serde_json::Value;
 
@@ -130,9 +130,7 @@ pub fn pod_spec(spec: &PodSpec, path: &FieldPath) -> Vec<FieldError> {
         if let Some(policy) = &context.fs_group_change_policy {
             one_of(policy, &["OnRootMismatch", "Always"], &at.child("fsGroupChangePolicy"), &mut problems);
         }
-        for (index, setting) in context.sysctls.iter().flatten().enumerate() {
-            filled(&setting.name, &at.child("sysctls").index(index).child("name"), &mut problems);
-        }
+        kernel_parameters(context.sysctls.as_deref().unwrap_or_default(), &at.child("sysctls"), &mut problems);
     }
     for (index, constraint) in spec.topology_spread_constraints.iter().flatten().enumerate() {
         let at = path.child("topologySpreadConstraints").index(index);
@@ -146,6 +144,33 @@ pub fn pod_spec(spec: &PodSpec, path: &FieldPath) -> Vec<FieldError> {
         }
     }
     problems
+}
+
+/// Names of kernel parameters, by their form alone: which of them a node lets a pod set is the node's business.
+fn kernel_parameters(settings: &[Sysctl], path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const MAX_NAME: usize = 253;
+    let mut seen = HashSet::new();
+    for (index, setting) in settings.iter().enumerate() {
+        let at = path.index(index).child("name");
+        if setting.name.is_empty() {
+            problems.push(FieldError::required(&at, ""));
+        } else if setting.name.len() > MAX_NAME || !setting.name.split(['.', '/']).all(is_parameter_segment) {
+            problems.push(FieldError::invalid(
+                &at,
+                setting.name.as_str(),
+                r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+            ));
+        } else if !seen.insert(setting.name.replace('/', ".")) {
+            problems.push(FieldError::duplicate(&at, setting.name.as_str()));
+        }
+    }
+}
+
+fn is_parameter_segment(segment: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = segment.as_bytes();
+    let ends_are_plain = bytes.first().copied().is_some_and(is_plain) && bytes.last().copied().is_some_and(is_plain);
+    ends_are_plain && bytes.iter().all(|byte| is_plain(*byte) || matches!(byte, b'-' | b'_'))
 }
 
 fn identifier(value: Option<i64>, path: &FieldPath, problems: &mut Vec<FieldError>) {
