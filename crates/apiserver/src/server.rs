@@ -76,7 +76,7 @@ impl ApiServer {
         response
     }
 
-    async fn dispatch(&self, request: Request, info: RequestInfo, accept: Arc<str>, warnings: Arc<parking_lot::Mutex<Vec<String>>>) -> Result<Response<Body>, ApiError> {
+    async fn dispatch(&self, mut request: Request, info: RequestInfo, accept: Arc<str>, warnings: Arc<parking_lot::Mutex<Vec<String>>>) -> Result<Response<Body>, ApiError> {
         let core = &self.core;
         let connection = request.extensions().get::<ConnectionIdentity>().cloned().or_else(|| {
             request.extensions().get::<client::Identity>().map(|identity| {
@@ -89,6 +89,8 @@ impl ApiServer {
         });
         let user = core.authentication.authenticate(request.headers(), connection.as_ref()).await?;
         let user = impersonation::impersonate(core, request.headers(), user)?;
+        // From here on the request may be passed on to nodes, pods and services, whom a caller's credentials are no business of.
+        crate::authentication::remove_credentials(request.headers_mut());
         let query = Query::parse(request.uri().query().unwrap_or_default())?;
         let context = RequestContext {
             accept,

@@ -314,6 +314,7 @@ fn write_expression(entry: &mut Message, expression: &Expression, inline_set: Op
     match expression {
         Expression::Meta { key, to } => write("meta", &mut |data| {
             let key = match key {
+                MetaKey::InputLinkName => 6,
                 MetaKey::OutputLinkName => 7,
                 MetaKey::Family => 15,
                 MetaKey::Protocol => 16,

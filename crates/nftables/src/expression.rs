@@ -48,6 +48,8 @@ pub enum MetaKey {
     Family,
     /// The protocol of the transport layer, one byte.
     Protocol,
+    /// Name of the link it came by, sixteen bytes.
+    InputLinkName,
     /// Name of the link it leaves by, sixteen bytes.
     OutputLinkName,
 }
@@ -248,6 +250,7 @@ impl fmt::Display for Expression {
                 let key = match key {
                     MetaKey::Family => "family",
                     MetaKey::Protocol => "protocol",
+                    MetaKey::InputLinkName => "input link",
                     MetaKey::OutputLinkName => "output link",
                 };
                 write!(formatter, "{to} = {key}")

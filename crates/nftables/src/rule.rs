@@ -96,11 +96,20 @@ impl Rule {
             .compare(comparison, FIRST, begin.as_bytes())
     }
 
+    /// Only packets that came by the link of this name (or did not).
+    pub fn input_link(self, name: &str, comparison: Comparison) -> Self {
+        self.link(MetaKey::InputLinkName, name, comparison)
+    }
+
     /// Only packets that leave by the link of this name (or do not).
     pub fn output_link(self, name: &str, comparison: Comparison) -> Self {
+        self.link(MetaKey::OutputLinkName, name, comparison)
+    }
+
+    fn link(self, key: MetaKey, name: &str, comparison: Comparison) -> Self {
         let mut bytes = name.as_bytes().to_vec();
         bytes.resize(16, 0);
-        self.push(Expression::Meta { key: MetaKey::OutputLinkName, to: FIRST }).compare(comparison, FIRST, &bytes)
+        self.push(Expression::Meta { key, to: FIRST }).compare(comparison, FIRST, &bytes)
     }
 
     /// Loads the source address.

@@ -66,6 +66,8 @@ pub struct BaseChain {
 }
 
 impl BaseChain {
+    /// Before connections are tracked, so that a packet is seen as it was on the wire.
+    pub const BEFORE_TRACKING: i32 = -300;
     /// Before destinations are translated.
     pub const BEFORE_DESTINATION_NAT: i32 = -110;
     /// Where destinations are translated.

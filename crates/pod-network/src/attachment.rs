@@ -36,6 +36,9 @@ pub enum LinkError {
     /// A request over netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A parameter of the link.
+    #[error(transparent)]
+    Parameter(#[from] netlink::SysctlError),
     /// A link vanished while it was set up.
     #[error("link {0} vanished while it was being set up")]
     Vanished(String),
@@ -59,6 +62,10 @@ pub fn connect(route: &RouteSocket, host_link: &str, attachment: &Attachment, mt
     }
     let host = route.link(host_link)?.ok_or_else(|| LinkError::Vanished(host_link.to_owned()))?;
     route.set_up_with_alias(host.index, &format!("pod {}/{}", request.pod_namespace, request.pod_name))?;
+    if attachment.request.host_ports.iter().any(|port| port.host_ip.is_none_or(|address| address.is_ipv4())) {
+        // Connections to a host port on 127.0.0.1 come by this link; `host_rules` keeps all others out.
+        netlink::write_sysctl(&format!("net/ipv4/conf/{host_link}/route_localnet"), "1")?;
+    }
     namespace.run(|| configure_inside(&attachment.addresses))??;
     for address in &attachment.addresses {
         route.set_neighbour(host.index, *address, names::pod_address(&request.sandbox))?;

@@ -1,6 +1,10 @@
 //! The node's nftables table for pods: host ports, and masquerading of what leaves the cluster.
 //!
-//! Nothing here drops anything. Other software may (Docker sets the policy of iptables' FORWARD chain to DROP): an
+//! A host port answers on loopback addresses too, as it does where a container engine binds it. For that, the link of a pod
+//! with host ports lets packets with loopback addresses pass (`route_localnet`, set in `attachment.rs`), and the node's
+//! own loopback services would be open to the pod if what comes from outside with such an address were not dropped here.
+//!
+//! Nothing else is dropped here. Other software may (Docker sets the policy of iptables' FORWARD chain to DROP): an
 //! "accept" of ours could not overrule that, so the administrator has to allow the pod ranges there.
 
 use std::{
@@ -41,6 +45,7 @@ pub fn whole_table<'a>(
     let mut transaction = Transaction::replacing(table);
     transaction
         .chain("host-ports")
+        .base_chain("loopback", ChainKind::Filter, Hook::Prerouting, BaseChain::BEFORE_TRACKING)
         .base_chain("prerouting", ChainKind::Nat, Hook::Prerouting, BaseChain::DESTINATION_NAT)
         .base_chain("output", ChainKind::Nat, Hook::Output, BaseChain::DESTINATION_NAT)
         .base_chain("postrouting", ChainKind::Nat, Hook::Postrouting, BaseChain::SOURCE_NAT);
@@ -57,10 +62,17 @@ pub fn whole_table<'a>(
             .set(Set::new(name("hairpin", ipv4), vec![address, address]))
             .set(Set::ranges(name("inside", ipv4), address));
         if ipv4 {
-            // A packet from 127.0.0.1 could not leave by a link anyway.
+            for rule in [Rule::new().family(true).destination_within(loopback, Comparison::Equal), Rule::new().family(true).source_within(loopback, Comparison::Equal)] {
+                transaction.rule("loopback", rule.input_link("lo", Comparison::NotEqual).verdict(Verdict::Drop));
+            }
+            // A pod could not answer 127.0.0.1.
             transaction.rule(
-                "host-ports",
-                Rule::new().family(true).destination_within(loopback, Comparison::Equal).verdict(Verdict::Return),
+                "postrouting",
+                Rule::new()
+                    .family(true)
+                    .source_within(loopback, Comparison::Equal)
+                    .output_link("lo", Comparison::NotEqual)
+                    .masquerade(),
             );
         }
         transaction

@@ -184,6 +184,32 @@ fn host_ports_lead_to_the_pod_and_close_with_it() {
 }
 
 #[test]
+fn host_ports_answer_on_loopback_and_the_hosts_own_loopback_services_stay_its_own() {
+    let laboratory = Laboratory::new("loopback");
+    let (a, world) = (laboratory.host("a"), laboratory.host("world"));
+    laboratory.wire((&a, "up", &["192.168.0.1/24"]), (&world, "up", &["192.168.0.9/24"]));
+    let node = node(&laboratory, &a, "a");
+    node.apply(facts("a", &["192.168.0.1"], &["10.244.0.0/24"]));
+    let (one, two) = (laboratory.host("one"), laboratory.host("two"));
+    let at = |address: &str, protocol| HostPort { host_ip: Some(address.parse().unwrap()), ..port(8080, 80, protocol) };
+    // One number for several pods, told apart by address and protocol.
+    node.attach(&one, "one", vec![at("127.0.0.1", Protocol::Tcp)]).expect("attach");
+    node.attach(&two, "two", vec![at("192.168.0.1", Protocol::Tcp), at("192.168.0.1", Protocol::Udp)]).expect("attach");
+    laboratory.serve_tcp(&one, "one", 80);
+    laboratory.serve_tcp(&two, "two", 80);
+    laboratory.serve_udp(&two, "two", 80);
+    assert_eq!(a.ask_tcp("127.0.0.1:8080").unwrap(), "one 192.168.0.1");
+    assert_eq!(a.ask_tcp("192.168.0.1:8080").unwrap(), "two 192.168.0.1");
+    assert_eq!(a.ask_udp("192.168.0.1:8080").unwrap(), "two 192.168.0.1");
+    // A pod that gives up its own loopback address to send to its node's.
+    laboratory.serve_tcp(&a, "a", 82);
+    assert_eq!(a.ask_tcp("127.0.0.1:82").unwrap(), "a 127.0.0.1");
+    one.command("ip", &["address", "delete", "127.0.0.1/8", "dev", "lo"]);
+    one.ask_tcp("127.0.0.1:82").unwrap_err();
+    one.ask_tcp("127.0.0.1:8080").unwrap_err();
+}
+
+#[test]
 fn a_restarted_agent_goes_on_where_it_was_and_sweeps_what_is_gone() {
     let laboratory = Laboratory::new("restart");
     let a = laboratory.host("a");

@@ -58,6 +58,25 @@ impl Authentication {
     }
 }
 
+/// What the sub-protocol begins with in which a browser, which cannot set headers of WebSockets, hides its token.
+const PROTOCOL_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Takes away what proves who sent a request, once that is known.
+pub fn remove_credentials(headers: &mut HeaderMap) {
+    headers.remove(http::header::AUTHORIZATION);
+    let own: Vec<http::HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    own.iter().for_each(|name| drop(headers.remove(name)));
+    let Some(protocols) = headers.get("sec-websocket-protocol").and_then(|value| value.to_str().ok()) else { return };
+    if !protocols.contains(PROTOCOL_TOKEN) {
+        return;
+    }
+    let rest: Vec<&str> = protocols.split(',').map(str::trim).filter(|name| !name.starts_with(PROTOCOL_TOKEN)).collect();
+    match http::HeaderValue::from_str(&rest.join(", ")) {
+        Ok(rest) if !rest.is_empty() => drop(headers.insert("sec-websocket-protocol", rest)),
+        _ => drop(headers.remove("sec-websocket-protocol")),
+    }
+}
+
 /// The bearer token of a request, from its header or, for browsers' WebSockets, from its sub-protocol.
 fn bearer_token(headers: &HeaderMap) -> Option<String> {
     if let Some(header) = headers.get(http::header::AUTHORIZATION) {
@@ -66,8 +85,31 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
     }
     let protocols = headers.get("sec-websocket-protocol")?.to_str().ok()?;
-    let encoded = protocols.split(',').find_map(|name| name.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let encoded = protocols.split(',').find_map(|name| name.trim().strip_prefix(PROTOCOL_TOKEN))?;
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_and_everything_else_stays() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer secret"),
+            ("impersonate-user", "jane"),
+            ("impersonate-extra-scopes", "view"),
+            ("sec-websocket-protocol", "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io"),
+            ("x-request-id", "1"),
+        ] {
+            headers.insert(name, http::HeaderValue::from_static(value));
+        }
+        remove_credentials(&mut headers);
+        let mut left: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["sec-websocket-protocol: v5.channel.k8s.io", "x-request-id: 1"]);
+    }
 }

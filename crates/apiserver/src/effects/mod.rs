@@ -8,6 +8,7 @@ pub mod eviction;
 pub mod forward;
 pub mod pod_streams;
 pub mod proxy;
+pub mod proxy_links;
 pub mod reviews;
 pub mod scale;
 pub mod service;

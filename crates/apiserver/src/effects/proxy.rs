@@ -1,7 +1,7 @@
 //! `proxy` of pods, services and nodes: any request, passed on to what serves behind the name.
 //!
 //! A name is `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT`. Source: Kubernetes `apimachinery/pkg/util/net/port_split.go`,
-//! `apimachinery/pkg/util/proxy`, and `ResourceLocation` of each kind's registry.
+//! `apimachinery/pkg/util/proxy`, and `ResourceLocation` of each kind's registry. Links in the answers: `proxy_links`.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::{
     core::{Core, RequestContext},
-    effects::{Handler, forward, pod_streams::admit_connect},
+    effects::{Handler, forward, pod_streams::admit_connect, proxy_links::Links},
     handler::read,
     http_body::{Body, Request, empty},
 };
@@ -177,23 +177,6 @@ async fn secure(connection: Box<dyn Connection>, address: IpAddr) -> Result<impl
     }
 }
 
-/// A `Location` the back end gave, as the client must ask for it here.
-fn rewritten(location: &str, prefix: &str, hosts: &[&str]) -> Option<String> {
-    let path = match location.split_once("://") {
-        Some((_, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let (host, path) = rest.split_at(end);
-            if !hosts.contains(&host) {
-                return None;
-            }
-            if path.is_empty() { "/" } else { path }
-        }
-        None if location.starts_with('/') && !location.starts_with("//") => location,
-        None => return None,
-    };
-    (!path.starts_with(prefix)).then(|| format!("{prefix}{path}"))
-}
-
 #[async_trait]
 impl Handler for ProxyHandler {
     async fn handle(&self, core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
@@ -235,16 +218,11 @@ impl Handler for ProxyHandler {
             Target::Address { host, .. } => host.parse().ok(),
             Target::NodeApi { .. } => None,
         };
-        let mut response = match address.filter(|_| destination.tls) {
+        let response = match address.filter(|_| destination.tls) {
             Some(address) => forward::send(request, &wanted, secure(connection, address).await?).await?,
             None => forward::send(request, &wanted, connection).await?,
         };
-        let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
-        let location = location.and_then(|location| rewritten(location, &prefix, &[&destination.host, &own_host]));
-        if let Some(Ok(location)) = location.map(|location| HeaderValue::from_str(&location)) {
-            response.headers_mut().insert(header::LOCATION, location);
-        }
-        Ok(response)
+        Ok(Links { prefix, hosts: vec![destination.host, own_host] }.apply(response))
     }
 }
 
@@ -260,16 +238,6 @@ mod tests {
         assert_eq!(split("https:web:"), Some(("https", "web", "")));
         assert_eq!(split("ftp:web:21"), None);
         assert_eq!(split(":80"), None);
-    }
-
-    #[test]
-    fn locations_of_the_back_end_come_back_through_the_proxy() {
-        let prefix = "/api/v1/namespaces/n/services/web/proxy";
-        assert_eq!(rewritten("/login", prefix, &[]), Some(format!("{prefix}/login")));
-        assert_eq!(rewritten("http://10.0.0.1:80/a?b", prefix, &["10.0.0.1:80"]), Some(format!("{prefix}/a?b")));
-        assert_eq!(rewritten("https://elsewhere/a", prefix, &["10.0.0.1:80"]), None);
-        assert_eq!(rewritten("next", prefix, &[]), None);
-        assert_eq!(rewritten(&format!("{prefix}/x"), prefix, &[]), None);
     }
 
     #[test]
