@@ -6,6 +6,7 @@
 pub mod binding;
 pub mod eviction;
 pub mod forward;
+pub mod node_ports;
 pub mod pod_streams;
 pub mod proxy;
 pub mod proxy_links;

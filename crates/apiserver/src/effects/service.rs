@@ -1,22 +1,19 @@
-//! Addresses and node ports of Services.
-//!
-//! An address is an IPAddress object, created before the Service: two servers cannot give the same one away. Node ports are
-//! drawn under a lock from what the view does not show as taken.
+//! Addresses of Services. An address is an IPAddress object, created before the Service: two servers cannot give the same one
+//! away. Node ports are in `node_ports`.
 //!
 //! Source: Kubernetes `pkg/registry/core/service/storage/alloc.go`.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use meta::{ApiError, FieldError, FieldPath, GroupKind, Object, Reason};
-use parking_lot::Mutex;
 use rand::Rng;
 use serde_json::{Value, json};
 use store::{Change, Expect};
 
 use crate::{
     core::{Core, RequestContext},
-    effects::{Effects, Reservation},
+    effects::{Effects, Reservation, node_ports::NodePorts},
     handler::write::create_object,
     view::MemoryView,
 };
@@ -64,11 +61,11 @@ fn family(address: IpAddr) -> &'static str {
 /// Effects of Services.
 #[derive(Default)]
 pub struct ServiceEffects {
-    /// Ports of creates and updates that are not visible in the view yet.
-    pending_ports: Arc<Mutex<BTreeSet<(String, u16)>>>,
+    ports: NodePorts,
 }
 
-fn invalid(object: &Object, error: FieldError) -> ApiError {
+/// A refusal because of one field.
+pub(super) fn invalid(object: &Object, error: FieldError) -> ApiError {
     ApiError::invalid(&GroupKind { group: "".into(), kind: "Service".into() }, object.name(), vec![error])
 }
 
@@ -263,83 +260,10 @@ impl ServiceEffects {
         Ok(taken)
     }
 
-    /// Settles node ports; gives the ones newly reserved.
-    fn settle_ports(&self, core: &Core, object: &mut Object, old: Option<&Object>) -> Result<Vec<(String, u16)>, ApiError> {
-        let kind = object.text(&["spec", "type"]).unwrap_or("ClusterIP").to_owned();
-        let needs = kind == "NodePort" || kind == "LoadBalancer" && object.get(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false));
-        let old_ports = old.map(node_ports).unwrap_or_default();
-        if !needs {
-            if kind == "ClusterIP"
-                && let Some(ports) = object.0.get_mut("spec").and_then(|spec| spec.get_mut("ports")).and_then(Value::as_array_mut)
-            {
-                // Turned into a ClusterIP Service: what it had as a NodePort Service goes.
-                for port in ports.iter_mut().filter_map(Value::as_object_mut) {
-                    let given = port.get("nodePort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
-                    if given.is_some_and(|given| old_ports.iter().any(|(_, known)| *known == given)) {
-                        port.remove("nodePort");
-                    }
-                }
-            }
-            return Ok(Vec::new());
-        }
-        let (low, high) = core.facts.node_ports;
-        let key = format!("{}/{}", object.namespace(), object.name());
-        let mut pending = self.pending_ports.lock();
-        let mut used: BTreeSet<(String, u16)> = pending.clone();
-        for stored in core.view.snapshot(&core.view_named("services")).range("", None) {
-            if *stored.key != *key
-                && let Ok(other) = stored.object()
-            {
-                used.extend(node_ports(&other));
-            }
-        }
-        let mut reserved = Vec::new();
-        let copy = object.clone();
-        let name = object.name().to_owned();
-        let Some(ports) = object.0.get_mut("spec").and_then(|spec| spec.get_mut("ports")).and_then(Value::as_array_mut) else { return Ok(reserved) };
-        let mut own: Vec<(String, u16, String)> = Vec::new();
-        for (index, port) in ports.iter_mut().enumerate() {
-            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-            let number = port.get("port").map(Value::to_string).unwrap_or_default();
-            let given = port.get("nodePort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-            let chosen = match given {
-                Some(given) => {
-                    let held = old_ports.contains(&(protocol.clone(), given));
-                    let path = FieldPath::new("spec.ports").index(index).child("nodePort");
-                    if !held && !(low..=high).contains(&given) {
-                        let why = format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
-                        return Err(invalid(&copy, FieldError::invalid(&path, given, why)));
-                    }
-                    if !held && used.contains(&(protocol.clone(), given)) {
-                        return Err(invalid(&copy, FieldError::invalid(&path, given, "provided port is already allocated")));
-                    }
-                    given
-                }
-                None => {
-                    // Ports of one number and two protocols share a node port, as upstream gives them.
-                    let shared = own.iter().find(|(known, _, other)| *known != protocol && *other == number).map(|(_, port, _)| *port);
-                    let free = |candidate: u16| !used.contains(&(protocol.clone(), candidate)) && !own.iter().any(|(known, port, _)| *known == protocol && *port == candidate);
-                    let start = rand::rng().random_range(low..=high);
-                    let found = shared.filter(|port| free(*port)).or_else(|| (start..=high).chain(low..start).find(|candidate| free(*candidate)));
-                    found.ok_or_else(|| ApiError::internal(format!("failed to allocate a nodePort for Service {name}: range is full")))?
-                }
-            };
-            if !old_ports.contains(&(protocol.clone(), chosen)) {
-                reserved.push((protocol.clone(), chosen));
-            }
-            own.push((protocol, chosen, number));
-            if let Some(port) = port.as_object_mut() {
-                port.insert("nodePort".to_owned(), json!(chosen));
-            }
-        }
-        pending.extend(reserved.iter().cloned());
-        Ok(reserved)
-    }
-
     async fn settle(&self, core: &Arc<Core>, context: &RequestContext, new: &mut Object, old: Option<&Object>) -> Result<Reservation, ApiError> {
         let held = old.map(addresses).unwrap_or_default();
         let taken = self.settle_addresses(core, new, &held).await?;
-        let ports = match self.settle_ports(core, new, old) {
+        let ports = match self.ports.settle(core, new, old) {
             Ok(ports) => ports,
             Err(error) => {
                 free(core.view.clone(), taken).await;
@@ -349,10 +273,10 @@ impl ServiceEffects {
         let now = addresses(new);
         let given_up: Vec<IpAddr> = held.into_iter().filter(|address| !now.contains(address)).collect();
         let view = core.view.clone();
-        let pending = self.pending_ports.clone();
+        let pending = self.ports.clone();
         let (view_again, pending_again, ports_again) = (view.clone(), pending.clone(), ports.clone());
         let release = Box::pin(async move {
-            forget(&pending, &ports);
+            pending.forget(&ports);
             free(view, taken).await;
         });
         if context.query.dry_run {
@@ -360,34 +284,10 @@ impl ServiceEffects {
             return Ok(Reservation::releasing(release));
         }
         Ok(Reservation::releasing(release).committing(Box::pin(async move {
-            forget(&pending_again, &ports_again);
+            pending_again.forget(&ports_again);
             free(view_again, given_up).await;
         })))
     }
-}
-
-fn forget(pending: &Mutex<BTreeSet<(String, u16)>>, ports: &[(String, u16)]) {
-    let mut pending = pending.lock();
-    for port in ports {
-        pending.remove(port);
-    }
-}
-
-fn node_ports(object: &Object) -> Vec<(String, u16)> {
-    let mut ports: Vec<(String, u16)> = object
-        .get(&["spec", "ports"])
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|port| {
-            let number = port.get("nodePort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok())?;
-            Some((port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned(), number))
-        })
-        .collect();
-    if let Some(check) = object.get(&["spec", "healthCheckNodePort"]).and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()) {
-        ports.push(("TCP".to_owned(), check));
-    }
-    ports
 }
 
 #[async_trait]

@@ -1,5 +1,7 @@
 //! Service: one stable address for many pods. Addresses and node ports are handed out by the API server's effects.
 
+mod type_change;
+
 use std::collections::HashSet;
 
 use api::{
@@ -14,7 +16,7 @@ use super::pod::validation::protocol;
 use crate::{
     cells,
     problems::{labels, one_of, port_number, port_or_name},
-    strategy::{Column, NameRule, Strategy},
+    strategy::{Column, NameRule, Strategy, WriteContext},
 };
 
 /// Behaviour of services.
@@ -63,6 +65,11 @@ impl Strategy for ServiceStrategy {
         }
         if kind == "LoadBalancer" && spec.allocate_load_balancer_node_ports.is_none() {
             spec.allocate_load_balancer_node_ports = Some(true);
+        }
+    }
+    fn prepare_update(&self, _context: &WriteContext, service: &mut Service, old: &Service) {
+        if let (Some(new), Some(old)) = (&mut service.spec, &old.spec) {
+            type_change::drop_unused(new, old);
         }
     }
     fn validate(&self, service: &Service) -> Vec<FieldError> {
@@ -250,6 +257,10 @@ fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
         } else {
             problems.push(FieldError::invalid(&path.child("externalTrafficPolicy"), policy, "may only be set for externally-accessible services"));
         }
+    }
+    if spec.health_check_node_port.is_some_and(|port| port != 0) && !type_change::has_health_check(spec) {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        problems.push(FieldError::invalid(&path.child("healthCheckNodePort"), spec.health_check_node_port, why));
     }
     if kind != "LoadBalancer" {
         if spec.load_balancer_class.is_some() {
