@@ -6,6 +6,7 @@
 //! - [`handler`]: every verb, once, for every kind
 //! - [`effects`]: kinds that act on other objects, and special subresources
 //! - [`authentication`], [`authorization`], [`admission`]: the chains
+//! - [`webhook_client`]: asking webhooks, which others bring
 //! - [`rendering`], [`negotiation`], [`codec`]: forms and encodings
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
 //! - [`bootstrap`]: what a new cluster begins with
@@ -41,6 +42,7 @@ mod tunnel;
 pub mod user;
 pub mod version;
 pub mod view;
+pub mod webhook_client;
 
 pub use crate::core::{ClusterFacts, Core};
 pub use server::ApiServer;

@@ -95,6 +95,8 @@ fn admission() -> AdmissionChain {
             Arc::new(admission::default_tolerations::DefaultTolerationSeconds),
             Arc::new(admission::certificates::Certificates),
             Arc::new(admission::rbac_escalation::RbacEscalation),
+            Arc::new(admission::webhooks::mutating::MutatingAdmissionWebhook::default()),
+            Arc::new(admission::webhooks::validating::ValidatingAdmissionWebhook::default()),
         ],
     }
 }

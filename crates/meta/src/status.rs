@@ -37,6 +37,30 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// From the text in `Status.reason`; [`Reason::Unknown`] for any that is not one of these.
+    pub fn parse(text: &str) -> Self {
+        const ALL: [Reason; 18] = [
+            Reason::Unauthorized,
+            Reason::Forbidden,
+            Reason::NotFound,
+            Reason::AlreadyExists,
+            Reason::Conflict,
+            Reason::Gone,
+            Reason::Invalid,
+            Reason::ServerTimeout,
+            Reason::Timeout,
+            Reason::TooManyRequests,
+            Reason::BadRequest,
+            Reason::MethodNotAllowed,
+            Reason::NotAcceptable,
+            Reason::RequestEntityTooLarge,
+            Reason::UnsupportedMediaType,
+            Reason::InternalError,
+            Reason::Expired,
+            Reason::ServiceUnavailable,
+        ];
+        ALL.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Self::Unknown)
+    }
     /// The text in `Status.reason`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -8,14 +8,22 @@ pub mod priority;
 pub mod rbac_escalation;
 pub mod service_account;
 pub mod subresource_rules;
+pub mod webhooks;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kinds::ServedKind;
 use meta::{ApiError, Object};
+use parking_lot::Mutex;
 
-use crate::{core::Core, user::User};
+use crate::{
+    core::{Core, RequestContext},
+    options::DeleteOptions,
+    user::User,
+};
+
+use webhooks::reinvocation::Reinvocation;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,8 +66,39 @@ pub struct Attributes<'a> {
     pub user: &'a User,
     /// `dryRun=All`
     pub dry_run: bool,
-    /// The options object of the request (CreateOptions, …), for webhooks.
-    pub options: Option<Object>,
+    /// The request: warnings go there, and webhooks are told of its options.
+    pub context: &'a RequestContext,
+    /// Options of a deletion.
+    pub delete: Option<&'a DeleteOptions>,
+    /// Which webhooks were asked already.
+    pub reinvocation: Mutex<Reinvocation>,
+}
+
+impl<'a> Attributes<'a> {
+    /// Of a request, about what its path names.
+    pub fn of(operation: Operation, kind: &'a Arc<dyn ServedKind>, context: &'a RequestContext) -> Self {
+        Self {
+            operation,
+            kind,
+            subresource: &context.info.subresource,
+            namespace: &context.info.namespace,
+            name: &context.info.name,
+            user: &context.user,
+            dry_run: context.query.dry_run,
+            context,
+            delete: None,
+            reinvocation: Mutex::default(),
+        }
+    }
+    /// Whether it is about objects of a resource themselves, not about a subresource.
+    pub fn is_about(&self, group: &str, plural: &str) -> bool {
+        let info = self.kind.info();
+        self.subresource.is_empty() && *info.kind.group == *group && *info.plural == *plural
+    }
+    /// 403 with a reason.
+    pub fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::forbidden(&self.kind.info().group_resource(), self.name, why)
+    }
 }
 
 /// One plug-in.
@@ -86,15 +125,19 @@ pub struct AdmissionChain {
 }
 
 impl AdmissionChain {
-    /// Lets every plug-in change the object.
+    /// Lets every plug-in change the object; once more where a webhook changed it.
     ///
     /// # Errors
     /// The first refusal.
     pub async fn admit(&self, core: &Core, attributes: &Attributes<'_>, mut object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
-        for plugin in &self.plugins {
-            plugin.admit(core, attributes, object.as_deref_mut(), old).await?;
+        loop {
+            for plugin in &self.plugins {
+                plugin.admit(core, attributes, object.as_deref_mut(), old).await?;
+            }
+            if !attributes.reinvocation.lock().begin_second_round() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
     /// Asks every plug-in.
     ///

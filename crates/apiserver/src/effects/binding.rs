@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use store::Expect;
 
 use crate::{
+    admission::{Attributes, Operation},
     codec,
     core::{Core, RequestContext},
     effects::Handler,
@@ -42,13 +43,20 @@ impl Handler for BindingHandler {
         if context.info.name.is_empty() {
             return Err(ApiError::bad_request("name must be provided"));
         }
-        bind(core, &context, &binding).await?;
+        let mut binding = binding;
+        context.info.subresource = "binding".to_owned();
+        let pods = core.kind_named("", "v1", "Pod")?;
+        let attributes = Attributes::of(Operation::Create, &pods, &context);
+        core.admission.admit(core, &attributes, Some(&mut binding), None).await?;
+        core.admission.validate(core, &attributes, Some(&binding), None).await?;
+        drop(attributes);
+        bind(core, &context, &pods, &binding).await?;
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(respond(StatusCode::CREATED, negotiated, encode_meta(&status, negotiated.encoding)?))
     }
 }
 
-async fn bind(core: &Arc<Core>, context: &RequestContext, binding: &Object) -> Result<(), ApiError> {
+async fn bind(core: &Arc<Core>, context: &RequestContext, pods: &Arc<dyn ServedKind>, binding: &Object) -> Result<(), ApiError> {
     let kind_name = || GroupKind { group: "".into(), kind: "Binding".into() };
     let target = binding.text(&["target", "name"]).unwrap_or_default().to_owned();
     if target.is_empty() {
@@ -61,11 +69,7 @@ async fn bind(core: &Arc<Core>, context: &RequestContext, binding: &Object) -> R
         let error = FieldError::not_supported(&FieldPath::new("target").child("kind"), kind, &["Node", "<empty>"]);
         return Err(ApiError::invalid(&kind_name(), &context.info.name, vec![error]));
     }
-    let pods = core.kind_named("", "v1", "Pod")?;
     let resource = pods.info().group_resource();
-    let mut context = context.clone();
-    context.info.subresource = "binding".to_owned();
-    let context = context;
     let annotations = binding.annotations().cloned().unwrap_or_default();
     let labels = binding.labels().cloned().unwrap_or_default();
     // Upstream names the subresource in conflicts of bindings.
@@ -108,5 +112,5 @@ async fn bind(core: &Arc<Core>, context: &RequestContext, binding: &Object) -> R
         pod.metadata_mut().remove("resourceVersion");
         Ok(pod)
     };
-    update_object(core, &context, &pods, Part::Exact, false, Expect::Absent, &compute).await.map(|_| ())
+    update_object(core, context, pods, Part::Admitted, false, Expect::Absent, &compute).await.map(|_| ())
 }

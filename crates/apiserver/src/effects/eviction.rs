@@ -119,16 +119,7 @@ impl Handler for EvictionHandler {
         let given = given.and_then(|value| Object::from_value(value).ok());
         let mut options = DeleteOptions::read(given.as_ref(), &context.query)?;
         let dry_run = options.dry_run || context.query.dry_run;
-        let attributes = Attributes {
-            operation: Operation::Create,
-            kind,
-            subresource: "eviction",
-            namespace: &namespace,
-            name: &name,
-            user: &context.user,
-            dry_run,
-            options: None,
-        };
+        let attributes = Attributes { subresource: "eviction", dry_run, ..Attributes::of(Operation::Create, kind, &context) };
         core.admission.admit(core, &attributes, Some(&mut eviction), None).await?;
         core.admission.validate(core, &attributes, Some(&eviction), None).await?;
 

@@ -13,6 +13,7 @@ pub mod proxy_links;
 pub mod reviews;
 pub mod scale;
 pub mod service;
+pub mod service_back_ends;
 pub mod token;
 
 use std::{collections::HashMap, sync::Arc};

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use kinds::ServedKind;
 use meta::{ApiError, FieldError, FieldPath, GroupKind, GroupResource, Object, Reason};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     admission,
@@ -79,23 +79,44 @@ fn load(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn ServedKind>) 
     core.served_object(kind, &stored)
 }
 
+/// What somebody asks for by connecting, as the object that admission sees: `PodExecOptions` and its like.
+fn connect_options(context: &RequestContext, kind: &dyn ServedKind) -> Object {
+    let info = &context.info;
+    let mut options = Object::default();
+    let spoken = kind.info().subresource(&info.subresource).map(|known| known.kind.clone());
+    let spoken = spoken.unwrap_or_else(|| kind.info().kind.clone());
+    options.set(&["kind"], json!(&*spoken.kind));
+    options.set(&["apiVersion"], json!(spoken.group_version().to_string()));
+    if info.subresource == "proxy" {
+        options.set(&["path"], json!(format!("/{}", info.rest)));
+        return options;
+    }
+    for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| context.query.flag(flag)) {
+        options.set(&[flag], json!(true));
+    }
+    if let Some(container) = context.query.value("container") {
+        options.set(&["container"], json!(container));
+    }
+    let command: Vec<&str> = context.query.values("command").collect();
+    if !command.is_empty() {
+        options.set(&["command"], json!(command));
+    }
+    let ports: Vec<i64> = context.query.values("ports").filter_map(|port| port.parse().ok()).collect();
+    if !ports.is_empty() {
+        options.set(&["ports"], json!(ports));
+    }
+    options
+}
+
 /// Lets admission see that somebody connects.
 ///
 /// # Errors
 /// Its refusal.
 pub async fn admit_connect(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn ServedKind>) -> Result<(), ApiError> {
-    let attributes = admission::Attributes {
-        operation: admission::Operation::Connect,
-        kind,
-        subresource: &context.info.subresource,
-        namespace: &context.info.namespace,
-        name: &context.info.name,
-        user: &context.user,
-        dry_run: false,
-        options: None,
-    };
-    core.admission.admit(core, &attributes, None, None).await?;
-    core.admission.validate(core, &attributes, None, None).await
+    let attributes = admission::Attributes { dry_run: false, ..admission::Attributes::of(admission::Operation::Connect, kind, context) };
+    let mut options = connect_options(context, kind.as_ref());
+    core.admission.admit(core, &attributes, Some(&mut options), None).await?;
+    core.admission.validate(core, &attributes, Some(&options), None).await
 }
 
 /// Answers `log`.
@@ -248,8 +269,6 @@ impl Handler for StreamHandler {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pod(containers: &[&str], init: &[&str]) -> Object {

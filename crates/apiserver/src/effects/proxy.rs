@@ -5,7 +5,6 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use api::discovery::v1::EndpointSlice;
 use async_trait::async_trait;
 use dialer::{Connection, Target};
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -21,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     core::{Core, RequestContext},
-    effects::{Handler, forward, pod_streams::admit_connect, proxy_links::Links},
+    effects::{Handler, forward, pod_streams::admit_connect, proxy_links::Links, service_back_ends},
     handler::read,
     http_body::{Body, Request, empty},
 };
@@ -113,31 +112,12 @@ fn node_destination(core: &Core, kind: &Arc<dyn ServedKind>, asked: &str) -> Res
 fn service_destination(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str, asked: &str) -> Result<Destination, ApiError> {
     let Some((scheme, name, port)) = split(asked) else { return Err(ApiError::bad_request(format!("invalid service request {asked:?}"))) };
     let service = stored_object(core, kind, namespace, name)?;
-    let mut port_name = port.to_owned();
-    if let Ok(number) = port.parse::<u64>() {
-        let ports = service.get(&["spec", "ports"]).and_then(Value::as_array);
-        let Some(found) = ports.into_iter().flatten().find(|entry| entry.get("port").and_then(Value::as_u64) == Some(number)) else {
-            return Err(ApiError::unavailable(format!("no service port {number} found for service {name:?}")));
-        };
-        port_name = found.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    }
-    let mut candidates: Vec<(IpAddr, u16, Option<String>)> = Vec::new();
-    let view = core.view_named("endpointslices.discovery.k8s.io");
-    for stored in core.view.snapshot(&view).range(&format!("{namespace}/"), None).filter(|stored| stored.label("kubernetes.io/service-name") == Some(name)) {
-        let Ok(slice) = stored.typed::<EndpointSlice>() else { continue };
-        let port = slice.ports.iter().flatten().find(|port| port.name.as_deref().unwrap_or_default() == port_name);
-        let Some(port) = port.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok()) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-            if ready && let Some(Ok(address)) = endpoint.addresses.first().map(|address| allowed(address)) {
-                candidates.push((address, port, endpoint.node_name.clone()));
-            }
-        }
-    }
-    let Some((address, port, node)) = candidates.choose(&mut rand::rng()) else {
+    let port_name = service_back_ends::port_name(&service, port)?;
+    let candidates = service_back_ends::ready(core, namespace, name, &port_name, |address| allowed(address).ok());
+    let Some(chosen) = candidates.choose(&mut rand::rng()) else {
         return Err(ApiError::unavailable(format!("no endpoints available for service {asked:?}")));
     };
-    Ok(at_address(*address, *port, node.as_deref(), scheme == "https"))
+    Ok(at_address(chosen.address, chosen.port, chosen.node.as_deref(), scheme == "https"))
 }
 
 /// Takes any certificate: a pod's name and address prove nothing, and upstream checks none here either.

@@ -109,8 +109,7 @@ pub async fn delete_object(core: &Arc<Core>, context: &RequestContext, kind: &Ar
             let why = format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}", old.resource_version());
             return Err(ApiError::conflict(&resource, name, &why));
         }
-        let attributes =
-            Attributes { operation: Operation::Delete, kind, subresource: "", namespace, name, user: &context.user, dry_run, options: None };
+        let attributes = Attributes { subresource: "", dry_run, delete: Some(options), ..Attributes::of(Operation::Delete, kind, context) };
         core.admission.admit(core, &attributes, None, Some(&old)).await?;
         core.admission.validate(core, &attributes, None, Some(&old)).await?;
         if let Some(effects) = core.effects.effects.get(&resource) {

@@ -235,16 +235,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
             &context.timestamp(),
         );
     }
-    let attributes = Attributes {
-        operation: Operation::Create,
-        kind,
-        subresource: "",
-        namespace,
-        name: &name,
-        user: &context.user,
-        dry_run: context.query.dry_run,
-        options: None,
-    };
+    let attributes = Attributes { subresource: "", namespace, name: &name, ..Attributes::of(Operation::Create, kind, context) };
     core.admission.admit(core, &attributes, Some(&mut object), None).await?;
     kind.default(&mut object).map_err(damaged)?;
     {
@@ -317,8 +308,10 @@ pub enum Part {
     Whole,
     /// The status.
     Status,
-    /// Exactly what the caller computed: for handlers of other subresources (`finalize`, `approval`, binding, scale).
+    /// Exactly what the caller computed: for handlers of other subresources (`finalize`, `approval`, scale).
     Exact,
+    /// The same, where admission has seen already what the subresource speaks (a Binding).
+    Admitted,
 }
 
 impl Part {
@@ -534,7 +527,7 @@ async fn attempt_update(
                 None => new.0.remove("status"),
             };
         }
-        Part::Whole | Part::Exact => {}
+        Part::Whole | Part::Exact | Part::Admitted => {}
     }
     kind.default(&mut new).map_err(damaged)?;
     // Before admission, as for a create.
@@ -549,18 +542,11 @@ async fn attempt_update(
             &context.timestamp(),
         );
     }
-    let attributes = Attributes {
-        operation: Operation::Update,
-        kind,
-        subresource: &context.info.subresource,
-        namespace,
-        name,
-        user: &context.user,
-        dry_run: context.query.dry_run,
-        options: None,
-    };
-    core.admission.admit(core, &attributes, Some(&mut new), Some(&old)).await?;
-    kind.default(&mut new).map_err(damaged)?;
+    let attributes = Attributes::of(Operation::Update, kind, context);
+    if part != Part::Admitted {
+        core.admission.admit(core, &attributes, Some(&mut new), Some(&old)).await?;
+        kind.default(&mut new).map_err(damaged)?;
+    }
     let reservation = match core.effects.effects.get(&resource) {
         Some(effects) if part == Part::Whole => effects.before_update(core, context, &mut new, &old).await?,
         _ => Reservation::none(),
@@ -571,7 +557,7 @@ async fn attempt_update(
         match part {
             Part::Whole => kind.finish_update(&write_context, &mut new, &old),
             Part::Status => kind.finish_status_update(&write_context, &mut new, &old),
-            Part::Exact => Ok(Vec::new()),
+            Part::Exact | Part::Admitted => Ok(Vec::new()),
         }
         .map_err(damaged)?,
     );
@@ -585,7 +571,9 @@ async fn attempt_update(
         context.warn(warning);
     }
     new.metadata_mut().remove("resourceVersion");
-    core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
+    if part != Part::Admitted {
+        core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
+    }
     if without_times(&new) == without_times(&old) && stored.head.schema_generation >= kind.schema().generation {
         // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times.
         return Ok(Outcome::Done(Written { stored: stored.clone(), created: false }));
