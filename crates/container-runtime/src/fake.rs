@@ -290,6 +290,10 @@ fn digest_of(name: &str, salt: u8) -> String {
 
 #[async_trait]
 impl ContainerRuntime for FakeRuntime {
+    fn handlers(&self) -> Vec<String> {
+        vec!["fake".to_owned()]
+    }
+
     fn version(&self) -> String {
         "fake://0.1.0".to_owned()
     }

@@ -473,6 +473,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Name and version, for `Node.status.nodeInfo.containerRuntimeVersion` (`knarr://0.1.0`).
     fn version(&self) -> String;
 
+    /// Names of the handlers that a RuntimeClass may ask for; all of them mean this runtime.
+    fn handlers(&self) -> Vec<String>;
+
     /// Makes a sandbox: cgroup, namespaces, shim. The pod network is plugged in by the caller afterwards.
     async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError>;
     /// Kills what runs in it and ends its shim and namespaces; exit records of its containers stay readable.

@@ -4,6 +4,7 @@
 //! * [`registration`]: the Node object, its status and lease
 //! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`]: what containers need before they start
 //! * [`probe`], [`hooks`]: what is asked of containers while they run
+//! * [`eviction`]: who must go when memory or disk runs short
 //! * [`api`]: the node's own API; [`logs`]: what it serves most
 //! * [`config`], [`machine`], [`quantity`], [`clock`], [`events`], [`metrics`]: what all of these share
 //!
@@ -15,6 +16,7 @@ pub mod api_error;
 pub mod clock;
 pub mod config;
 pub mod events;
+pub mod eviction;
 pub mod hooks;
 pub mod images;
 pub mod logs;
@@ -115,8 +117,9 @@ impl Node {
         let registration = Registration::new(self.context.clone(), self.status_changed.clone(), self.stop.clone());
         let manager = PodManager::new(self.context.clone(), self.pods.clone(), self.stop.clone());
         let rotation = self.stop.clone().run_until_cancelled_owned(logs::rotation::run(self.context.clone(), self.pods.clone()));
+        let eviction = self.stop.clone().run_until_cancelled_owned(eviction::run(self.context.clone(), self.pods.clone()));
         let both = async {
-            let ((), result, _) = tokio::join!(registration.run(), manager.run(), rotation);
+            let ((), result, _, _) = tokio::join!(registration.run(), manager.run(), rotation, eviction);
             ((), result)
         };
         let mut both = std::pin::pin!(both);

@@ -48,6 +48,24 @@ impl Pods {
         let is_wanted = |view: &View| pod::name(&view.pod) == name && pod::namespace(&view.pod) == namespace;
         self.views().into_iter().filter(is_wanted).max_by_key(|view| revision_of(&*view.pod))
     }
+
+    /// Takes a pod off this node, for the reason that the message tells.
+    pub fn evict(&self, uid: &str, message: String) {
+        if let Some(worker) = self.workers.read().get(uid) {
+            worker.desired.send_modify(|desired| {
+                desired.evicted.get_or_insert(message);
+            });
+        }
+    }
+
+    /// Whether a pod was told to go and is still there.
+    #[must_use]
+    pub fn is_evicting(&self, uid: &str) -> bool {
+        self.workers.read().get(uid).is_some_and(|worker| {
+            let desired = worker.desired.borrow();
+            desired.evicted.is_some() && !is_terminal(&worker.view.lock().pod)
+        })
+    }
 }
 
 /// Follows the pods until it is cancelled.
@@ -159,7 +177,7 @@ impl PodManager {
             self.context.events.pod(&pod, EventType::Warning, reason, message.clone());
         }
         let uid = uid(&pod).to_owned();
-        let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused }, sandboxes);
+        let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused, evicted: None }, sandboxes);
         self.pods.workers.write().insert(uid.clone(), handle);
         self.tasks.spawn(async move {
             worker.run().await;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo},
+        core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
 };
@@ -25,7 +25,8 @@ use crate::{
     api_error::words,
     clock::until,
     config::Context,
-    machine::{self, Allocatable},
+    eviction::pressure::Shortage,
+    machine::Allocatable,
     quantity::{Amount, kibibytes},
 };
 
@@ -33,13 +34,6 @@ use crate::{
 const STATUS_PERIOD: Duration = Duration::from_secs(300);
 /// How often pressure is looked at, together with the lease; the kernel has no event for "little memory is left".
 const LEASES_PER_PRESSURE_CHECK: u32 = 1;
-/// Less free memory is pressure. Source: upstream's default `memory.available<100Mi`.
-const LEAST_MEMORY: u64 = 100 * 1024 * 1024;
-/// A smaller free part of the disk, in percent, is pressure. Source: upstream's default `nodefs.available<10%`, which on
-/// large disks is more than is reasonable; it is bounded by [`LEAST_DISK`].
-const LEAST_DISK_PERCENT: u64 = 10;
-/// Free bytes that are enough on any disk.
-const LEAST_DISK: u64 = 2 * 1024 * 1024 * 1024;
 /// Images listed in the status at most.
 const SHOWN_IMAGES: usize = 50;
 
@@ -277,6 +271,7 @@ impl Registration {
                 system_uuid: machine.system_uuid.clone(),
                 ..NodeSystemInfo::default()
             }),
+            runtime_handlers: Some(runtime_handlers(&config.runtime.handlers())),
             images: Some(self.images().await).filter(|images| !images.is_empty()),
             ..NodeStatus::default()
         }
@@ -303,9 +298,8 @@ impl Registration {
 
     fn conditions(&self, last: Option<&NodeStatus>) -> Vec<NodeCondition> {
         let now = self.context.config.clock.now();
-        let little_memory = machine::available_memory().is_some_and(|available| available < LEAST_MEMORY);
-        let disk = machine::file_system(&self.context.config.data_directory);
-        let little_disk = disk.is_some_and(|(total, free)| free < (total / 100 * LEAST_DISK_PERCENT).min(LEAST_DISK));
+        let little_memory = Shortage::of_memory().is_some();
+        let little_disk = Shortage::of_disk(&self.context.config.data_directory).is_some();
         let pressure = |type_, has: bool, yes: &str, no: &str, message: &str| {
             let reason = if has { yes } else { no };
             let words = if has { format!("kubelet has {message}") } else { format!("kubelet has {}", if message.starts_with("insufficient") { message.replacen("insufficient", "sufficient", 1) } else { format!("no {message}") }) };
@@ -342,6 +336,13 @@ impl Registration {
             })
             .collect()
     }
+}
+
+/// The handlers that RuntimeClasses may ask for, the default one (without a name) first.
+fn runtime_handlers(names: &[String]) -> Vec<NodeRuntimeHandler> {
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) };
+    let named = names.iter().map(String::as_str);
+    std::iter::once("").chain(named).map(|name| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) }).collect()
 }
 
 fn amounts(amounts: &Allocatable, pods: u32) -> BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity> {

@@ -310,6 +310,11 @@ impl ContainerRuntime for EmbeddedRuntime {
         format!("knarr://{}", env!("CARGO_PKG_VERSION"))
     }
 
+    fn handlers(&self) -> Vec<String> {
+        // Charts written for other nodes ask for `runc`, and mean: ordinary containers.
+        vec!["knarr".to_owned(), "runc".to_owned()]
+    }
+
     async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
         self.inner.run_sandbox(spec).await
     }

@@ -1,13 +1,16 @@
 //! The node's own API, which the API server calls for logs, exec, attach and port-forward, and monitoring for usage.
 //!
-//! * [`logs`], [`remote_command`], [`stats`]: what the paths do
+//! * [`logs`], [`remote_command`], [`stats`], [`prometheus`], [`host_logs`]: what the paths do; [`usage`] measures for two of them
 //! * this module: finding the path, and serving connections
 //!
 //! Whoever reaches it may do everything: callers are authenticated before, by the tunnel or by [`NodeApiServer::listen`].
 
+pub mod host_logs;
 pub mod logs;
+pub mod prometheus;
 pub mod remote_command;
 pub mod stats;
+pub mod usage;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -33,6 +36,7 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub struct NodeApiServer {
     context: Arc<Context>,
     pods: Pods,
+    sampler: Arc<usage::Sampler>,
     stop: CancellationToken,
 }
 
@@ -45,7 +49,7 @@ impl NodeApi for NodeApiServer {
 
 impl NodeApiServer {
     pub(crate) fn new(context: Arc<Context>, pods: Pods, stop: CancellationToken) -> Self {
-        Self { context, pods, stop }
+        Self { context, pods, sampler: Arc::default(), stop }
     }
 
     /// Serves HTTP on a connection whose caller is authenticated, until it ends.
@@ -111,9 +115,11 @@ impl NodeApiServer {
                 pods.sort_by(|one, other| (pod::namespace(one), pod::name(one)).cmp(&(pod::namespace(other), pod::name(other))));
                 json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods }))
             }
-            ["metrics"] if reads => prometheus(self.context.metrics.render()),
-            ["metrics", "resource"] if reads => prometheus(stats::resource_metrics(&self.context, &self.pods).await),
-            ["stats", "summary"] if reads => json(&stats::summary(&self.context, &self.pods).await),
+            ["metrics"] if reads => metrics_text(self.context.metrics.render()),
+            ["metrics", "resource"] if reads => metrics_text(prometheus::resource_metrics(&self.context, &self.pods).await),
+            ["metrics", "cadvisor"] if reads => metrics_text(prometheus::cadvisor_metrics(&self.context, &self.pods).await),
+            ["stats", "summary"] if reads => json(&stats::summary(&self.context, &self.pods, &self.sampler).await),
+            ["logs", inside @ ..] if reads => host_logs::answer(&inside.join("/")).await,
             ["configz"] if reads => {
                 let config = &self.context.config;
                 json(&json!({ "kubeletconfig": {
@@ -193,7 +199,7 @@ fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
     answer(status, "text/plain; charset=utf-8", full(words.into()))
 }
 
-fn prometheus(words: String) -> Response<Body> {
+fn metrics_text(words: String) -> Response<Body> {
     answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(words))
 }
 

@@ -62,6 +62,23 @@ pub fn conditions(
         .collect()
 }
 
+/// Says of an evicted pod that it was not its own fault: workload controllers replace it without counting a failure.
+#[must_use]
+pub fn disruption(pod: &Pod, message: &str, now: Timestamp) -> PodCondition {
+    const TYPE: &str = "DisruptionTarget";
+    let old = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let unchanged = old.iter().find(|old| old.type_ == TYPE && old.status == "True");
+    PodCondition {
+        type_: TYPE.to_owned(),
+        status: "True".to_owned(),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
+    }
+}
+
 fn initialized_verdict(pod: &Pod, phase: &str, initialized: bool, statuses: &[(Role, ContainerStatus)]) -> Verdict {
     if phase == "Succeeded" {
         return Verdict { holds: true, reason: "PodCompleted", message: String::new() };

@@ -17,6 +17,8 @@ use crate::{
     volume::Prepared,
 };
 
+/// Reason of a container whose description cannot be met.
+pub const CONFIG_ERROR: &str = "CreateContainerConfigError";
 /// When what only a change of the pod or its objects can heal is tried again; such a change wakes the pod at once.
 const RETRY_CONFIG: Duration = Duration::from_secs(10);
 /// How long an error of starting stays in the status before the crash back-off takes over.
@@ -108,7 +110,7 @@ impl Launch {
         let Some(spec) = cancel.run_until_cancelled(container_spec(&parts)).await else { return Ok(None) };
         let spec = spec.map_err(|message| {
             self.tell(EventType::Warning, "Failed", format!("Error: {message}"));
-            self.failure("CreateContainerConfigError", message, RETRY_CONFIG)
+            self.failure(CONFIG_ERROR, message, RETRY_CONFIG)
         })?;
         match runtime.create_container(&self.sandbox, &spec).await {
             Ok(id) => {
@@ -116,7 +118,7 @@ impl Launch {
                 Ok(Some(id))
             }
             Err(problem) => {
-                let reason = if matches!(problem, RuntimeError::InvalidSpec(_)) { "CreateContainerConfigError" } else { "CreateContainerError" };
+                let reason = if matches!(problem, RuntimeError::InvalidSpec(_)) { CONFIG_ERROR } else { "CreateContainerError" };
                 self.tell(EventType::Warning, "Failed", format!("Error: {problem}"));
                 Err(self.failure(reason, problem.to_string(), RETRY_CONFIG))
             }

@@ -154,7 +154,10 @@ pub enum Step {
     ReleaseVolumes,
 }
 
-/// How a pod ended by itself, or was ended by its deadline.
+/// `status.reason` of a pod that the node could not keep.
+pub const EVICTED: &str = "Evicted";
+
+/// How a pod ended by itself, or was ended by its deadline or the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// `Succeeded` or `Failed`

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use container_runtime::{HostNamespaces, RuntimeError, SandboxSpec, SandboxStatus};
-use k8s_openapi::api::core::v1::Pod;
+use client::Api;
+use k8s_openapi::api::{core::v1::Pod, node::v1::RuntimeClass};
 use pod_sandbox_network::{AttachRequest, HostPort, PodNetworkError, Protocol};
 
 use super::{containers, files, name, namespace, resources, spec, uid, uses_host_network};
-use crate::config::Context;
+use crate::{api_error::words, config::Context};
 
 /// Why a sandbox could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +57,24 @@ pub fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<Sandbo
     })
 }
 
+/// Checks that the runtime knows what the pod's RuntimeClass asks for.
+async fn check_runtime_class(context: &Context, pod: &Pod) -> Result<(), SandboxError> {
+    let Some(class) = spec(pod).runtime_class_name.as_deref().filter(|class| !class.is_empty()) else { return Ok(()) };
+    let classes: Api<RuntimeClass> = Api::all(context.config.client.clone());
+    let found = classes.get(class).await.map_err(|problem| SandboxError::Spec(format!("failed to get runtime class \"{class}\": {}", words(&problem))))?;
+    if context.config.runtime.handlers().contains(&found.handler) {
+        Ok(())
+    } else {
+        Err(SandboxError::Spec(format!("failed to get sandbox runtime: no runtime for \"{}\" is configured", found.handler)))
+    }
+}
+
 /// Makes a sandbox and connects it; gives its addresses.
 ///
 /// # Errors
 /// Either step failed; a sandbox that could not be connected is removed again.
 pub async fn make_sandbox(context: &Context, pod: &Pod, attempt: u32) -> Result<(SandboxStatus, Vec<IpAddr>), SandboxError> {
+    check_runtime_class(context, pod).await?;
     let sandbox = context.config.runtime.run_sandbox(&sandbox_spec(context, pod, attempt)?).await?;
     match attach(context, pod, &sandbox).await {
         Ok(addresses) => Ok((sandbox, addresses)),

@@ -19,7 +19,7 @@ use super::{
     Role, conditions,
     container_status::{Sources, container_status},
     containers,
-    plan::{Ended, LaunchFailure, ProbeState, newest},
+    plan::{EVICTED, Ended, LaunchFailure, ProbeState, newest},
     qos::qos_class,
     spec, uid, uses_host_network,
 };
@@ -94,7 +94,10 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     } else {
         input.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()
     };
-    let conditions = conditions::conditions(pod, phase, input.has_sandbox, initialized, &statuses, input.now);
+    let mut conditions = conditions::conditions(pod, phase, input.has_sandbox, initialized, &statuses, input.now);
+    if let Some(ended) = input.ended.filter(|ended| ended.reason.as_deref() == Some(EVICTED)) {
+        conditions.push(conditions::disruption(pod, ended.message.as_deref().unwrap_or_default(), input.now));
+    }
     let of = |wanted: &[Role]| {
         let list: Vec<_> = statuses.iter().filter(|(role, _)| wanted.contains(role)).map(|(_, status)| status.clone()).collect();
         Some(list).filter(|list| !list.is_empty())

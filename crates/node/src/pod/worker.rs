@@ -35,10 +35,10 @@ use self::outcomes::Outcome;
 use super::{
     back_off::BackOffs,
     full_name, is_terminal,
-    launch::Launch,
+    launch::{CONFIG_ERROR, Launch},
     name, namespace,
     removal::{forget_pod, remove_old_logs, stop_sandbox},
-    plan::{Ended, Input, LaunchFailure, Need, Plan, Step, Termination, next_steps},
+    plan::{EVICTED, Ended, Input, LaunchFailure, Need, Plan, Step, Termination, next_steps},
     sandbox,
     spec,
     status::{StatusInput, failed_status, pod_status, status_patch},
@@ -54,6 +54,10 @@ use crate::{
     volume::{self, Prepared},
 };
 
+/// How long the containers of a pod may take that is evicted at once. Source: Kubernetes 1.36,
+/// `immediateEvictionGracePeriodSeconds`.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
 /// What a pod should be.
 #[derive(Debug, Clone)]
 pub struct Desired {
@@ -63,6 +67,8 @@ pub struct Desired {
     pub is_gone: bool,
     /// The node refuses to run it: reason and message.
     pub refused: Option<(String, String)>,
+    /// The node cannot keep it: the message of its eviction.
+    pub evicted: Option<String>,
 }
 
 /// What others may know of a pod: for the node's own API.
@@ -134,6 +140,8 @@ pub struct Worker {
     launching: Option<(String, CancellationToken)>,
     killing: HashMap<ContainerId, Killing>,
     launch_failures: BTreeMap<String, LaunchFailure>,
+    /// What the last launch that failed was made from.
+    failed_with: VolumeInputs,
     back_offs: BackOffs<String>,
     crash_loops: BTreeMap<String, Duration>,
     probes: ProbeSet,
@@ -183,6 +191,7 @@ impl Worker {
             launching: None,
             killing: HashMap::new(),
             launch_failures: BTreeMap::new(),
+            failed_with: VolumeInputs::default(),
             back_offs: BackOffs::default(),
             crash_loops: BTreeMap::new(),
             probes: ProbeSet::new(wake.clone()),
@@ -248,6 +257,11 @@ impl Worker {
         let desired = self.desired.borrow_and_update().clone();
         self.is_gone |= desired.is_gone;
         self.refused = self.refused.take().or(desired.refused);
+        if let Some(message) = desired.evicted.filter(|_| self.termination.is_none() && self.ended.is_none()) {
+            self.context.events.pod(&self.pod, EventType::Warning, EVICTED, message.clone());
+            self.ended = Some(Ended { phase: "Failed", reason: Some(EVICTED.to_owned()), message: Some(message) });
+            self.terminate(self.now(), EVICTION_GRACE);
+        }
         // Our own write may have brought a newer one.
         if revision_of(&*desired.pod) >= revision_of(&*self.pod) || revision_of(&*desired.pod) == 0 {
             self.pod = desired.pod;
@@ -330,6 +344,20 @@ impl Worker {
             }
         }
         self.objects.wake_for(&self.context.objects, volume::references(&self.pod), &self.wake);
+        self.retry_what_a_change_may_heal();
+    }
+
+    /// A container whose description could not be met is tried again as soon as the pod or what it refers to has changed.
+    fn retry_what_a_change_may_heal(&mut self) {
+        if self.launch_failures.values().all(|failure| failure.reason != CONFIG_ERROR) {
+            return;
+        }
+        let inputs = self.inputs(self.objects.now());
+        if inputs != self.failed_with {
+            self.failed_with = inputs;
+            let now = self.now();
+            self.launch_failures.values_mut().filter(|failure| failure.reason == CONFIG_ERROR).for_each(|failure| failure.retry_at = now);
+        }
     }
 
     fn pause_now(&mut self) {

@@ -342,3 +342,39 @@ async fn the_node_is_registered_ready_with_a_lease() {
     let lease = bench.api.until(|api| api.objects::<k8s_openapi::api::coordination::v1::Lease>().into_iter().next()).await;
     assert_eq!(lease.metadata.name.as_deref(), Some("n1"));
 }
+
+#[tokio::test]
+async fn a_pod_that_the_node_cannot_keep_fails_as_evicted_and_says_that_it_was_not_its_fault() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    let running = bench.until_phase("Running").await;
+    assert_eq!(condition(&running, "DisruptionTarget"), "absent");
+    let pods = bench.node.as_ref().unwrap().pods.clone();
+    let uid = uid(&pods.views()[0].pod).to_owned();
+    pods.evict(&uid, "The node was low on resource: memory. ".to_owned());
+    let status = bench.until_phase("Failed").await;
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some("The node was low on resource: memory. ")));
+    assert_eq!(condition(&status, "DisruptionTarget"), "True");
+    assert_eq!(bench.until_event("Evicted").await, "The node was low on resource: memory. ");
+    assert!(!pods.is_evicting(&uid), "it is over");
+}
+
+#[tokio::test]
+async fn a_changed_annotation_heals_a_sub_path_at_once() {
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["volumes"] = json!([{ "name": "e", "emptyDir": {} }]);
+    spec["containers"][0]["env"] = json!([{ "name": "PART", "valueFrom": { "fieldRef": { "fieldPath": "metadata.annotations['part']" } } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "name": "e", "mountPath": "/e", "subPathExpr": "$(PART)" }]);
+    bench.create(spec).await;
+    let waits = |status: &PodStatus| {
+        let container = status.container_statuses.iter().flatten().next().and_then(|container| container.state.clone());
+        container.and_then(|state| state.waiting).and_then(|waiting| waiting.reason)
+    };
+    let status = bench.until(|status| waits(status).as_deref() == Some("CreateContainerConfigError")).await;
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    let patch = kube::api::Patch::Merge(json!({ "metadata": { "annotations": { "part": "one" } } }));
+    bench.pods().patch("web", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    // Far sooner than the next try that the failure itself would have brought.
+    tokio::time::timeout(Duration::from_secs(5), bench.until_phase("Running")).await.unwrap();
+}

@@ -209,6 +209,7 @@ impl Archive {
         }
         let tags: Vec<String> = image.tags.iter().filter_map(|tag| ImageName::parse(tag).ok()).map(|name| name.to_string()).collect();
         let id = store.add(&image.configuration, &tags, &image.digests)?;
+        store.pin(&id)?;
         Ok(if tags.is_empty() { vec![id.0] } else { tags })
     }
 }

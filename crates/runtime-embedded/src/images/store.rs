@@ -37,6 +37,9 @@ pub struct Image {
     pub configuration: ImageConfiguration,
     /// Chain ids of its layers, lowest first.
     pub chain_ids: Vec<String>,
+    /// It was brought in by hand: nobody could fetch it again.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 impl Image {
@@ -47,7 +50,7 @@ impl Image {
             digests: self.digests.clone(),
             size_bytes: self.size_bytes,
             user: self.configuration.config.user.clone(),
-            pinned: false,
+            pinned: self.pinned,
         }
     }
 }
@@ -136,7 +139,7 @@ impl ImageStore {
             records::write(&self.path(&other.id), other)?;
         }
         let size_bytes = self.layers.size_bytes(&chain_ids) + configuration_bytes.len() as u64;
-        let image = images.entry(id.clone()).or_insert_with(|| Image { id: id.clone(), tags: Vec::new(), digests: Vec::new(), size_bytes, configuration, chain_ids });
+        let image = images.entry(id.clone()).or_insert_with(|| Image { id: id.clone(), tags: Vec::new(), digests: Vec::new(), size_bytes, configuration, chain_ids, pinned: false });
         for (list, names) in [(&mut image.tags, tags), (&mut image.digests, digests)] {
             for name in names {
                 if !list.contains(name) {
@@ -146,6 +149,17 @@ impl ImageStore {
         }
         records::write(&self.path(&id), image)?;
         Ok(id)
+    }
+
+    /// Takes note that an image was brought in by hand.
+    ///
+    /// # Errors
+    /// Where the record cannot be written.
+    pub fn pin(&self, id: &ImageId) -> io::Result<()> {
+        let mut images = self.images.lock();
+        let Some(image) = images.get_mut(id).filter(|image| !image.pinned) else { return Ok(()) };
+        image.pinned = true;
+        records::write(&self.path(id), image)
     }
 
     /// Removes a name, and the image with its last tag (or at once, when it is named by its id). Its layers stay while

@@ -118,6 +118,7 @@ impl Worker {
                         self.launch_failures.remove(&name);
                     }
                     Launched::Failed(failure) => {
+                        self.failed_with = self.inputs(self.objects.now());
                         self.launch_failures.insert(name, failure);
                     }
                     Launched::Cancelled => {}

@@ -1,0 +1,167 @@
+//! Taking pods off the node so that the others, and the node itself, can go on.
+//!
+//! * [`limits`]: a pod that writes more to the disk than it was given goes
+//! * [`pressure`]: when memory or disk runs short, who goes first
+//! * [`images`]: images that no container needs go before any pod does
+//! * this module: looking, and telling the pods' workers
+//!
+//! Source of rules and words: Kubernetes 1.36, `pkg/kubelet/eviction`, and the documentation, "Node-pressure Eviction".
+
+pub mod images;
+pub mod limits;
+pub mod pressure;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use container_runtime::ContainerState;
+
+use self::{
+    limits::StorageUse,
+    pressure::{Candidate, Shortage},
+};
+use crate::{config::Context, pod, pods::Pods, quantity::Amount};
+
+/// How often the node looks. A timer, since neither the kernel nor a file system tells when little is left; as upstream's
+/// housekeeping.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Evicts until it is dropped.
+pub async fn run(context: Arc<Context>, pods: Pods) {
+    let mut images = images::ImageCollector::default();
+    loop {
+        context.config.clock.sleep(PERIOD).await;
+        for (uid, message) in over_their_limits(&context, &pods).await {
+            pods.evict(&uid, message);
+        }
+        images.note_use(&pods, context.config.clock.now());
+        let mut shortage = Shortage::now(&context.config.data_directory);
+        let fills_up = images::fills_up(&context.config.data_directory);
+        if fills_up || shortage.is_some_and(|shortage| shortage.is_of_disk()) {
+            images.collect(&context).await;
+            shortage = Shortage::now(&context.config.data_directory);
+        }
+        if let Some(shortage) = shortage {
+            relieve(&context, &pods, shortage).await;
+        }
+    }
+}
+
+/// Evicts one pod: what it frees shows only after it is gone, so the next one waits for the next look.
+async fn relieve(context: &Context, pods: &Pods, shortage: Shortage) {
+    let mut candidates = Vec::new();
+    for view in pods.views() {
+        if !is_evictable(&view.pod) {
+            continue;
+        }
+        let (mut memory, mut disk, mut largest) = (0, StorageUse::default(), None);
+        for container in view.containers.iter().filter(|container| matches!(container.state, ContainerState::Running { .. })) {
+            // It may end at any moment, which is no error.
+            let Ok(usage) = context.config.runtime.container_usage(&container.id).await else { continue };
+            memory += usage.memory_working_set_bytes;
+            let own = if shortage.is_of_disk() { usage.root_file_system_bytes } else { usage.memory_working_set_bytes };
+            if largest.as_ref().is_none_or(|(_, most)| own > *most) {
+                largest = Some((container.spec.name.clone(), own));
+            }
+        }
+        if shortage.is_of_disk() {
+            disk = storage_of(context, &view).await;
+        }
+        let used = if shortage.is_of_disk() { disk.total() } else { memory };
+        candidates.push(Candidate::new(&view.pod, shortage, used, largest));
+    }
+    // Who is being evicted already is on its way: more only after that.
+    if pods.views().iter().any(|view| pods.is_evicting(pod::uid(&view.pod))) {
+        return;
+    }
+    if let Some(victim) = pressure::first_to_go(candidates) {
+        tracing::warn!(pod = victim.uid, shortage = ?shortage, "evicting a pod: the node runs short");
+        pods.evict(&victim.uid, shortage.message(&victim));
+    }
+}
+
+/// Pods that use more of the disk than they may, with the message of their eviction.
+async fn over_their_limits(context: &Context, pods: &Pods) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for view in pods.views() {
+        // Adding up files is work: only where there is a limit to compare with.
+        if !limits::has_limits(&view.pod) || !is_evictable(&view.pod) {
+            continue;
+        }
+        let used = storage_of(context, &view).await;
+        if let Some(message) = limits::exceeded(&view.pod, &used) {
+            found.push((pod::uid(&view.pod).to_owned(), message));
+        }
+    }
+    found
+}
+
+fn is_evictable(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    let is_critical = pod::spec(pod).priority.unwrap_or(0) >= 2_000_000_000;
+    !is_critical && !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// What a pod's files on this node take.
+async fn storage_of(context: &Context, view: &pod::worker::View) -> StorageUse {
+    let mut used = StorageUse::default();
+    for container in view.containers.iter() {
+        let written = match container.state {
+            ContainerState::Running { .. } => context.config.runtime.container_usage(&container.id).await.map_or(0, |usage| usage.root_file_system_bytes),
+            _ => 0,
+        };
+        let logs = container.log_path.parent().map(Path::to_owned);
+        let logs = match logs {
+            Some(directory) => blocks_below(directory).await,
+            None => 0,
+        };
+        // Earlier runs of a container have their logs in the same directory.
+        used.containers.insert(container.spec.name.clone(), written + logs);
+    }
+    let directory = context.config.pod_directory(pod::uid(&view.pod)).join("volumes/empty-dir");
+    let in_memory = context.config.pod_run_directory(pod::uid(&view.pod)).join("volumes/empty-dir");
+    let mut volumes = BTreeMap::new();
+    for volume in pod::spec(&view.pod).volumes.iter().flatten() {
+        let Some(source) = &volume.empty_dir else { continue };
+        let is_in_memory = source.medium.as_deref() == Some("Memory");
+        let place = if is_in_memory { &in_memory } else { &directory };
+        volumes.insert(volume.name.clone(), (blocks_below(place.join(&volume.name)).await, is_in_memory));
+    }
+    used.volumes = volumes;
+    used
+}
+
+/// Bytes on disk of everything below a directory.
+async fn blocks_below(directory: std::path::PathBuf) -> u64 {
+    let walk = move || {
+        use std::os::unix::fs::MetadataExt;
+        let mut sum = 0;
+        let mut open = vec![directory];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                // What vanishes meanwhile takes nothing.
+                let Ok(facts) = entry.metadata() else { continue };
+                sum += facts.blocks() * 512;
+                if facts.is_dir() {
+                    open.push(entry.path());
+                }
+            }
+        }
+        sum
+    };
+    tokio::task::spawn_blocking(walk).await.unwrap_or(0)
+}
+
+/// Bytes as an amount.
+fn bytes(bytes: u64) -> Amount {
+    Amount::units(i64::try_from(bytes).unwrap_or(i64::MAX))
+}
+
+/// An amount of bytes as quantities are written: in the largest binary unit that leaves no fraction.
+fn shown(amount: Amount) -> String {
+    let (mut rest, mut unit) = (amount.as_units(), 0);
+    const UNITS: [&str; 6] = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    while rest != 0 && rest % 1024 == 0 && unit + 1 < UNITS.len() {
+        rest /= 1024;
+        unit += 1;
+    }
+    format!("{rest}{}", UNITS.get(unit).copied().unwrap_or_default())
+}

@@ -1,0 +1,167 @@
+//! Shortage of memory or disk on the whole node: when there is one, and whose pod goes first.
+//!
+//! First go the pods that use more than they asked for; among these the least important ones, then those that use the most
+//! beyond their request. Whoever stays within what he asked for goes last.
+
+use std::{cmp::Reverse, path::Path};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{bytes, shown};
+use crate::{
+    machine,
+    pod::{self, resources::pod_request},
+    quantity::Amount,
+};
+
+/// Less free memory is a shortage. Source: upstream's default `memory.available<100Mi`.
+const LEAST_MEMORY: u64 = 100 * 1024 * 1024;
+/// A smaller free part of the disk, in percent, is a shortage. Source: upstream's default `nodefs.available<10%`, which on
+/// large disks is more than is reasonable; it is bounded by [`LEAST_DISK`].
+const LEAST_DISK_PERCENT: u64 = 10;
+/// Free bytes that are enough on any disk.
+const LEAST_DISK: u64 = 2 * 1024 * 1024 * 1024;
+
+/// What runs short, with how much is left and how much there should be, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Memory.
+    Memory {
+        /// Left.
+        available: u64,
+    },
+    /// The disk under the data directory.
+    Disk {
+        /// Left.
+        available: u64,
+        /// Wanted.
+        threshold: u64,
+    },
+}
+
+impl Shortage {
+    /// What runs short now. Memory first: it brings a node down faster.
+    #[must_use]
+    pub fn now(data_directory: &Path) -> Option<Self> {
+        Self::of_memory().or_else(|| Self::of_disk(data_directory))
+    }
+
+    /// A shortage of memory, where there is one.
+    #[must_use]
+    pub fn of_memory() -> Option<Self> {
+        machine::available_memory().filter(|available| *available < LEAST_MEMORY).map(|available| Self::Memory { available })
+    }
+
+    /// A shortage of disk, where there is one.
+    #[must_use]
+    pub fn of_disk(data_directory: &Path) -> Option<Self> {
+        let (total, available) = machine::file_system(data_directory)?;
+        let threshold = (total / 100 * LEAST_DISK_PERCENT).min(LEAST_DISK);
+        (available < threshold).then_some(Self::Disk { available, threshold })
+    }
+
+    /// It is of the disk.
+    #[must_use]
+    pub fn is_of_disk(self) -> bool {
+        matches!(self, Self::Disk { .. })
+    }
+
+    fn resource(self) -> &'static str {
+        if self.is_of_disk() { "ephemeral-storage" } else { "memory" }
+    }
+
+    /// The message of a pod's eviction.
+    #[must_use]
+    pub fn message(self, victim: &Candidate) -> String {
+        let (available, threshold) = match self {
+            Self::Memory { available } => (available, LEAST_MEMORY),
+            Self::Disk { available, threshold } => (available, threshold),
+        };
+        let shown = |size: u64| shown(bytes(size));
+        let mut message =
+            format!("The node was low on resource: {}. Threshold quantity: {}, available: {}. ", self.resource(), shown(threshold), shown(available));
+        if let Some((container, used)) = &victim.largest {
+            message.push_str(&format!(
+                "Container {container} was using {}, request is {}, has larger consumption of {}. ",
+                shown(*used),
+                super::shown(victim.requested),
+                self.resource()
+            ));
+        }
+        message
+    }
+}
+
+/// A pod that may have to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its UID.
+    pub uid: String,
+    /// Its priority.
+    pub priority: i32,
+    /// What it uses.
+    pub used: Amount,
+    /// What it asked for.
+    pub requested: Amount,
+    /// Its largest user, in bytes.
+    pub largest: Option<(String, u64)>,
+}
+
+impl Candidate {
+    /// A pod with what it uses, in bytes, of what runs short.
+    #[must_use]
+    pub fn new(pod: &Pod, shortage: Shortage, used: u64, largest: Option<(String, u64)>) -> Self {
+        Self {
+            uid: pod::uid(pod).to_owned(),
+            priority: pod::spec(pod).priority.unwrap_or(0),
+            used: bytes(used),
+            requested: pod_request(pod, shortage.resource()),
+            largest,
+        }
+    }
+
+    fn excess(&self) -> Amount {
+        if self.used > self.requested { self.used - self.requested } else { Amount::default() }
+    }
+}
+
+/// Whose turn it is.
+#[must_use]
+pub fn first_to_go(candidates: Vec<Candidate>) -> Option<Candidate> {
+    candidates.into_iter().min_by_key(|candidate| (candidate.used <= candidate.requested, candidate.priority, Reverse(candidate.excess()), candidate.uid.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(uid: &str, priority: i32, used: i64, requested: i64) -> Candidate {
+        Candidate { uid: uid.to_owned(), priority, used: Amount::units(used), requested: Amount::units(requested), largest: None }
+    }
+
+    #[track_caller]
+    fn check(candidates: &[Candidate], expected: &str) {
+        assert_eq!(first_to_go(candidates.to_vec()).unwrap().uid, expected);
+    }
+
+    #[test]
+    fn who_takes_more_than_asked_goes_first_then_the_least_important() {
+        check(&[candidate("modest", 0, 50, 100), candidate("greedy", 1000, 10, 5)], "greedy");
+        check(&[candidate("important", 10, 100, 0), candidate("humble", 0, 20, 0)], "humble");
+        check(&[candidate("some", 0, 20, 10), candidate("much", 0, 100, 10)], "much");
+        check(&[candidate("low", 0, 1, 10), candidate("high", 5, 9, 10)], "low");
+        assert_eq!(first_to_go(Vec::new()), None);
+    }
+
+    #[test]
+    fn the_message_names_the_shortage_and_the_largest_container() {
+        let mut victim = candidate("a", 0, 1 << 20, 0);
+        victim.largest = Some(("web".to_owned(), 1 << 20));
+        let message = Shortage::Memory { available: 1 << 20 }.message(&victim);
+        assert_eq!(
+            message,
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 1Mi. \
+             Container web was using 1Mi, request is 0, has larger consumption of memory. "
+        );
+    }
+}
