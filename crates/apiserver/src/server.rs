@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::Future, net::SocketAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -224,7 +224,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// Where the listener cannot be used.
-    pub async fn serve(self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) -> std::io::Result<()> {
+    pub fn serve(self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) -> BoxFuture<'static, std::io::Result<()>> {
+        // Boxed, so that everything behind it is compiled in this crate and as fast as this crate is, not in that of whoever waits.
+        Box::pin(self.accept(listener, tls, shutdown))
+    }
+
+    async fn accept(self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) -> std::io::Result<()> {
         let acceptor = tokio_rustls::TlsAcceptor::from(tls);
         let connections = TaskTracker::new();
         loop {

@@ -35,7 +35,7 @@ pub fn start() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::RUN)?;
     let clients = clients::ensure()?;
-    let archives = images::ensure()?;
+    let archives = images::ensure(&["busybox", "redis"])?;
     say("building the release binary (some minutes the first time)");
     run(cargo().current_dir(places::workspace()).args(["build", "--release", "-p", "knarr"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| places::workspace().join("target"), |folder| places::workspace().join(folder));

@@ -46,7 +46,7 @@ fn main() -> Result<()> {
         Task::Demo => demo::start(),
         Task::Bench(arguments) => bench::measure(&arguments),
         Task::Images => {
-            for archive in images::ensure()? {
+            for archive in images::ensure(&[])? {
                 println!("{}", archive.display());
             }
             Ok(())

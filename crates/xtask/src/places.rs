@@ -10,6 +10,11 @@ pub fn workspace() -> &'static Path {
     own.parent().and_then(Path::parent).unwrap_or(own)
 }
 
+/// Cargo's target folder.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |folder| workspace().join(folder))
+}
+
 /// A folder for what can be fetched or made again, below `XDG_CACHE_HOME`; made where it does not exist.
 ///
 /// # Errors

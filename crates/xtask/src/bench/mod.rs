@@ -3,21 +3,26 @@
 //! A benchmark, not a test: numbers depend on the machine, and nothing fails for being slow. Load comes from `wrk` over TLS with
 //! keep-alive, with the token of a service account whose rights are checked at each request.
 
+mod load;
+mod server;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    clients, packages, places,
+    clients, images, packages, places,
     shell::{cargo, output, run, say},
 };
+use load::{load, milliseconds};
+use server::{PORT, Server, eventually};
 
 /// What `cargo xtask bench` takes.
 #[derive(Debug, Args)]
@@ -41,96 +46,6 @@ struct Measured {
     target: &'static str,
 }
 
-/// The server being measured, ended with this value.
-struct Server {
-    process: Child,
-    kubectl: PathBuf,
-    kubeconfig: PathBuf,
-    run_directory: String,
-    _directory: tempfile::TempDir,
-}
-
-const PORT: &str = "16543";
-
-impl Server {
-    fn kubectl(&self, words: &[&str]) -> Result<String> {
-        output(Command::new(&self.kubectl).args(words).env("KUBECONFIG", &self.kubeconfig).env("NO_PROXY", "*"))
-    }
-
-    /// The server and the shims it started, without what serves the measurement.
-    fn processes(&self) -> Vec<u32> {
-        let mark = self.run_directory.clone();
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let ours = entries.filter_map(|entry| {
-            let process = entry.file_name().to_str()?.parse().ok()?;
-            let command = fs::read(entry.path().join("cmdline")).ok()?;
-            String::from_utf8_lossy(&command).contains(&mark).then_some(process)
-        });
-        ours.filter(|process| *process != std::process::id()).collect()
-    }
-
-    fn memory_kibibytes(&self) -> u64 {
-        let of = |process: &u32| {
-            let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().split(' ').next()?.parse::<u64>().ok())
-        };
-        self.processes().iter().filter_map(of).sum()
-    }
-
-    /// Clock ticks used so far; a hundred a second.
-    fn ticks(&self) -> u64 {
-        let of = |process: &u32| {
-            let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-            let fields: Vec<&str> = text.rsplit(") ").next()?.split(' ').collect();
-            Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
-        };
-        self.processes().iter().filter_map(of).sum()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
-        // A server that stops leaves what its pods need; here are none, so everything may go.
-        let _ = Command::new("umount").args(["--lazy", &format!("{}/bench/runtime", self.run_directory)]).stderr(Stdio::null()).status();
-        let _ = fs::remove_dir_all(&self.run_directory);
-        for table in ["knarr-bench-bench-pods", "knarr-bench-bench-services"] {
-            let _ = Command::new("nft").args(["delete", "table", "inet", table]).stderr(Stdio::null()).status();
-        }
-        let _ = Command::new("ip").args(["route", "delete", "unreachable", "10.190.0.0/24"]).stderr(Stdio::null()).status();
-        let cgroups = "for group in /sys/fs/cgroup/*/knarr-bench /sys/fs/cgroup/knarr-bench; do [ -d $group ] && find $group -depth -type d -exec rmdir {} +; done";
-        let _ = Command::new("sh").args(["-c", cgroups]).stderr(Stdio::null()).status();
-    }
-}
-
-fn eventually(what: &str, mut look: impl FnMut() -> bool) -> Result<()> {
-    let started = Instant::now();
-    while !look() {
-        if started.elapsed() > Duration::from_secs(60) {
-            bail!("{what}: not within a minute");
-        }
-        // Short, since this interval is the error of what is measured.
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
-/// Requests a second, and the slowest of a hundred, as wrk says it.
-fn load(connections: u32, seconds: u64, token: &str, path: &str, script: Option<&Path>) -> Result<String> {
-    let mut wrk = Command::new("wrk");
-    wrk.args(["--threads", "1", "--connections", &connections.to_string(), "--duration", &format!("{seconds}s"), "--latency"]);
-    wrk.args(["--header", &format!("Authorization: Bearer {token}")]);
-    if let Some(script) = script {
-        wrk.arg("--script").arg(script);
-    }
-    let said = output(wrk.arg(format!("https://127.0.0.1:{PORT}{path}")))?;
-    let after = |mark: &str| said.lines().find_map(|line| line.trim().strip_prefix(mark)).map(|rest| rest.trim().to_owned());
-    let rate: f64 = after("Requests/sec:").and_then(|rate| rate.parse().ok()).context("wrk printed no rate")?;
-    let refused = after("Non-2xx or 3xx responses:").map(|count| format!(", {count} refused")).unwrap_or_default();
-    Ok(format!("{rate:.0} /s, p99 {}{refused}", after("99%").unwrap_or_default()))
-}
-
 /// Measures, and prints the table.
 ///
 /// # Errors
@@ -145,8 +60,7 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
         None => {
             say("building the release binary");
             run(cargo().current_dir(places::workspace()).args(["build", "--release", "-p", "knarr"]))?;
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| places::workspace().join("target"), |folder| places::workspace().join(folder));
-            target.join("release/knarr")
+            places::target().join("release/knarr")
         }
     };
     let mut table = Vec::new();
@@ -178,6 +92,21 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     let used = server.ticks().saturating_sub(before);
     note("idle CPU, of one core", format!("{:.1} %", used as f64 / arguments.seconds as f64), "1 %");
     note("idle memory of everything (PSS)", format!("{:.0} MiB", server.memory_kibibytes() as f64 / 1024.0), "80 MiB");
+
+    let program = load::program()?;
+    let archive = images::ensure(&["busybox"])?;
+    for archive in &archive {
+        run(Command::new(&binary).args(["image", "import", "--run-dir", &server.run_directory, "--cluster-name", "bench"]).arg(archive))?;
+    }
+    say("starting pods");
+    let pods = load::own(&program, &server, &["pods", "busybox:knarr", "11", "30"])?;
+    let single = format!("{:.2} s, slowest {:.2} s", milliseconds(&pods, "single_median_ms") / 1000.0, milliseconds(&pods, "single_worst_ms") / 1000.0);
+    note("pod created to Ready, one at a time (median)", single, "0.3 s");
+    note("30 pods at once, until all run", format!("{:.1} s", milliseconds(&pods, "all_ms") / 1000.0), "3 s");
+    say("watching with 1000 watchers");
+    let watchers = load::own(&program, &server, &["watchers", "1000", "20"])?;
+    let seen = format!("{:.0} ms, slowest {:.0} ms", milliseconds(&watchers, "median_ms"), milliseconds(&watchers, "worst_ms"));
+    note("watch event seen by 1000 watchers (median)", seen, "50 ms");
 
     server.kubectl(&["create", "serviceaccount", "load"])?;
     server.kubectl(&["create", "clusterrolebinding", "load", "--clusterrole=cluster-admin", "--serviceaccount=default:load"])?;

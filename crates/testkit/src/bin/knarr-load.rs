@@ -1,0 +1,156 @@
+//! Load that `cargo xtask bench` puts on a cluster, and the times that it took, printed as one JSON object.
+//!
+//! - `knarr-load watchers COUNT ROUNDS`: that many watches on connections of their own; how long after each write all have seen it
+//! - `knarr-load pods IMAGE ONE_BY_ONE AT_ONCE`: pods made one at a time, from the request to Ready; then many at once, until all run
+//!
+//! The cluster is that of `KUBECONFIG`.
+
+use std::time::{Duration, Instant};
+
+use api::core::v1::{ConfigMap, Pod};
+use client::{Api, FeedEvent, Selection, Source, feed};
+use futures::io::AsyncBufReadExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, PostParams, Request, WatchParams};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+/// Where everything is made.
+const NAMESPACE: &str = "default";
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+async fn connect() -> Outcome<kube::Client> {
+    let path = std::env::var("KUBECONFIG").map_err(|_| "KUBECONFIG must name a kubeconfig")?;
+    Ok(client::connect(kube::config::Kubeconfig::read_from(path)?).await?)
+}
+
+fn config_map(name: &str) -> ConfigMap {
+    ConfigMap { metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }, ..ConfigMap::default() }
+}
+
+fn milliseconds(times: &mut [Duration], share: f64) -> f64 {
+    times.sort();
+    let place = ((times.len().saturating_sub(1)) as f64 * share).round() as usize;
+    times.get(place).copied().unwrap_or_default().as_secs_f64() * 1000.0
+}
+
+/// Reads a watch and says when it is open, and when it sees an object of each round's name.
+async fn watch_one(client: kube::Client, opened: mpsc::UnboundedSender<()>, seen: mpsc::UnboundedSender<Instant>) -> Outcome<()> {
+    let parameters = WatchParams { label_selector: None, timeout: Some(290), ..WatchParams::default() };
+    let request = Request::new(format!("/api/v1/namespaces/{NAMESPACE}/configmaps")).watch(&parameters, "0")?;
+    let mut lines = Box::pin(client.request_stream(request).await?);
+    opened.send(())?;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if lines.read_until(b'\n', &mut line).await? == 0 {
+            return Err("a watch ended early".into());
+        }
+        // Looking for the name spares the client, which shares the machine, the reading of JSON.
+        if line.windows(12).any(|part| part == b"\"load-round-") {
+            seen.send(Instant::now())?;
+        }
+    }
+}
+
+async fn watchers(count: usize, rounds: usize) -> Outcome<serde_json::Value> {
+    let client = connect().await?;
+    let (opened, mut is_open) = mpsc::unbounded_channel();
+    let (seen, mut sightings) = mpsc::unbounded_channel();
+    for _ in 0..count {
+        tokio::spawn(watch_one(client.clone(), opened.clone(), seen.clone()));
+    }
+    for _ in 0..count {
+        is_open.recv().await.ok_or("no watch could be opened")?;
+    }
+    let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let mut last = Vec::new();
+    for round in 0..rounds {
+        let name = format!("load-round-{round}");
+        api.create(&PostParams::default(), &config_map(&name)).await?;
+        let written = Instant::now();
+        let mut latest = written;
+        for _ in 0..count {
+            let sighting = tokio::time::timeout(Duration::from_secs(30), sightings.recv()).await.map_err(|_| "a watch saw nothing for 30 s")?;
+            latest = latest.max(sighting.ok_or("all watches ended")?);
+        }
+        last.push(latest - written);
+    }
+    for round in 0..rounds {
+        api.delete(&format!("load-round-{round}"), &DeleteParams::default()).await?;
+    }
+    Ok(json!({ "median_ms": milliseconds(&mut last, 0.5), "worst_ms": milliseconds(&mut last, 1.0) }))
+}
+
+fn pod(name: &str, image: &str) -> Outcome<Pod> {
+    Ok(serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": "c", "image": image, "command": ["/bin/sleep", "3600"], "imagePullPolicy": "IfNotPresent" }],
+        },
+    }))?)
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+async fn pods(image: &str, one_by_one: usize, at_once: usize) -> Outcome<serde_json::Value> {
+    let client = connect().await?;
+    let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let (ready, mut is_seen_ready) = watch::channel(std::collections::BTreeSet::new());
+    let source = Source::new::<Pod>(client, &(), Selection::in_namespace(NAMESPACE));
+    tokio::spawn(feed::run::<Pod>(source, move |event| {
+        let note = |pod: &Pod, is_there: bool| {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            ready.send_if_modified(|ready| if is_there && is_ready(pod) { ready.insert(name) } else { ready.remove(&name) });
+        };
+        match event {
+            FeedEvent::Replaced { objects, .. } => objects.iter().for_each(|pod| note(pod, true)),
+            FeedEvent::Put(pod) => note(&pod, true),
+            FeedEvent::Deleted(pod) => note(&pod, false),
+            FeedEvent::Progress(_) => {}
+        }
+    }));
+    let patience = Duration::from_secs(120);
+    let mut single = Vec::new();
+    for number in 0..one_by_one {
+        let name = format!("load-single-{number}");
+        let asked = Instant::now();
+        api.create(&PostParams::default(), &pod(&name, image)?).await?;
+        tokio::time::timeout(patience, is_seen_ready.wait_for(|ready| ready.contains(&name))).await.map_err(|_| format!("{name} is not Ready"))??;
+        single.push(asked.elapsed());
+        api.delete(&name, &DeleteParams::default()).await?;
+        tokio::time::timeout(patience, is_seen_ready.wait_for(|ready| !ready.contains(&name))).await.map_err(|_| format!("{name} does not go"))??;
+    }
+    let names: Vec<String> = (0..at_once).map(|number| format!("load-many-{number}")).collect();
+    let asked = Instant::now();
+    for name in &names {
+        api.create(&PostParams::default(), &pod(name, image)?).await?;
+    }
+    tokio::time::timeout(patience, is_seen_ready.wait_for(|ready| names.iter().all(|name| ready.contains(name))))
+        .await
+        .map_err(|_| "not all pods run")??;
+    let all = asked.elapsed();
+    for name in &names {
+        api.delete(name, &DeleteParams::default()).await?;
+    }
+    tokio::time::timeout(patience, is_seen_ready.wait_for(|ready| ready.is_empty())).await.map_err(|_| "the pods do not go")??;
+    Ok(json!({ "single_median_ms": milliseconds(&mut single, 0.5), "single_worst_ms": milliseconds(&mut single, 1.0), "all_ms": all.as_secs_f64() * 1000.0 }))
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let measured = match *words {
+        ["watchers", count, rounds] => watchers(count.parse()?, rounds.parse()?).await?,
+        ["pods", image, one_by_one, at_once] => pods(image, one_by_one.parse()?, at_once.parse()?).await?,
+        _ => return Err("usage: knarr-load watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE".into()),
+    };
+    println!("{measured}");
+    Ok(())
+}
