@@ -82,7 +82,8 @@ pub struct RunningCommand {
     /// Comes from the command. Must be read, or everything stops.
     pub stderr: Option<ChannelReader>,
     sizes: Option<ChannelWriter>,
-    errors: ChannelReader,
+    /// Says what went wrong, if anything; ends with the connection.
+    pub errors: ChannelReader,
     frames: mpsc::Sender<Outgoing>,
 }
 
@@ -175,7 +176,8 @@ pub struct ForwardedConnection {
     pub reader: ChannelReader,
     /// Goes to the pod.
     pub writer: ChannelWriter,
-    errors: ChannelReader,
+    /// Says what went wrong, if anything; ends with the connection.
+    pub errors: ChannelReader,
 }
 
 impl ForwardedConnection {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::Instant;
 
 use crate::channel::{ChannelReader, ChannelWriter, Outgoing};
@@ -20,6 +20,8 @@ use crate::{StreamError, Transport, spdy, websocket};
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// First streams that may wait for their second one.
 const MAX_WAITING_PAIRS: usize = 256;
+/// How long a client may still talk to a pod that has closed its end. Source: containerd's port-forward.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const COPY_BUFFER_BYTES: usize = 16 * 1024;
 
 /// The ports that a request's query names (`port` or `ports`, repeated or with commas).
@@ -189,12 +191,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match connecting.await {
-        Ok(mut target) => {
-            let mut client = tokio::io::join(reader, writer);
+        Ok(target) => {
             // A connection that breaks on the way is nothing to tell: the client would close all its other ones.
-            let copied =
-                tokio::io::copy_bidirectional_with_sizes(&mut client, &mut target, COPY_BUFFER_BYTES, COPY_BUFFER_BYTES).await;
-            if let Err(error) = copied {
+            if let Err(error) = copy_both_ways(reader, writer, target).await {
                 tracing::debug!(%error, port, "a forwarded connection broke");
             }
         }
@@ -203,6 +202,36 @@ where
             if errors.write_all(sentence.as_bytes()).await.is_err() {
                 tracing::debug!(%error, port, "a client left before its forwarding failed");
             }
+        }
+    }
+}
+
+/// Copies until the pod has said all it has to say. What the client says goes on for a moment longer only: old clients close
+/// their end when this side has closed all streams of the connection, and not before.
+async fn copy_both_ways<S>(reader: ChannelReader, mut writer: ChannelWriter, target: S) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (from_pod, mut to_pod) = tokio::io::split(target);
+    let to_pod = async move {
+        let mut reader = BufReader::with_capacity(COPY_BUFFER_BYTES, reader);
+        tokio::io::copy_buf(&mut reader, &mut to_pod).await?;
+        to_pod.shutdown().await
+    };
+    let to_client = async move {
+        let mut reader = BufReader::with_capacity(COPY_BUFFER_BYTES, from_pod);
+        tokio::io::copy_buf(&mut reader, &mut writer).await?;
+        writer.shutdown().await
+    };
+    tokio::pin!(to_pod, to_client);
+    tokio::select! {
+        ended = &mut to_client => {
+            ended?;
+            tokio::time::timeout(LAST_WORDS, to_pod).await.unwrap_or(Ok(()))
+        }
+        ended = &mut to_pod => {
+            ended?;
+            to_client.await
         }
     }
 }

@@ -34,6 +34,14 @@ async fn connect(port: u16) -> io::Result<DuplexStream> {
         81 => {
             tokio::spawn(async move { far.write_all(b"hello").await });
         }
+        82 => {
+            // Longer than the client may go on talking once the pod is silent.
+            tokio::spawn(async move {
+                far.read_to_end(&mut Vec::new()).await.unwrap();
+                tokio::time::sleep(LAST_WORDS + Duration::from_millis(200)).await;
+                far.write_all(b"late").await
+            });
+        }
         _ => return Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
     }
     Ok(near)
@@ -77,6 +85,32 @@ async fn a_refused_port_is_told_and_the_others_go_on() {
         assert_eq!(text, "hello");
         assert_eq!(connection.failure().await.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn all_streams_of_a_connection_end_when_the_pod_ends_it() {
+    for protocol in [Protocol::WebSocket, Protocol::Spdy] {
+        let forward = client::port_forward(node(), "/portForward", HeaderMap::new(), protocol).await.unwrap();
+        let client::ForwardedConnection { mut reader, writer, mut errors, .. } = forward.connect(81).await.unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+        // Clients before Kubernetes 1.29 wait for this before they close their own end.
+        text.clear();
+        errors.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "");
+        drop(writer);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_still_gets_the_whole_answer() {
+    let forward = client::port_forward(node(), "/portForward", HeaderMap::new(), Protocol::Spdy).await.unwrap();
+    let client::ForwardedConnection { mut reader, mut writer, .. } = forward.connect(82).await.unwrap();
+    writer.shutdown().await.unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "late");
 }
 
 #[tokio::test]
