@@ -109,6 +109,19 @@ fn every_list_has_its_metadata_first_and_its_items_second() {
 }
 
 #[test]
+fn a_required_time_that_nobody_set_is_gos_zero_time() {
+    let service = schema("v1", "Service");
+    let condition = |time: Value| json!({"status": {"conditions": [{"type": "A", "status": "True", "reason": "B", "message": "", "lastTransitionTime": time}]}});
+    let zero = condition("0001-01-01T00:00:00Z".into());
+    let read = meta::read::read_json(condition(Value::Null).to_string().as_bytes(), &service).unwrap();
+    assert_eq!(Value::Object(read.object.0), zero);
+    let bytes = protobuf::encode_object(&service, &zero).unwrap();
+    // Field 4, with nothing in it, as Go writes it.
+    assert!(bytes.windows(2).any(|window| window == [0x22, 0x00]));
+    assert_eq!(protobuf::decode_object(&service, &bytes).unwrap(), zero);
+}
+
+#[test]
 fn a_pod_reads_like_protoc_wrote_it() {
     // Written by `protoc --encode` from upstream's field numbers: metadata.name "web", spec.containers[0] {name "c",
     // image "nginx"}, spec.volumes[0] {name "v", emptyDir {}} inside volumeSource, spec.terminationGracePeriodSeconds 0.

@@ -193,7 +193,7 @@ where
     match connecting.await {
         Ok(target) => {
             // A connection that breaks on the way is nothing to tell: the client would close all its other ones.
-            if let Err(error) = copy_both_ways(reader, writer, target).await {
+            if let Err(error) = copy_both_ways(reader, writer, errors, target).await {
                 tracing::debug!(%error, port, "a forwarded connection broke");
             }
         }
@@ -206,9 +206,9 @@ where
     }
 }
 
-/// Copies until the pod has said all it has to say. What the client says goes on for a moment longer only: old clients close
-/// their end when this side has closed all streams of the connection, and not before.
-async fn copy_both_ways<S>(reader: ChannelReader, mut writer: ChannelWriter, target: S) -> io::Result<()>
+/// Copies until the pod has said all it has to say. Clients before Kubernetes 1.29 close their end when the error stream has
+/// ended, and not before; so it ends together with what the pod says, and what the client says goes on for a moment only.
+async fn copy_both_ways<S>(reader: ChannelReader, mut writer: ChannelWriter, errors: ChannelWriter, target: S) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -221,6 +221,7 @@ where
     let to_client = async move {
         let mut reader = BufReader::with_capacity(COPY_BUFFER_BYTES, from_pod);
         tokio::io::copy_buf(&mut reader, &mut writer).await?;
+        drop(errors);
         writer.shutdown().await
     };
     tokio::pin!(to_pod, to_client);

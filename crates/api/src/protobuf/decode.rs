@@ -1,7 +1,10 @@
 //! Messages become JSON trees.
 
 use base64::Engine as _;
-use meta::schema::{Item, ObjectType, Shape, TypeIndex};
+use meta::{
+    read::ZERO_TIME,
+    schema::{Field, ObjectType, Shape, TypeIndex},
+};
 use serde_json::{Number, Value};
 
 use super::{Envelope, MAGIC, MAX_DEPTH, Object, ProtobufError, schema_of, wire::{Data, Reader}};
@@ -93,7 +96,7 @@ impl Message<'_> {
             let Some(fact) = self.facts.get(self.facts.partition_point(|fact| fact.path < place)) else { continue };
             if fact.path == place {
                 let Some(field) = self.object.fields.get(usize::from(fact.field)) else { continue };
-                self.field(&field.item, *fact, data, values).map_err(|problem| match problem {
+                self.field(field, *fact, data, values).map_err(|problem| match problem {
                     Problem::Here(problem) => ProtobufError::Field { object: self.object.name.to_string(), field: field.name.to_string(), problem },
                     Problem::Below(error) => error,
                 })?;
@@ -105,8 +108,8 @@ impl Message<'_> {
         Ok(())
     }
 
-    fn field(&self, item: &Item, fact: WireField, data: Data<'_>, values: &mut Values) -> Result<(), Problem> {
-        match &item.shape {
+    fn field(&self, field: &Field, fact: WireField, data: Data<'_>, values: &mut Values) -> Result<(), Problem> {
+        match &field.item.shape {
             Shape::List { items, .. } if fact.form != WireForm::Wrapped => {
                 if found(values, fact.field).is_none() {
                     values.push((fact.field, Value::Array(Vec::new())));
@@ -137,6 +140,8 @@ impl Message<'_> {
                 // Of a field that comes twice, the last one counts.
                 values.retain(|(field, _)| *field != fact.field);
                 let value = self.single(shape, fact.form, data)?.filter(|value| fact.keeps_zero || !is_zero(shape, value));
+                let must_be = field.required && matches!(shape, Shape::Time);
+                let value = value.or_else(|| must_be.then(|| Value::from(ZERO_TIME)));
                 values.extend(value.map(|value| (fact.field, value)));
             }
         }

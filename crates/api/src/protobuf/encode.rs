@@ -1,7 +1,10 @@
 //! JSON trees become messages.
 
 use base64::Engine as _;
-use meta::schema::{ObjectType, Shape, TypeIndex};
+use meta::{
+    read::ZERO_TIME,
+    schema::{ObjectType, Shape, TypeIndex},
+};
 use serde_json::Value;
 
 use super::{Object, ProtobufError, wire};
@@ -103,6 +106,7 @@ fn single(number: u32, shape: &Shape, form: WireForm, value: &Value, out: &mut V
                 wire::put_bytes(out, 3, text.as_bytes());
             });
         }
+        Shape::Time if text()? == ZERO_TIME => wire::nested(out, number, |_| ()),
         Shape::Time | Shape::MicroTime => {
             let time: jiff::Timestamp = text()?.parse().map_err(|_| Problem::Here("the text is not a time"))?;
             // Seconds are rounded down and nanoseconds count upwards from there, also before 1970.

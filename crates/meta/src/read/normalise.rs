@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     MAX_PROBLEMS, ReadError, ReadOutcome, Tree,
-    time::{canonical_micro_time, canonical_time, looks_canonical},
+    time::{ZERO_TIME, canonical_micro_time, canonical_time, looks_canonical},
 };
 use crate::{
     object::Object,
@@ -164,6 +164,11 @@ impl<'s> Walk<'s> {
                 }
             }
         });
+        if built_in {
+            for field in of.fields.iter().filter(|field| field.required && matches!(field.item.shape, Shape::Time)) {
+                map.entry(&*field.name).or_insert_with(|| Value::from(ZERO_TIME));
+            }
+        }
         failure.map_or(Ok(()), Err)
     }
 

@@ -2,6 +2,10 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 
+/// What Go's zero time is. Its clients send null, or an empty message, for a required time that they did not set (a condition's
+/// `lastTransitionTime`, say), and it has to be there all the same.
+pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
 /// The canonical form of a `metav1.Time`: UTC, whole seconds. `None` where the text is no RFC 3339 time.
 pub fn canonical_time(text: &str) -> Option<String> {
     instant(text).map(|time| zoned(time, "%Y-%m-%dT%H:%M:%SZ"))
