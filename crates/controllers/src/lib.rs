@@ -9,6 +9,7 @@
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
 //! - [`namespace`]: removal of a namespace with everything in it
 //! - [`garbage_collector`]: removal of objects whose owners are gone
+//! - [`persistent_volumes`], [`local_volumes`], [`ephemeral_volumes`]: claims and their volumes; the built-in provisioner; claims of pods
 //! - [`node_ipam`]: a range of pod addresses for each node
 //! - [`node_lifecycle`], [`taint_eviction`]: nodes that no longer report, and pods that have to leave
 //! - [`pod_garbage`]: pods that nobody else removes
@@ -32,11 +33,14 @@ pub mod deployment;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoints;
+pub mod ephemeral_volumes;
 pub mod garbage_collector;
 pub mod job;
+pub mod local_volumes;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod persistent_volumes;
 pub mod pod_garbage;
 mod pods;
 pub mod replica_set;
@@ -76,6 +80,9 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     resource_quota::start(context, &runner, content.clone());
     garbage_collector::start(context, &runner, content);
     certificates::start(context, &runner, settings);
+    persistent_volumes::start(context, &runner);
+    local_volumes::start(context, &runner);
+    ephemeral_volumes::start(context, &runner);
     node_ipam::start(context, &runner, &settings.cluster_cidrs);
     node_lifecycle::start(context, &runner);
     taint_eviction::start(context, &runner);

@@ -1,0 +1,132 @@
+//! A pod's generic ephemeral volumes are claims that live as long as the pod: made here from the templates in the pod, removed with it by
+//! the garbage collector.
+
+use async_trait::async_trait;
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey};
+use controller::ownership::{controller_reference, is_controlled_by};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimTemplate, Pod, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+
+use crate::{ControllerContext, pods};
+
+const CONTROLLER: &str = "ephemeral-volume-controller";
+
+/// Starts the controller.
+pub fn start(context: &ControllerContext, runner: &Runner) {
+    let controller = EphemeralVolumes {
+        client: context.client(CONTROLLER),
+        pods: context.informers.of(),
+        claims: context.informers.of(),
+        events: context.events(CONTROLLER),
+    };
+    runner.start(controller, 3);
+}
+
+struct EphemeralVolumes {
+    client: kube::Client,
+    pods: Informer<Pod>,
+    claims: Informer<PersistentVolumeClaim>,
+    events: EventRecorder,
+}
+
+fn ephemeral_volumes(pod: &Pod) -> impl Iterator<Item = (&Volume, &PersistentVolumeClaimTemplate)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some((volume, volume.ephemeral.as_ref()?.volume_claim_template.as_ref()?)))
+}
+
+/// The claim of a pod's ephemeral volume.
+fn claim(pod: &Pod, volume: &Volume, template: &PersistentVolumeClaimTemplate) -> PersistentVolumeClaim {
+    let metadata = template.metadata.clone().unwrap_or_default();
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name)),
+            namespace: pod.metadata.namespace.clone(),
+            labels: metadata.labels,
+            annotations: metadata.annotations,
+            owner_references: Some(vec![controller_reference(pod)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(template.spec.clone()),
+        status: None,
+    }
+}
+
+#[async_trait]
+impl Reconciler for EphemeralVolumes {
+    fn name(&self) -> &'static str {
+        "ephemeral-volume"
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        let pods = self.pods.clone();
+        vec![
+            Trigger::on(&self.pods, |change| {
+                let needs_claims = change.new.as_ref().is_some_and(|pod| change.old.is_none() && ephemeral_volumes(pod).next().is_some());
+                if needs_claims { vec![change.key.clone()] } else { Vec::new() }
+            }),
+            // A claim that was in the way, or was removed, may have to be made.
+            Trigger::on(&self.claims, move |change| {
+                let Some(gone) = change.old.as_ref().filter(|_| change.new.is_none()) else { return Vec::new() };
+                let namespace = gone.metadata.namespace.as_deref().unwrap_or_default();
+                let wanting = pods.list_in(namespace).into_iter().filter(|pod| {
+                    ephemeral_volumes(pod).any(|(volume, template)| claim(pod, volume, template).metadata.name == gone.metadata.name)
+                });
+                wanting.map(|pod| client::key_of(&*pod)).collect()
+            }),
+        ]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(pod) = self.pods.get(key).filter(|pod| pods::is_active(pod)) else { return Ok(Outcome::Settled) };
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace);
+        for (volume, template) in ephemeral_volumes(&pod) {
+            let claim = claim(&pod, volume, template);
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            if let Some(existing) = self.claims.get_in(namespace, name) {
+                if !is_controlled_by(&existing.metadata, &pod.metadata) {
+                    // Its removal wakes us.
+                    let message = format!("PVC {namespace}/{name} was not created for pod {key} (pod is not owner)");
+                    self.events.record(&*pod, EventType::Warning, "FailedBinding", format!("ephemeral volume {}: {message}", volume.name));
+                }
+                continue;
+            }
+            match api.create(&PostParams::default(), &claim).await {
+                Err(error) if client::is_already_exists(&error) || crate::namespace_is_terminating(&error) => {}
+                other => drop(other.doing(|| format!("create claim {namespace}/{name} of an ephemeral volume"))?),
+            }
+        }
+        Ok(Outcome::Settled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{context, within};
+    use client::fake::FakeApi;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_pod_gets_a_claim_for_each_ephemeral_volume() {
+        let fake = FakeApi::new();
+        let context = context(&fake);
+        let runner = context.runner();
+        start(&context, &runner);
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "x" },
+            "spec": { "containers": [], "volumes": [{ "name": "scratch", "ephemeral": { "volumeClaimTemplate": {
+                "metadata": { "labels": { "a": "b" } }, "spec": { "accessModes": ["ReadWriteOnce"] },
+            } } }] },
+        })).unwrap();
+        let pod = Api::<Pod>::namespaced(fake.client(), "x").create(&PostParams::default(), &pod).await.unwrap();
+        let claim = within("a claim", fake.until(|fake| fake.objects::<PersistentVolumeClaim>().pop())).await;
+        assert_eq!(claim.metadata.name.as_deref(), Some("p-scratch"));
+        assert!(is_controlled_by(&claim.metadata, &pod.metadata));
+        assert_eq!(claim.metadata.labels.unwrap()["a"], "b");
+        context.informers.stopped().cancel();
+        within("the end", runner.finished()).await;
+    }
+}
