@@ -37,7 +37,7 @@ pub fn impersonate(core: &Core, headers: &HeaderMap, user: Arc<User>) -> Result<
             name,
             is_resource: true,
             path: "",
-            field_selector: "",
+            field_selector: "", label_selector: None,
         };
         match core.authorization.authorize(&attributes) {
             Decision::Allow(_) => Ok(()),

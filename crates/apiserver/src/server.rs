@@ -121,6 +121,7 @@ impl ApiServer {
     fn authorize(&self, context: &RequestContext) -> Result<(), ApiError> {
         let mut attributes = Attributes::of(&context.user, &context.info);
         attributes.field_selector = &context.query.field_selector_text;
+        attributes.label_selector = context.query.labels.as_ref();
         let exact = context.query.fields.as_ref().and_then(|fields| fields.exact("metadata.name")).map(str::to_owned);
         if attributes.name.is_empty()
             && matches!(attributes.verb, "list" | "watch" | "deletecollection")

@@ -31,7 +31,7 @@ fn may(core: &Core, user: &User, verb: &str, signer: &str) -> bool {
             name,
             is_resource: true,
             path: "",
-            field_selector: "",
+            field_selector: "", label_selector: None,
         };
         matches!(core.authorization.authorize(&attributes), Decision::Allow(_))
     })

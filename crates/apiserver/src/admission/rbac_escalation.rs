@@ -132,7 +132,7 @@ fn allowed(core: &Core, attributes: &Attributes<'_>, verb: &str, resource: &str,
         name,
         is_resource: true,
         path: "",
-        field_selector: "",
+        field_selector: "", label_selector: None,
     };
     matches!(core.authorization.authorize(&asked), Decision::Allow(_))
 }

@@ -6,6 +6,7 @@ pub mod rbac;
 use std::sync::Arc;
 
 use api::rbac::v1::PolicyRule;
+use meta::selector::LabelSelector;
 
 use crate::{request_info::RequestInfo, user::User};
 
@@ -34,6 +35,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// `fieldSelector` of a list, watch or deletecollection.
     pub field_selector: &'a str,
+    /// `labelSelector` of a list, watch or deletecollection.
+    pub label_selector: Option<&'a LabelSelector>,
 }
 
 impl<'a> Attributes<'a> {
@@ -51,6 +54,7 @@ impl<'a> Attributes<'a> {
             is_resource: info.is_resource,
             path: &info.path,
             field_selector: "",
+            label_selector: None,
         }
     }
     /// In words, as upstream's forbidden messages say it.

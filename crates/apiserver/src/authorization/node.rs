@@ -25,6 +25,9 @@ pub const USER_PREFIX: &str = "system:node:";
 /// Namespace of nodes' leases.
 pub const LEASES: &str = "kube-node-lease";
 
+/// Label of a local volume with the node that has it on its disk: a node may follow those.
+const LOCAL_VOLUME_NODE: &str = "knarr.io/local-volume-node";
+
 /// The node a user is, where it is one. The name is empty for a member of the group with no node's name.
 pub fn node_of(user: &User) -> Option<&str> {
     user.in_group(NODES).then(|| user.name.strip_prefix(USER_PREFIX).unwrap_or_default())
@@ -169,6 +172,10 @@ impl NodeAuthorizer {
     }
 
     fn volume(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
+        let follows_its_own = attributes.label_selector.is_some_and(|selector| selector.requires(LOCAL_VOLUME_NODE) == Some(node));
+        if matches!(attributes.verb, "list" | "watch") && follows_its_own {
+            return allow();
+        }
         if attributes.verb != "get" || !attributes.subresource.is_empty() || attributes.name.is_empty() {
             return no("can only get individual resources of this type");
         }

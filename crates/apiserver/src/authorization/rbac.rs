@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     fn attributes<'a>(user: &'a User, verb: &'a str, resource: &'a str, subresource: &'a str, name: &'a str) -> Attributes<'a> {
-        Attributes { user, verb, group: "", version: "v1", resource, subresource, namespace: "n", name, is_resource: true, path: "", field_selector: "" }
+        Attributes { user, verb, group: "", version: "v1", resource, subresource, namespace: "n", name, is_resource: true, path: "", field_selector: "", label_selector: None }
     }
 
     fn rule(verbs: &[&str], resources: &[&str], names: &[&str]) -> PolicyRule {

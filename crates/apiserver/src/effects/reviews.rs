@@ -163,6 +163,7 @@ fn decide(core: &Core, review: &Object, user: &User) -> Decision {
             is_resource: true,
             path: "",
             field_selector: &selector,
+            label_selector: None,
         });
     }
     let path = |field: &str| review.text(&["spec", "nonResourceAttributes", field]).unwrap_or_default();
@@ -177,7 +178,7 @@ fn decide(core: &Core, review: &Object, user: &User) -> Decision {
         name: "",
         is_resource: false,
         path: path("path"),
-        field_selector: "",
+        field_selector: "", label_selector: None,
     })
 }
 

@@ -1,12 +1,12 @@
-//! `persistentVolumeClaim` and `ephemeral` volumes whose persistent volume is a path on this node.
+//! `persistentVolumeClaim` and `ephemeral` volumes: the persistent volume that the claim is bound to, as a path on this node.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Volume};
 use client::Api;
 
-use super::{Made, Plugin, PreparedVolume, Request, host_path, ownership};
+use super::{Made, Plugin, PreparedVolume, Request, host_path, local_volumes, local_volumes::LocalVolumes, nfs, ownership};
 use crate::{api_error::words, pod};
 
 /// The plug-in.
@@ -32,20 +32,40 @@ impl Plugin for Claim {
         let volumes: Api<PersistentVolume> = Api::all(client);
         let volume = volumes.get(&volume_name).await.map_err(|problem| format!("failed to get persistentvolume \"{volume_name}\": {}", words(&problem)))?;
         let spec = volume.spec.unwrap_or_default();
-        let path = if let Some(source) = &spec.host_path {
-            host_path::check(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;
-            source.path.clone()
-        } else if let Some(source) = &spec.local {
-            host_path::check(Path::new(&source.path), "Directory")?;
-            source.path.clone()
-        } else {
-            return Err(format!("persistentvolume \"{volume_name}\" is neither a hostPath nor a local volume, the only ones this node offers"));
-        };
-        if let Some(group) = request.fs_group().filter(|group| spec.local.is_some() && !ownership::root_belongs(Path::new(&path), *group)) {
-            ownership::give_to_group(Path::new(&path), group).map_err(|problem| format!("could not change the owner of {path}: {problem}"))?;
+        // A claim may name whatever volume it likes; it has it when the volume says so, too.
+        if spec.claim_ref.as_ref().is_none_or(|reference| reference.uid != claim.metadata.uid) {
+            return Err(format!("persistentvolume \"{volume_name}\" is not bound to the claim \"{claim_name}\""));
+        }
+        if spec.volume_mode.as_deref() == Some("Block") {
+            return Err(format!("persistentvolume \"{volume_name}\" is a block device, which this node does not offer"));
+        }
+        let (path, takes_group) = locate(request, &volume_name, &spec).await?;
+        if let Some(group) = request.fs_group().filter(|group| takes_group && !ownership::root_belongs(&path, *group)) {
+            ownership::give_to_group(&path, group).map_err(|problem| format!("could not change the owner of {}: {problem}", path.display()))?;
         }
         let only_reads = spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
         let read_only = source.and_then(|source| source.read_only).unwrap_or(false) || only_reads;
-        Ok(Made { volume: PreparedVolume { path: path.into(), read_only }, refresh_at: None })
+        Ok(Made { volume: PreparedVolume { path, read_only }, refresh_at: None })
     }
+}
+
+/// Where a volume is on this node, and whether the pod's group may be given it.
+async fn locate(request: &Request<'_>, name: &str, spec: &PersistentVolumeSpec) -> Result<(PathBuf, bool), String> {
+    if let Some(source) = &spec.host_path {
+        host_path::check(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;
+        return Ok((source.path.clone().into(), false));
+    }
+    if let Some(source) = &spec.local {
+        host_path::check(Path::new(&source.path), "Directory")?;
+        return Ok((source.path.clone().into(), true));
+    }
+    if let Some(source) = &spec.nfs {
+        let path = nfs::mount(source, request.disk_directory("nfs"), spec.mount_options.clone().unwrap_or_default()).await?;
+        return Ok((path, false));
+    }
+    if let Some(source) = spec.csi.as_ref().filter(|source| source.driver == local_volumes::DRIVER) {
+        let made = LocalVolumes::of(&request.context.config).make(&source.volume_handle);
+        return Ok((made.map_err(|problem| format!("could not make the directory of volume \"{name}\": {problem}"))?, true));
+    }
+    Err(format!("persistentvolume \"{name}\" is neither a hostPath, local or NFS volume nor one of the driver {}, the only ones this node offers", local_volumes::DRIVER))
 }

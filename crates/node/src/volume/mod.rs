@@ -1,6 +1,6 @@
 //! Volumes: one plug-in a file, all behind one small trait.
 //!
-//! * [`empty_dir`], [`host_path`], [`claim`]: directories
+//! * [`empty_dir`], [`host_path`], [`nfs`]: directories; [`claim`]: persistent volumes, of which [`local_volumes`] are kept here
 //! * [`content`]: configMap, secret, downwardAPI and projected volumes, which are files made from the API's objects;
 //!   [`payload`] collects them, [`atomic`] writes them so that a reader sees the old or the new ones, never a mixture
 //! * [`sub_path`]: a part of a volume, safe against symbolic links; [`ownership`]: `fsGroup`
@@ -12,7 +12,9 @@ pub mod claim;
 pub mod content;
 pub mod empty_dir;
 pub mod host_path;
+pub mod local_volumes;
 pub mod mounts;
+pub mod nfs;
 pub mod ownership;
 pub mod payload;
 pub mod sub_path;
@@ -126,7 +128,7 @@ pub trait Plugin: Send + Sync {
     async fn prepare(&self, request: &Request<'_>) -> Result<Made, String>;
 }
 
-static PLUGINS: [&dyn Plugin; 4] = [&empty_dir::EmptyDir, &host_path::HostPath, &content::Content, &claim::Claim];
+static PLUGINS: [&dyn Plugin; 5] = [&empty_dir::EmptyDir, &host_path::HostPath, &nfs::Nfs, &content::Content, &claim::Claim];
 
 /// Makes all volumes of a pod, or brings them up to date.
 ///
@@ -139,7 +141,7 @@ pub async fn prepare(context: &Context, pod: &Pod, objects: &Snapshot, pod_ips: 
         let plugin = PLUGINS
             .iter()
             .find(|plugin| plugin.handles(volume))
-            .ok_or_else(|| fail("no volume plugin matched; this node offers emptyDir, hostPath, configMap, secret, projected, downwardAPI and claims of hostPath and local volumes".to_owned()))?;
+            .ok_or_else(|| fail("no volume plugin matched; this node offers emptyDir, hostPath, nfs, configMap, secret, projected, downwardAPI and claims".to_owned()))?;
         let made = plugin.prepare(&Request { context, pod, volume, objects, pod_ips }).await.map_err(fail)?;
         prepared.refresh_at = [prepared.refresh_at, made.refresh_at].into_iter().flatten().min();
         prepared.volumes.insert(volume.name.clone(), made.volume);
