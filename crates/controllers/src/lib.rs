@@ -4,6 +4,7 @@
 //! - [`deployment`] for Deployment
 //! - [`stateful_set`] for StatefulSet
 //! - [`daemon_set`] for DaemonSet
+//! - [`horizontal_pod_autoscaler`] for HorizontalPodAutoscaler
 //! - [`disruption`] for PodDisruptionBudget
 //! - [`job`], [`cron_job`], [`ttl_after_finished`]: Job, CronJob and the removal of finished Jobs
 //! - [`endpoints`]: EndpointSlices and Endpoints of Services
@@ -35,6 +36,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod ephemeral_volumes;
 pub mod garbage_collector;
+pub mod horizontal_pod_autoscaler;
 pub mod job;
 pub mod local_volumes;
 pub mod namespace;
@@ -46,6 +48,7 @@ mod pods;
 pub mod replica_set;
 pub mod resource_quota;
 mod revisions;
+mod scale;
 mod selector;
 pub mod service_account;
 pub mod stateful_set;
@@ -72,6 +75,7 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     ttl_after_finished::start(context, &runner);
     cluster_role_aggregation::start(context, &runner);
     bootstrap_token::start(context, &runner);
+    horizontal_pod_autoscaler::start(context, &runner);
     disruption::start(context, &runner);
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);

@@ -118,8 +118,9 @@ impl Node {
         let manager = PodManager::new(self.context.clone(), self.pods.clone(), self.stop.clone());
         let rotation = self.stop.clone().run_until_cancelled_owned(logs::rotation::run(self.context.clone(), self.pods.clone()));
         let eviction = self.stop.clone().run_until_cancelled_owned(eviction::run(self.context.clone(), self.pods.clone()));
+        let tidying = self.stop.clone().run_until_cancelled_owned(volume::local_volumes::run(self.context.clone()));
         let both = async {
-            let ((), result, _, _) = tokio::join!(registration.run(), manager.run(), rotation, eviction);
+            let ((), result, ..) = tokio::join!(registration.run(), manager.run(), rotation, eviction, tidying);
             ((), result)
         };
         let mut both = std::pin::pin!(both);

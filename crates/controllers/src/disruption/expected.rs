@@ -7,15 +7,12 @@ use client::Informer;
 use controller::ownership::controller_of;
 use controller::{Doing, ReconcileError, Trigger};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::api::Request;
 
 use crate::ControllerContext;
-use crate::discovery::served_resources;
 
 /// Why the number is not known.
 pub(super) enum ScaleError {
@@ -113,14 +110,8 @@ impl Scales {
     /// The size of anything else that has a scale subresource.
     async fn size_of_other(&self, client: &kube::Client, namespace: &str, controller: &OwnerReference) -> Result<(String, i32), ScaleError> {
         let unmanaged = || ScaleError::Unmanaged(format!("found no controller ref for pods, or {} {} has no scale", controller.kind, controller.name));
-        let group = controller.api_version.split_once('/').map_or("", |(group, _)| group);
-        let served = served_resources(client).await.map_err(ScaleError::Api)?;
-        let resource = served.into_iter().find(|resource| resource.group == group && resource.kind == controller.kind).ok_or_else(unmanaged)?;
-        let request = Request::new(resource.path(Some(namespace))).get_subresource("scale", &controller.name);
-        let answer = match request {
-            Ok(request) => client.request::<Scale>(request).await,
-            Err(error) => Err(kube::Error::BuildRequest(error)),
-        };
+        let place = crate::scale::find(client, &controller.api_version, &controller.kind, namespace, &controller.name).await.map_err(ScaleError::Api)?;
+        let answer = place.ok_or_else(unmanaged)?.read(client).await;
         match answer {
             Ok(scale) => Ok((controller.uid.clone(), scale.spec.and_then(|spec| spec.replicas).unwrap_or(0))),
             Err(error) if client::is_not_found(&error) => Err(unmanaged()),

@@ -31,6 +31,11 @@ impl Plugin for Claim {
         let volume_name = volume_name.ok_or_else(|| format!("persistentvolumeclaim \"{claim_name}\" is not bound"))?;
         let volumes: Api<PersistentVolume> = Api::all(client);
         let volume = volumes.get(&volume_name).await.map_err(|problem| format!("failed to get persistentvolume \"{volume_name}\": {}", words(&problem)))?;
+        // Directories of other nodes are not here, and an empty one in their place would pass for lost data.
+        let elsewhere = volume.metadata.labels.as_ref().and_then(|labels| labels.get(local_volumes::NODE_LABEL)).filter(|node| **node != request.context.config.name);
+        if let Some(node) = elsewhere {
+            return Err(format!("Storage node affinity check failed for volume \"{volume_name}\": it is on the node {node}"));
+        }
         let spec = volume.spec.unwrap_or_default();
         // A claim may name whatever volume it likes; it has it when the volume says so, too.
         if spec.claim_ref.as_ref().is_none_or(|reference| reference.uid != claim.metadata.uid) {

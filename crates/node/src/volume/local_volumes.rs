@@ -21,7 +21,7 @@ use crate::config::{Context, NodeConfig};
 /// The driver, as volumes name it.
 pub const DRIVER: &str = "local-path.knarr.io";
 /// The label of a volume with the node that has it.
-const NODE_LABEL: &str = "knarr.io/local-volume-node";
+pub const NODE_LABEL: &str = "knarr.io/local-volume-node";
 
 /// The local volumes of a node.
 #[derive(Debug, Clone)]
