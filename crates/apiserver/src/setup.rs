@@ -89,14 +89,23 @@ fn admission() -> AdmissionChain {
     AdmissionChain {
         plugins: vec![
             Arc::new(admission::subresource_rules::SubresourceRules),
+            Arc::new(admission::rbac_escalation::RbacEscalation),
             Arc::new(admission::namespace_lifecycle::NamespaceLifecycle),
+            Arc::new(admission::limit_ranger::LimitRanger),
             Arc::new(admission::service_account::ServiceAccount),
+            Arc::new(admission::taint_nodes::TaintNodesByCondition),
             Arc::new(admission::priority::Priority),
             Arc::new(admission::default_tolerations::DefaultTolerationSeconds),
+            Arc::new(admission::storage::DefaultStorageClass),
+            Arc::new(admission::storage_protection::StorageObjectInUseProtection),
+            Arc::new(admission::storage::PersistentVolumeClaimResize),
+            Arc::new(admission::runtime_class::RuntimeClass),
             Arc::new(admission::certificates::Certificates),
-            Arc::new(admission::rbac_escalation::RbacEscalation),
+            Arc::new(admission::default_ingress_class::DefaultIngressClass),
+            // Policies in CEL, mutating and validating, have their places before the webhooks of their kind.
             Arc::new(admission::webhooks::mutating::MutatingAdmissionWebhook::default()),
             Arc::new(admission::webhooks::validating::ValidatingAdmissionWebhook::default()),
+            Arc::new(admission::resource_quota::ResourceQuota::default()),
         ],
     }
 }

@@ -18,6 +18,7 @@ pub mod networking;
 pub mod plain;
 pub mod policy;
 pub mod problems;
+pub mod quota;
 pub mod rbac;
 pub mod runtime_class;
 pub mod scheduling;

@@ -2,12 +2,19 @@
 //! [`AdmissionChain::plugins`] is upstream's.
 
 pub mod certificates;
+pub mod default_ingress_class;
 pub mod default_tolerations;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod priority;
 pub mod rbac_escalation;
+pub mod resource_quota;
+pub mod runtime_class;
 pub mod service_account;
+pub mod storage;
+pub mod storage_protection;
 pub mod subresource_rules;
+pub mod taint_nodes;
 pub mod webhooks;
 
 use std::sync::Arc;

@@ -152,7 +152,10 @@ fn refuse(kind: &dyn ServedKind, object: &Object, problems: Vec<FieldError>) -> 
 }
 
 /// Encodes for the store, in the stored version.
-fn encode(kind: &dyn ServedKind, object: &Object) -> Result<Bytes, ApiError> {
+///
+/// # Errors
+/// 500 where the object does not have its kind's shape.
+pub fn encode(kind: &dyn ServedKind, object: &Object) -> Result<Bytes, ApiError> {
     let fields = kind.selectable_fields(object).into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     let generation = kind.schema().generation;
     if kind.converts() {
@@ -442,7 +445,8 @@ pub async fn update_object(
     Err(ApiError::stale(&info.group_resource(), &name))
 }
 
-async fn wait_for_change(core: &Core, kind: &Arc<dyn ServedKind>, seen: &StoredObject) {
+/// Waits until the view shows another state than the one seen: after a write that somebody else was quicker than.
+pub async fn wait_for_change(core: &Core, kind: &Arc<dyn ServedKind>, seen: &StoredObject) {
     let view = core.view_of(kind);
     let mut changes = view.changes();
     loop {

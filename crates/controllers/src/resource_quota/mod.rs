@@ -1,11 +1,12 @@
-//! How much of each ResourceQuota is used, counted from what there is. Refusing what would be too much is admission's.
-//! [`usage`] says what things use, [`pod_usage`] what a pod does.
+//! How much of each ResourceQuota is used, counted from what there is. Refusing what would be too much is admission's, which
+//! also charges what is new: this controller counts when a quota changes and when things go, and now and then in any case.
+//! What one object uses is told by `kinds::quota`, to both.
 
-mod pod_usage;
 mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{Informer, ObjectKey};
@@ -20,6 +21,10 @@ use crate::{ControllerContext, pods};
 use usage::Counted;
 
 const CONTROLLER: &str = "resourcequota-controller";
+
+/// How often a quota is counted anew where nothing tells to: a write that admission charged can still fail, which nobody
+/// hears of, and somebody may have written into the status. Source: Kubernetes, `--resource-quota-sync-period`.
+const RECOUNT: Duration = Duration::from_secs(300);
 
 /// Starts the controller. `content` counts objects of kinds that nothing else caches.
 pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
@@ -70,20 +75,33 @@ impl Reconciler for QuotaController {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        let (by_pod, by_service, by_content) = (self.quotas.clone(), self.quotas.clone(), self.quotas.clone());
+        let (by_pod, by_service, by_claim, by_content) = (self.quotas.clone(), self.quotas.clone(), self.quotas.clone(), self.quotas.clone());
         let content = self.content.clone();
         vec![
-            Trigger::itself(&self.quotas),
-            // That pods come and go is told by `content`; what they use changes when they end or are resized.
-            Trigger::on(&self.pods, move |change| {
-                let (Some(old), Some(new)) = (&change.old, &change.new) else { return quotas_of(&by_pod, change.key.namespace.as_deref()) };
-                let is_same = pods::is_finished(old) == pods::is_finished(new) && old.metadata.generation == new.metadata.generation;
-                if is_same { Vec::new() } else { quotas_of(&by_pod, change.key.namespace.as_deref()) }
+            // Admission charges a quota before the object is there. Counting at once would give the charge back, and let
+            // too many in.
+            Trigger::on(&self.quotas, |change| {
+                let hard = |quota: &Option<Arc<ResourceQuota>>| quota.as_ref().map(|quota| quota.spec.as_ref().and_then(|spec| spec.hard.clone()));
+                if hard(&change.old) == hard(&change.new) { Vec::new() } else { vec![change.key.clone()] }
             }),
-            Trigger::on(&self.services, move |change| quotas_of(&by_service, change.key.namespace.as_deref())),
-            Trigger::reads(&self.claims),
+            // What pods use changes when they go, end or are resized.
+            Trigger::on(&self.pods, move |change| {
+                let gives_back = change.old.as_ref().is_some_and(|old| {
+                    change.new.as_ref().is_none_or(|new| pods::is_finished(old) != pods::is_finished(new) || old.metadata.generation != new.metadata.generation)
+                });
+                if gives_back { quotas_of(&by_pod, change.key.namespace.as_deref()) } else { Vec::new() }
+            }),
+            Trigger::on(&self.services, move |change| {
+                if change.old.is_some() { quotas_of(&by_service, change.key.namespace.as_deref()) } else { Vec::new() }
+            }),
+            Trigger::on(&self.claims, move |change| {
+                if change.old.is_some() { quotas_of(&by_claim, change.key.namespace.as_deref()) } else { Vec::new() }
+            }),
             Trigger::custom(move |queue| {
                 content.listen(move |change| {
+                    if !change.is_gone {
+                        return;
+                    }
                     for key in quotas_of(&by_content, Some(change.namespace)) {
                         queue.add(key);
                     }
@@ -100,12 +118,12 @@ impl Reconciler for QuotaController {
         let used = self.used(&quota, namespace, &before);
         let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
         if same(&status, &before) {
-            return Ok(Outcome::Settled);
+            return Ok(Outcome::CheckAgainIn(RECOUNT));
         }
         let updated = ResourceQuota { status: Some(status), ..(*quota).clone() };
         match Api::<ResourceQuota>::namespaced(self.client.clone(), namespace).replace_status(&key.name, &PostParams::default(), &updated).await {
             Err(error) if client::is_not_found(&error) => Ok(Outcome::Settled),
-            other => other.map(|_| Outcome::Settled).doing(|| format!("update the status of quota {key}")),
+            other => other.map(|_| Outcome::CheckAgainIn(RECOUNT)).doing(|| format!("update the status of quota {key}")),
         }
     }
 }
@@ -118,6 +136,3 @@ fn same(one: &ResourceQuotaStatus, other: &ResourceQuotaStatus) -> bool {
     };
     values(&one.hard) == values(&other.hard) && values(&one.used) == values(&other.used)
 }
-
-/// The pods of a namespace, as the counting takes them.
-type Pods = [Arc<Pod>];

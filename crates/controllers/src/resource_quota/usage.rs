@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kinds::quota;
 use meta::quantity::Quantity as Amount;
-
-use super::{Pods, pod_usage};
 
 /// What is counted.
 pub(super) struct Counted<'a> {
-    pub pods: &'a Pods,
+    pub pods: &'a [Arc<Pod>],
     pub services: &'a [Arc<Service>],
     pub claims: &'a [Arc<PersistentVolumeClaim>],
     /// Objects of a group's resource; `None` while nobody knows.
@@ -19,14 +18,7 @@ pub(super) struct Counted<'a> {
 }
 
 /// Old names of counts. Source: Kubernetes 1.36, `pkg/quota/v1/evaluator/core/registry.go`.
-const COUNTED_BY_NAME: [(&str, &str); 6] = [
-    ("services", "services"),
-    ("configmaps", "configmaps"),
-    ("secrets", "secrets"),
-    ("resourcequotas", "resourcequotas"),
-    ("replicationcontrollers", "replicationcontrollers"),
-    ("persistentvolumeclaims", "persistentvolumeclaims"),
-];
+const COUNTED_BY_NAME: [&str; 4] = ["configmaps", "secrets", "resourcequotas", "replicationcontrollers"];
 
 /// What is used of everything the quota limits. What cannot be counted yet stays as it was.
 pub(super) fn used(quota: &ResourceQuota, counted: &Counted<'_>, before: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
@@ -39,54 +31,30 @@ pub(super) fn used(quota: &ResourceQuota, counted: &Counted<'_>, before: &BTreeM
     names.filter_map(entry).collect()
 }
 
+fn sum(amounts: impl Iterator<Item = Amount>) -> Option<Amount> {
+    Some(amounts.fold(Amount::from_integer(0), |sum, amount| sum.add(&amount)))
+}
+
 fn amount(name: &str, quota: &ResourceQuota, counted: &Counted<'_>) -> Option<Amount> {
-    let number = |count: usize| Some(Amount::from_integer(i64::try_from(count).unwrap_or(i64::MAX)));
-    if let Some(amount) = pod_usage::amount(name, quota, counted.pods) {
-        return Some(amount);
+    if quota::pods::concerns(name) {
+        let of_pod = |pod: &Arc<Pod>| quota::scopes::selects(quota, pod).then(|| quota::pods::amount(pod, name)).flatten();
+        return sum(counted.pods.iter().filter_map(of_pod));
     }
+    let number = |count: usize| Some(Amount::from_integer(i64::try_from(count).unwrap_or(i64::MAX)));
     if let Some(resource) = name.strip_prefix("count/") {
         let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
         return number((counted.count)(group, resource)?);
     }
-    let of_type = |wanted: &str| counted.services.iter().filter(|service| service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some(wanted)).count();
     match name {
-        "services.loadbalancers" => return number(of_type("LoadBalancer")),
-        "services.nodeports" => return number(node_ports(counted.services)),
         "services" => return number(counted.services.len()),
-        "persistentvolumeclaims" => return number(counted.claims.len()),
-        "requests.storage" => return Some(storage(counted.claims.iter())),
+        name if name.starts_with("services.") => return sum(counted.services.iter().filter_map(|service| quota::of_service(service, name))),
+        name if name.ends_with("persistentvolumeclaims") || name.ends_with("requests.storage") => {
+            return sum(counted.claims.iter().filter_map(|claim| quota::of_claim(claim, name)));
+        }
         _ => {}
     }
-    if let Some((class, what)) = name.split_once(".storageclass.storage.k8s.io/") {
-        let of_class = || counted.claims.iter().filter(|claim| claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()) == Some(class));
-        return match what {
-            "persistentvolumeclaims" => number(of_class().count()),
-            "requests.storage" => Some(storage(of_class())),
-            _ => None,
-        };
-    }
-    let (_, resource) = COUNTED_BY_NAME.iter().find(|(other, _)| *other == name)?;
+    let resource = COUNTED_BY_NAME.iter().find(|other| **other == name)?;
     number((counted.count)("", resource)?)
-}
-
-/// The ports of Services that are open on every node.
-fn node_ports(services: &[Arc<Service>]) -> usize {
-    let ports = |service: &Arc<Service>| {
-        let Some(spec) = &service.spec else { return 0 };
-        let ports = spec.ports.as_deref().unwrap_or_default();
-        match spec.type_.as_deref() {
-            Some("NodePort") => ports.len(),
-            Some("LoadBalancer") if spec.allocate_load_balancer_node_ports == Some(false) => ports.iter().filter(|port| port.node_port.is_some_and(|port| port != 0)).count(),
-            Some("LoadBalancer") => ports.len(),
-            _ => 0,
-        }
-    };
-    services.iter().map(ports).sum()
-}
-
-fn storage<'a>(claims: impl Iterator<Item = &'a Arc<PersistentVolumeClaim>>) -> Amount {
-    let request = |claim: &Arc<PersistentVolumeClaim>| Amount::parse(&claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0).ok();
-    claims.filter_map(request).fold(Amount::from_integer(0), |sum, amount| sum.add(&amount))
 }
 
 #[cfg(test)]

@@ -1,0 +1,121 @@
+//! What a namespace may use: quotas, limit ranges, and classes that must exist.
+
+use serde_json::{Value, json};
+use testkit::{ApiHarness, Caller};
+
+const NAMESPACE: &str = "/api/v1/namespaces/default";
+
+async fn with_account(api: &ApiHarness) -> Caller {
+    let administrator = api.administrator();
+    administrator.post(&format!("{NAMESPACE}/serviceaccounts"), &json!({"metadata": {"name": "default"}})).await.expect(201);
+    administrator
+}
+
+/// A quota whose status somebody has counted.
+async fn quota(caller: &Caller, hard: Value, used: Value) {
+    caller.post(&format!("{NAMESPACE}/resourcequotas"), &json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await.expect(201);
+    caller.patch(&format!("{NAMESPACE}/resourcequotas/q/status"), "merge-patch", &json!({"status": {"hard": hard, "used": used}})).await.expect(200);
+}
+
+async fn used(caller: &Caller) -> Value {
+    caller.get(&format!("{NAMESPACE}/resourcequotas/q")).await.expect(200)["status"]["used"].clone()
+}
+
+fn pod(name: &str, requests: Value) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": requests}}]}})
+}
+
+#[tokio::test]
+async fn a_quota_lets_in_what_fits_and_says_what_is_too_much() {
+    let api = ApiHarness::start().await;
+    let caller = with_account(&api).await;
+    quota(&caller, json!({"pods": "2", "requests.cpu": "1", "configmaps": "1"}), json!({"pods": "0", "requests.cpu": "0", "configmaps": "0"})).await;
+    let pods = format!("{NAMESPACE}/pods");
+    caller.post(&pods, &pod("a", json!({"cpu": "600m"}))).await.expect(201);
+    assert_eq!(used(&caller).await, json!({"pods": "1", "requests.cpu": "600m", "configmaps": "0"}));
+    let words = "exceeded quota: q, requested: requests.cpu=500m, used: requests.cpu=600m, limited: requests.cpu=1";
+    let refused = caller.post(&pods, &pod("b", json!({"cpu": "500m"}))).await.refused(403, "Forbidden", &format!("pods \"b\" is forbidden: {words}"));
+    assert_eq!(refused["details"]["kind"], "pods");
+    let unsaid = caller.post(&pods, &pod("b", json!({}))).await.expect(403);
+    assert_eq!(unsaid["message"], "pods \"b\" is forbidden: failed quota: q: must specify requests.cpu for: c");
+    // Neither a dry run nor a name that is taken costs anything.
+    caller.post(&format!("{pods}?dryRun=All"), &pod("b", json!({"cpu": "400m"}))).await.expect(201);
+    caller.post(&pods, &pod("a", json!({"cpu": "400m"}))).await.expect(409);
+    assert_eq!(used(&caller).await["requests.cpu"], "600m");
+    let map = |name: &str| json!({"metadata": {"name": name}});
+    caller.post(&format!("{NAMESPACE}/configmaps"), &map("one")).await.expect(201);
+    caller.post(&format!("{NAMESPACE}/configmaps"), &map("two")).await.expect(403);
+}
+
+#[tokio::test]
+async fn many_creations_at_once_do_not_exceed_a_quota() {
+    let api = ApiHarness::start().await;
+    let caller = with_account(&api).await;
+    quota(&caller, json!({"count/secrets": "5"}), json!({"count/secrets": "0"})).await;
+    let create = |number: usize| {
+        let caller = caller.clone();
+        async move { caller.post(&format!("{NAMESPACE}/secrets"), &json!({"metadata": {"name": format!("s{number}")}})).await.status }
+    };
+    let answers = futures::future::join_all((0..20).map(create)).await;
+    assert_eq!(answers.iter().filter(|status| **status == 201).count(), 5, "{answers:?}");
+    assert_eq!(used(&caller).await, json!({"count/secrets": "5"}));
+}
+
+#[tokio::test]
+async fn a_service_of_another_type_is_charged_when_it_is_changed() {
+    let api = ApiHarness::start().await;
+    let caller = with_account(&api).await;
+    quota(&caller, json!({"services": "2", "services.nodeports": "1"}), json!({"services": "0", "services.nodeports": "0"})).await;
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}]}});
+    caller.post(&format!("{NAMESPACE}/services"), &service("web")).await.expect(201);
+    let refused = caller.patch(&format!("{NAMESPACE}/services/web"), "merge-patch", &json!({"spec": {"type": "NodePort"}})).await.expect(403);
+    assert!(refused["message"].as_str().unwrap().contains("services.nodeports=2, used: services.nodeports=0, limited: services.nodeports=1"), "{refused}");
+    assert_eq!(used(&caller).await, json!({"services": "1", "services.nodeports": "0"}));
+}
+
+#[tokio::test]
+async fn a_limit_range_fills_in_and_refuses() {
+    let api = ApiHarness::start().await;
+    let caller = with_account(&api).await;
+    let limits = json!([{
+        "type": "Container", "min": {"cpu": "50m"}, "max": {"cpu": "500m"}, "default": {"cpu": "300m"}, "defaultRequest": {"cpu": "100m"},
+    }]);
+    caller.post(&format!("{NAMESPACE}/limitranges"), &json!({"metadata": {"name": "r"}, "spec": {"limits": limits}})).await.expect(201);
+    let pods = format!("{NAMESPACE}/pods");
+    let created = caller.post(&pods, &json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})).await.expect(201);
+    assert_eq!(created["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "300m"}}));
+    let refused = caller.post(&pods, &pod("b", json!({"cpu": "10m"}))).await.expect(403);
+    assert_eq!(refused["message"], "pods \"b\" is forbidden: minimum cpu usage per Container is 50m, but request is 10m");
+}
+
+#[tokio::test]
+async fn a_pod_of_a_class_that_is_not_there_is_refused() {
+    let api = ApiHarness::start().await;
+    let caller = with_account(&api).await;
+    let of_class = |name: &str| json!({"metadata": {"name": name}, "spec": {"runtimeClassName": "fast", "containers": [{"name": "c", "image": "i"}]}});
+    let refused = caller.post(&format!("{NAMESPACE}/pods"), &of_class("a")).await.expect(403);
+    assert_eq!(refused["message"], "pods \"a\" is forbidden: pod rejected: RuntimeClass \"fast\" not found");
+    let class = json!({"metadata": {"name": "fast"}, "handler": "fast", "overhead": {"podFixed": {"cpu": "10m"}}});
+    caller.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await.expect(201);
+    assert_eq!(caller.post(&format!("{NAMESPACE}/pods"), &of_class("a")).await.expect(201)["spec"]["overhead"], json!({"cpu": "10m"}));
+}
+
+#[tokio::test]
+async fn claims_and_ingresses_get_their_default_class() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    let class = |name: &str, annotation: &str| json!({"metadata": {"name": name, "annotations": {annotation: "true"}}});
+    let mut storage = class("disk", "storageclass.kubernetes.io/is-default-class");
+    storage["provisioner"] = json!("example.com/disk");
+    caller.post("/apis/storage.k8s.io/v1/storageclasses", &storage).await.expect(201);
+    let mut ingress = class("door", "ingressclass.kubernetes.io/is-default-class");
+    ingress["spec"] = json!({"controller": "example.com/door"});
+    caller.post("/apis/networking.k8s.io/v1/ingressclasses", &ingress).await.expect(201);
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let created = caller.post(&format!("{NAMESPACE}/persistentvolumeclaims"), &claim).await.expect(201);
+    assert_eq!(created["spec"]["storageClassName"], "disk");
+    assert_eq!(created["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let back_end = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let created = caller.post("/apis/networking.k8s.io/v1/namespaces/default/ingresses", &json!({"metadata": {"name": "i"}, "spec": {"defaultBackend": back_end}})).await.expect(201);
+    assert_eq!(created["spec"]["ingressClassName"], "door");
+}
