@@ -84,6 +84,9 @@ pub struct ServerArgs {
     /// A token that agents may join with (ID.SECRET: 6 and 16 lower-case letters or digits); made where none is given.
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// File with a KubeSchedulerConfiguration.
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// Run no node beside the control plane.
     #[arg(long)]
     pub disable_agent: bool,

@@ -149,7 +149,7 @@ impl ControlPlane {
     }
 
     /// Starts the controllers and the scheduler, each with an identity of its own.
-    pub fn start_controllers(&self, arguments: &ServerArgs) -> controller::Runner {
+    pub fn start_controllers(&self, arguments: &ServerArgs) -> anyhow::Result<controller::Runner> {
         let informers = client::Informers::new(self.client(Identity::user("system:kube-controller-manager", &[])), self.stop.clone());
         let server = self.server.clone();
         let context = controllers::ControllerContext {
@@ -165,9 +165,10 @@ impl ControlPlane {
         let runner = controllers::start(&context, &settings);
         let client = self.client(Identity::user("system:kube-scheduler", &[]));
         let informers = client::Informers::new(client.clone(), self.stop.clone());
-        let scheduler = scheduler::Scheduler::new(scheduler::SchedulerOptions::default(), client, informers, client::SystemClock::shared());
+        let options = scheduler_options(arguments.scheduler_config.as_deref())?;
+        let scheduler = scheduler::Scheduler::new(options, client, informers, client::SystemClock::shared());
         self.tasks.spawn(scheduler.run(self.stop.clone()));
-        runner
+        Ok(runner)
     }
 
     /// Runs until stopped, then closes the store.
@@ -177,4 +178,12 @@ impl ControlPlane {
         self.tasks.wait().await;
         self.store.close().await;
     }
+}
+
+/// What the scheduler is told by a file with a `KubeSchedulerConfiguration`.
+fn scheduler_options(path: Option<&Path>) -> anyhow::Result<scheduler::SchedulerOptions> {
+    let Some(path) = path else { return Ok(scheduler::SchedulerOptions::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let value = serde_yaml_ng::from_str(&text).with_context(|| format!("{} is no YAML", path.display()))?;
+    scheduler::SchedulerOptions::from_json(value).with_context(|| format!("cannot use {}", path.display()))
 }

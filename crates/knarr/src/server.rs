@@ -81,7 +81,7 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
     let kubeconfig = arguments.write_kubeconfig.clone().unwrap_or_else(|| arguments.data_dir.join("admin.kubeconfig"));
     control_plane.write_kubeconfig(&kubeconfig, &format!("knarr-{}", arguments.cluster_name))?;
     info!(file = %kubeconfig.display(), "the administrator's kubeconfig is written");
-    let controllers = control_plane.start_controllers(&arguments);
+    let controllers = control_plane.start_controllers(&arguments)?;
     let node = if arguments.disable_agent {
         None
     } else {

@@ -1,20 +1,42 @@
-//! One pod, all nodes, one answer. Pure: tests are tables of a cluster, a pod, and the expected node or reasons.
+//! One pod, all nodes, one answer. Does no input or output: tests are tables of a cluster, a pod, and the expected node or reasons.
 
-use std::collections::BTreeMap;
+use std::{collections::HashMap, sync::Arc};
 
 use rand::Rng;
 
 use crate::{
     cluster::Cluster,
-    framework::{ClusterEvent, Filter, NodeInfo, PodInfo, Score, Verdict},
+    framework::{Check, ClusterEvent, Filter, Prepared, Reason, Score, Verdict},
+    node_info::NodeInfo,
+    pod_info::PodInfo,
 };
 
-/// The plug-ins, in order.
+/// Clusters up to this size are looked at whole. Source: upstream's `minFeasibleNodesToFind`.
+const SMALL: usize = 100;
+
+/// The plug-ins in force for pods of one scheduler name.
 pub struct Profile {
-    /// Reasons not to.
+    /// Pods with this `spec.schedulerName` are decided by it.
+    pub name: String,
+    /// Reasons not to, in the order they are asked.
     pub filters: Vec<Box<dyn Filter>>,
-    /// Preferences.
-    pub scores: Vec<Box<dyn Score>>,
+    /// Preferences, with what they count.
+    pub scores: Vec<(i64, Box<dyn Score>)>,
+    /// Whether pods may displace less important ones.
+    pub preempts: bool,
+    /// How many nodes that fit are enough, in hundredths of all; none to go by the size of the cluster.
+    pub percentage_of_nodes: Option<usize>,
+}
+
+impl Profile {
+    /// How many fitting nodes are looked for. Source: upstream's `numFeasibleNodesToFind`.
+    fn enough(&self, nodes: usize) -> usize {
+        if nodes < SMALL {
+            return nodes;
+        }
+        let percentage = self.percentage_of_nodes.unwrap_or_else(|| 50_usize.saturating_sub(nodes / 125).max(5));
+        if percentage >= 100 { nodes } else { (nodes * percentage / 100).max(SMALL) }
+    }
 }
 
 /// Why a pod fits nowhere.
@@ -23,9 +45,15 @@ pub struct Refusal {
     /// How many nodes there are.
     pub nodes: usize,
     /// How many nodes were refused, by reason.
-    pub reasons: BTreeMap<String, usize>,
-    /// What may change that.
-    pub retry_on: Vec<ClusterEvent>,
+    pub reasons: HashMap<Reason, usize>,
+    /// Where no node was looked at: why.
+    pub nowhere: Option<String>,
+    /// What displacing others came to, as a sentence.
+    pub preemption: Option<String>,
+    /// Indexes of the filters that refused a node.
+    pub refused_by: Vec<usize>,
+    /// Slots of nodes that may fit if pods leave them.
+    pub not_now: Vec<usize>,
 }
 
 impl Refusal {
@@ -34,91 +62,168 @@ impl Refusal {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
-        let mut parts: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        parts.sort();
-        format!("0/{} nodes are available: {}.", self.nodes, parts.join(", "))
+        let mut text = format!("0/{} nodes are available:", self.nodes);
+        if let Some(nowhere) = &self.nowhere {
+            text.push_str(&format!(" {nowhere}."));
+        }
+        if !self.reasons.is_empty() {
+            text.push_str(&format!(" {}.", counted_reasons(&self.reasons)));
+        }
+        if let Some(preemption) = &self.preemption {
+            text.push_str(&format!(" preemption: {preemption}"));
+        }
+        text
     }
 }
 
-/// Picks a node.
+/// `1 Insufficient cpu, 2 node(s) were unschedulable`, sorted as text.
+pub fn counted_reasons(reasons: &HashMap<Reason, usize>) -> String {
+    let mut parts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort();
+    parts.join(", ")
+}
+
+/// The filters that have something to say about a pod, with their places in the profile.
+pub type Checks = Vec<(usize, Check)>;
+
+/// Asks each filter about the pod alone.
+///
+/// # Errors
+/// Where one says that it fits nowhere: its place, and why.
+pub fn prepare(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> Result<Checks, (usize, String)> {
+    cluster.begin_decision();
+    let mut checks = Vec::with_capacity(profile.filters.len());
+    for (index, filter) in profile.filters.iter().enumerate() {
+        match filter.prepare(pod, cluster) {
+            Prepared::Indifferent => {}
+            Prepared::Nowhere(reason) => return Err((index, reason)),
+            Prepared::Each(check) => checks.push((index, check)),
+        }
+    }
+    Ok(checks)
+}
+
+/// What the filters say of a node as it is, with the place of the one that refuses.
+pub fn judge(checks: &Checks, node: &NodeInfo, cluster: &Cluster) -> (usize, Verdict) {
+    for (index, check) in checks {
+        let verdict = check(node, cluster);
+        if verdict != Verdict::Fits {
+            return (*index, verdict);
+        }
+    }
+    (0, Verdict::Fits)
+}
+
+/// As [`judge`], where pods for which room is being made on that node and that are at least as important count as being there; it
+/// must fit without them too, since they may end up elsewhere.
+pub fn judge_with_nominated(checks: &Checks, pod: &PodInfo, slot: usize, cluster: &mut Cluster) -> (usize, Verdict) {
+    let others = cluster.nominated_on(slot).filter(|other| other.uid != pod.uid && other.priority >= pod.priority);
+    let guests: Vec<Arc<PodInfo>> = others.cloned().collect();
+    let guests: Vec<Arc<PodInfo>> = guests.into_iter().filter(|guest| cluster.place_of(&guest.uid).is_none()).collect();
+    for guest in &guests {
+        cluster.place_at(guest.clone(), slot);
+    }
+    let mut answer = look(checks, slot, cluster);
+    for guest in &guests {
+        cluster.remove(&guest.uid);
+    }
+    if answer.1 == Verdict::Fits && !guests.is_empty() {
+        answer = look(checks, slot, cluster);
+    }
+    answer
+}
+
+fn look(checks: &Checks, slot: usize, cluster: &Cluster) -> (usize, Verdict) {
+    cluster.at(slot).map_or((0, Verdict::never("node(s) went away")), |node| judge(checks, node, cluster))
+}
+
+/// Picks a node for a pod, beginning at the node `start` in the cluster's order where not all have to be looked at; says how many
+/// were. Gives the node's slot.
 ///
 /// # Errors
 /// The reasons, where none fits.
-pub fn decide(profile: &Profile, pod: &PodInfo, cluster: &Cluster) -> Result<String, Refusal> {
-    let mut refusal = Refusal::default();
-    let mut fitting: Vec<&NodeInfo> = Vec::new();
-    let filters: Vec<&dyn Filter> = profile.filters.iter().map(AsRef::as_ref).filter(|filter| filter.concerns(pod)).collect();
-    for node in cluster.nodes() {
-        refusal.nodes += 1;
-        let refused = filters.iter().find_map(|filter| match filter.filter(pod, node, cluster) {
-            Verdict::Fits => None,
-            Verdict::NotNow(reason) | Verdict::Never(reason) => Some((*filter, reason)),
-        });
-        match refused {
-            None => fitting.push(node),
-            Some((filter, reason)) => {
-                *refusal.reasons.entry(reason).or_default() += 1;
-                for event in filter.retry_on() {
-                    if !refusal.retry_on.contains(event) {
-                        refusal.retry_on.push(*event);
-                    }
-                }
+pub fn decide(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start: &mut usize) -> Result<usize, Refusal> {
+    let all = cluster.len();
+    let mut refusal = Refusal { nodes: all, ..Refusal::default() };
+    let checks = match prepare(profile, pod, cluster) {
+        Ok(checks) => checks,
+        Err((index, reason)) => {
+            refusal.nowhere = Some(reason);
+            refusal.refused_by.push(index);
+            return Err(refusal);
+        }
+    };
+    let has_nominations = cluster.has_nominations();
+    // The node where room was made comes first, and is enough.
+    if let Some(slot) = cluster.nomination_of(&pod.uid)
+        && judge_with_nominated(&checks, pod, slot, cluster).1 == Verdict::Fits
+    {
+        return Ok(slot);
+    }
+    let enough = profile.enough(all);
+    let mut fitting: Vec<usize> = Vec::with_capacity(enough);
+    let mut seen = 0;
+    while seen < all && fitting.len() < enough {
+        let Some(slot) = cluster.order().get((*start + seen) % all).copied() else { break };
+        seen += 1;
+        let (index, verdict) = if has_nominations { judge_with_nominated(&checks, pod, slot, cluster) } else { look(&checks, slot, cluster) };
+        let reasons = match verdict {
+            Verdict::Fits => {
+                fitting.push(slot);
+                continue;
             }
+            Verdict::NotNow(reasons) => {
+                refusal.not_now.push(slot);
+                reasons
+            }
+            Verdict::Never(reasons) => reasons,
+        };
+        for reason in reasons {
+            *refusal.reasons.entry(reason).or_default() += 1;
+        }
+        if !refusal.refused_by.contains(&index) {
+            refusal.refused_by.push(index);
         }
     }
+    *start = if all == 0 { 0 } else { (*start + seen) % all };
     match fitting.as_slice() {
-        [] => {
-            if !refusal.retry_on.contains(&ClusterEvent::NodeAdded) {
-                refusal.retry_on.push(ClusterEvent::NodeAdded);
-            }
-            Err(refusal)
-        }
-        [only] => Ok(only.name.clone()),
+        [] => Err(refusal),
+        [only] => Ok(*only),
         _ => Ok(best(profile, pod, &fitting, cluster)),
     }
 }
 
-/// Stretches raw scores over 0 to 100. Source: Kubernetes `scheduler/framework/plugins/helper`, `DefaultNormalizeScore`.
-fn normalize(raw: &[i64], higher_is_better: bool) -> Vec<i64> {
-    let highest = raw.iter().copied().max().unwrap_or_default();
-    let lowest = raw.iter().copied().min().unwrap_or_default().min(0);
-    let span = highest - lowest;
-    if span == 0 {
-        return vec![if higher_is_better { 0 } else { 100 }; raw.len()];
-    }
-    raw.iter()
-        .map(|score| {
-            let scaled = (score - lowest) * 100 / span;
-            if higher_is_better { scaled } else { 100 - scaled }
-        })
-        .collect()
-}
-
-fn best(profile: &Profile, pod: &PodInfo, nodes: &[&NodeInfo], cluster: &Cluster) -> String {
-    let mut totals = vec![0_i64; nodes.len()];
-    for plugin in profile.scores.iter().filter(|plugin| plugin.concerns(pod)) {
-        let raw = plugin.score(pod, nodes, cluster);
-        let scores = if plugin.is_normalized() { raw } else { normalize(&raw, plugin.higher_is_better()) };
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * plugin.weight();
+fn best(profile: &Profile, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> usize {
+    let mut totals = vec![0_i64; slots.len()];
+    for (weight, plugin) in &profile.scores {
+        let Some((scale, raw)) = plugin.score(pod, slots, cluster) else { continue };
+        for (total, score) in totals.iter_mut().zip(scale.apply(raw)) {
+            *total += score * weight;
         }
     }
     // Among equals one is drawn, so that a burst of equal pods does not pile up on the first name.
     let highest = totals.iter().copied().max().unwrap_or_default();
-    let mut equals = nodes.iter().zip(&totals).filter(|(_, total)| **total == highest).map(|(node, _)| node);
+    let mut equals = slots.iter().zip(&totals).filter(|(_, total)| **total == highest).map(|(slot, _)| *slot);
     let count = equals.clone().count();
-    equals.nth(rand::rng().random_range(0..count.max(1))).map(|node| node.name.clone()).unwrap_or_default()
+    equals.nth(rand::rng().random_range(0..count.max(1))).unwrap_or_default()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scores_are_stretched_and_turned() {
-        assert_eq!(normalize(&[0, 5, 10], true), [0, 50, 100]);
-        assert_eq!(normalize(&[0, 5, 10], false), [100, 50, 0]);
-        assert_eq!(normalize(&[0, 0], true), [0, 0]);
-        assert_eq!(normalize(&[-10, 0], true), [0, 100]);
+/// Whether what happened may let a refused pod fit: one of the filters that refused it says so. For what happened on one node, the
+/// filter is asked about that node.
+pub fn may_help(profile: &Profile, refused_by: &[usize], event: ClusterEvent, slot: Option<usize>, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> bool {
+    // Where there were no nodes at all, no filter could refuse.
+    if refused_by.is_empty() {
+        return event == ClusterEvent::NodeAdded;
     }
+    refused_by.iter().filter_map(|index| profile.filters.get(*index)).any(|filter| {
+        if event != ClusterEvent::NodeAdded && !filter.retry_on().contains(&event) {
+            return false;
+        }
+        let Some(slot) = slot.filter(|_| !filter.looks_beyond_the_node()) else { return true };
+        match filter.prepare(pod, cluster) {
+            Prepared::Indifferent => true,
+            Prepared::Nowhere(_) => false,
+            Prepared::Each(check) => cluster.at(slot).is_some_and(|node| check(node, cluster) == Verdict::Fits),
+        }
+    })
 }

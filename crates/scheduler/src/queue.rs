@@ -8,12 +8,26 @@ use std::{
     time::Duration,
 };
 
-use crate::framework::{ClusterEvent, PodInfo};
+use crate::pod_info::PodInfo;
 
-/// First wait after a failed attempt. Source: upstream's `podInitialBackoffSeconds`.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// Longest wait. Source: upstream's `podMaxBackoffSeconds`.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// A pod that was refused is tried again after this time whatever happened, should an event have been misjudged.
+/// Source: upstream's `podMaxInUnschedulablePodsDuration`.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// How long pods wait after attempts that failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// After the first. Upstream's `podInitialBackoffSeconds`.
+    pub first: Duration,
+    /// At most. Upstream's `podMaxBackoffSeconds`.
+    pub longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), longest: Duration::from_secs(10) }
+    }
+}
 
 /// Higher priority first, then who came earlier.
 type Rank = (Reverse<i32>, u64, String);
@@ -23,8 +37,10 @@ enum State {
     Active,
     /// Until this time.
     BackingOff(Duration),
-    /// Until one of these happens.
-    Waiting(Vec<ClusterEvent>),
+    /// Until something happens that may change the mind of one of these filters, or until the time.
+    Waiting(Vec<usize>, Duration),
+    /// Being worked on: nothing wakes it but the outcome or a change of the pod.
+    InHand,
 }
 
 #[derive(Debug)]
@@ -39,13 +55,19 @@ struct Entry {
 /// Pods that want a node.
 #[derive(Debug, Default)]
 pub struct Queue {
+    backoff: Backoff,
     entries: HashMap<String, Entry>,
     active: BTreeSet<Rank>,
     backing_off: BTreeSet<(Duration, String)>,
+    waiting: BTreeSet<(Duration, String)>,
     next_order: u64,
 }
 
 impl Queue {
+    /// An empty one.
+    pub fn new(backoff: Backoff) -> Self {
+        Self { backoff, ..Self::default() }
+    }
     fn rank(entry: &Entry) -> Rank {
         (Reverse(entry.pod.priority), entry.order, entry.pod.uid.clone())
     }
@@ -59,7 +81,10 @@ impl Queue {
             State::BackingOff(until) => {
                 self.backing_off.remove(&(*until, uid.to_owned()));
             }
-            State::Waiting(_) => {}
+            State::Waiting(_, until) => {
+                self.waiting.remove(&(*until, uid.to_owned()));
+            }
+            State::InHand => {}
         }
     }
 
@@ -85,7 +110,7 @@ impl Queue {
         } else {
             let order = self.next_order;
             self.next_order += 1;
-            self.entries.insert(uid.clone(), Entry { pod, order, attempts: 0, not_before: Duration::ZERO, state: State::Active });
+            self.entries.insert(uid.clone(), Entry { pod, order, attempts: 0, not_before: Duration::ZERO, state: State::InHand });
         }
         self.activate(&uid, now);
     }
@@ -100,54 +125,56 @@ impl Queue {
     }
     /// The next pod. It stays known here until [`Queue::remove`], [`Queue::refused`] or [`Queue::failed`].
     pub fn pop(&mut self, now: Duration) -> Option<Arc<PodInfo>> {
-        while let Some((until, uid)) = self.backing_off.first().cloned() {
-            if until > now {
-                break;
-            }
+        let is_due = |entry: &&(Duration, String)| entry.0 <= now;
+        while let Some((_, uid)) = self.backing_off.first().filter(is_due).or(self.waiting.first().filter(is_due)).cloned() {
             self.activate(&uid, now);
         }
         let (_, _, uid) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&uid)?;
-        // Being worked on: nothing wakes it but the outcome or a change of the pod.
-        entry.state = State::Waiting(Vec::new());
+        entry.state = State::InHand;
         entry.attempts += 1;
         Some(entry.pod.clone())
     }
-    fn back_off(entry: &mut Entry, now: Duration) {
-        let doublings = entry.attempts.saturating_sub(1).min(8);
-        entry.not_before = now + (FIRST_BACKOFF * 2_u32.pow(doublings)).min(LONGEST_BACKOFF);
+    fn back_off(&mut self, uid: &str, now: Duration) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let doublings = entry.attempts.saturating_sub(1).min(16);
+        entry.not_before = now + self.backoff.first.saturating_mul(2_u32.pow(doublings)).min(self.backoff.longest);
     }
-    /// The pod fits nowhere; it waits for one of these events.
-    pub fn refused(&mut self, uid: &str, retry_on: Vec<ClusterEvent>, now: Duration) {
+    /// The pod fits nowhere; these filters say so.
+    pub fn refused(&mut self, uid: &str, refused_by: Vec<usize>, now: Duration) {
+        self.back_off(uid, now);
         if let Some(entry) = self.entries.get_mut(uid)
-            && matches!(entry.state, State::Waiting(_))
+            && matches!(entry.state, State::InHand)
         {
-            Self::back_off(entry, now);
-            entry.state = State::Waiting(retry_on);
+            let until = now + LONGEST_WAIT;
+            entry.state = State::Waiting(refused_by, until);
+            self.waiting.insert((until, uid.to_owned()));
         }
     }
     /// Its binding failed; it is tried again after its back-off.
     pub fn failed(&mut self, uid: &str, now: Duration) {
-        if let Some(entry) = self.entries.get_mut(uid) {
-            Self::back_off(entry, now);
-            self.activate(uid, now);
-        }
+        self.back_off(uid, now);
+        self.activate(uid, now);
     }
-    /// Something happened.
-    pub fn happened(&mut self, event: ClusterEvent, now: Duration) {
-        let woken: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| matches!(&entry.state, State::Waiting(events) if events.contains(&event)))
-            .map(|(uid, _)| uid.clone())
-            .collect();
+    /// Something happened: pods that it `may_help` are tried again.
+    pub fn happened(&mut self, now: Duration, mut may_help: impl FnMut(&Arc<PodInfo>, &[usize]) -> bool) {
+        let helped = |uid: &&String| match self.entries.get(*uid) {
+            Some(Entry { pod, state: State::Waiting(refused_by, _), .. }) => may_help(pod, refused_by),
+            _ => false,
+        };
+        let woken: Vec<String> = self.waiting.iter().map(|(_, uid)| uid).filter(helped).cloned().collect();
         for uid in woken {
             self.activate(&uid, now);
         }
     }
-    /// When the next back-off ends.
+    /// Whether pods wait for something to happen.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+    /// When the next back-off or the longest wait ends.
     pub fn next_wake(&self) -> Option<Duration> {
-        self.backing_off.first().map(|(until, _)| *until)
+        let first = |set: &BTreeSet<(Duration, String)>| set.first().map(|(until, _)| *until);
+        first(&self.backing_off).into_iter().chain(first(&self.waiting)).min()
     }
     /// Number of pods here.
     pub fn len(&self) -> usize {
@@ -164,10 +191,7 @@ mod tests {
     use super::*;
 
     fn pod(uid: &str, priority: i32) -> Arc<PodInfo> {
-        let mut info = PodInfo::of(&api::core::v1::Pod::default());
-        info.uid = uid.to_owned();
-        info.priority = priority;
-        Arc::new(info)
+        Arc::new(PodInfo { uid: uid.to_owned(), priority, ..PodInfo::default() })
     }
 
     fn next(queue: &mut Queue, seconds: u64) -> String {
@@ -188,10 +212,10 @@ mod tests {
         let mut queue = Queue::default();
         queue.add(pod("a", 0), Duration::ZERO);
         assert_eq!(next(&mut queue, 0), "a");
-        queue.refused("a", vec![ClusterEvent::NodeAdded], Duration::ZERO);
-        queue.happened(ClusterEvent::AssignedPodGone, Duration::from_secs(5));
+        queue.refused("a", vec![7], Duration::ZERO);
+        queue.happened(Duration::from_secs(5), |_, refused_by| refused_by.contains(&8));
         assert_eq!(next(&mut queue, 5), "-");
-        queue.happened(ClusterEvent::NodeAdded, Duration::from_millis(500));
+        queue.happened(Duration::from_millis(500), |_, refused_by| refused_by.contains(&7));
         assert_eq!(queue.next_wake(), Some(Duration::from_secs(1)));
         assert_eq!(next(&mut queue, 0), "-");
         assert_eq!(next(&mut queue, 1), "a");
@@ -204,5 +228,15 @@ mod tests {
         queue.remove("a");
         assert_eq!(next(&mut queue, 0), "-");
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_nothing_helps_is_tried_again_after_five_minutes() {
+        let mut queue = Queue::default();
+        queue.add(pod("a", 0), Duration::ZERO);
+        assert_eq!(next(&mut queue, 0), "a");
+        queue.refused("a", vec![7], Duration::ZERO);
+        assert_eq!(queue.next_wake(), Some(LONGEST_WAIT));
+        assert_eq!([next(&mut queue, 299), next(&mut queue, 300)], ["-", "a"]);
     }
 }

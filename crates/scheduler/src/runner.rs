@@ -1,99 +1,125 @@
 //! Follows the cluster, decides one pod after the other, and binds them, many at a time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use api::core::v1::{Binding, Node, ObjectReference, Pod};
-use client::{Change, Clock, EventRecorder, EventType, Informers};
-use kube::api::{Api, Patch, PatchParams, PostParams};
-use serde_json::json;
-use tokio::sync::{Semaphore, mpsc};
+use api::{
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    policy::v1::PodDisruptionBudget,
+    storage::v1::{CSINode, StorageClass},
+};
+use client::{Change, Clock, EventRecorder, EventType, Informer, Informers, Watchable};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
+    binding::{BindError, bind, bind_volumes},
     cluster::Cluster,
-    decision::{Profile, Refusal, decide},
-    framework::{ClusterEvent, PodInfo},
-    plugins::default_profile,
+    configuration::SchedulerOptions,
+    decision::{Profile, Refusal, decide, may_help},
+    displacing::displace,
+    framework::ClusterEvent,
+    plugins::volume_binding::waiting_claims,
+    pod_info::PodInfo,
+    preemption::{self, Budget, Plan},
     queue::Queue,
+    reporting::{self, Report},
+    volumes::{VolumePlan, claims_of, is_bound},
 };
 
 /// Bindings under way at once.
-const BINDINGS: usize = 128;
+const BINDINGS: usize = 256;
 
 /// Decisions in a row before changes of the cluster are taken in again.
 const DECISIONS_IN_A_ROW: usize = 64;
 
-/// What a scheduler is told at start.
-#[derive(Debug, Clone)]
-pub struct SchedulerOptions {
-    /// Pods with this `spec.schedulerName` are ours.
-    pub name: String,
-}
-
-impl Default for SchedulerOptions {
-    fn default() -> Self {
-        Self { name: "default-scheduler".to_owned() }
-    }
-}
-
 enum Message {
     Pod(Change<Pod>),
     Node(Change<Node>),
-    Bound { uid: String, failed: bool },
+    Namespace(Change<Namespace>),
+    Claim(Change<PersistentVolumeClaim>),
+    Volume(Change<PersistentVolume>),
+    Class(Change<StorageClass>),
+    Attachable(Change<CSINode>),
+    /// A binding is done, or was not possible.
+    Bound { pod: Arc<PodInfo>, failed: bool },
+    /// Pods could not be displaced for this one.
+    NotDisplaced { uid: String },
 }
 
 /// The scheduler. [`Scheduler::run`] works until it is stopped.
 pub struct Scheduler {
-    options: SchedulerOptions,
     client: kube::Client,
     informers: Informers,
     clock: Arc<dyn Clock>,
-    profile: Profile,
+    profiles: Vec<Profile>,
+    /// Events are told in the name of the profile.
+    events: Vec<EventRecorder>,
     cluster: Cluster,
     queue: Queue,
-    events: EventRecorder,
+    budgets: Informer<PodDisruptionBudget>,
     /// Pods as they were last seen, for events and conditions.
     seen: HashMap<String, Arc<Pod>>,
+    /// Pods whose node is decided and not yet seen in the watch.
+    assumed: HashSet<String>,
+    /// Where the next decision begins to look, in a large cluster.
+    start: usize,
+    sender: mpsc::UnboundedSender<Message>,
+    messages: mpsc::UnboundedReceiver<Message>,
+}
+
+fn forward<K: Watchable>(informer: &Informer<K>, sender: &mpsc::UnboundedSender<Message>, wrap: fn(Change<K>) -> Message) {
+    let sender = sender.clone();
+    informer.on_change(move |change| {
+        // Where nobody receives any more, the scheduler has stopped.
+        let _ = sender.send(wrap(change.clone()));
+    });
+}
+
+/// Takes in an object as it is, or that it is gone.
+fn keep<Key: Ord, Value>(map: &mut BTreeMap<Key, Value>, key: Key, value: Option<Value>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
 }
 
 impl Scheduler {
     /// A scheduler that acts through these clients.
     pub fn new(options: SchedulerOptions, client: kube::Client, informers: Informers, clock: Arc<dyn Clock>) -> Self {
-        let events = EventRecorder::new(client.clone(), &options.name, None, clock.clone());
+        let recorder = |profile: &Profile| EventRecorder::new(client.clone(), &profile.name, None, clock.clone());
+        let events = options.profiles.iter().map(recorder).collect();
+        let (sender, messages) = mpsc::unbounded_channel();
         Self {
-            options,
+            budgets: informers.of::<PodDisruptionBudget>(),
+            queue: Queue::new(options.backoff),
+            profiles: options.profiles,
+            events,
             client,
             informers,
             clock,
-            profile: default_profile(),
             cluster: Cluster::default(),
-            queue: Queue::default(),
-            events,
             seen: HashMap::new(),
+            assumed: HashSet::new(),
+            start: 0,
+            sender,
+            messages,
         }
     }
 
     /// Works until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
-        let (sender, mut messages) = mpsc::unbounded_channel::<Message>();
-        let (pods, nodes) = (self.informers.of::<Pod>(), self.informers.of::<Node>());
-        let to = sender.clone();
-        nodes.on_change(move |change| {
-            // Where nobody receives any more, the scheduler has stopped.
-            let _ = to.send(Message::Node(change.clone()));
-        });
-        let to = sender.clone();
-        pods.on_change(move |change| {
-            let _ = to.send(Message::Pod(change.clone()));
-        });
         tokio::select! {
-            ((), ()) = async { tokio::join!(pods.has_synced(), nodes.has_synced()) } => {}
+            () = self.follow() => {}
             () = stop.cancelled() => return,
         }
         let slots = Arc::new(Semaphore::new(BINDINGS));
         loop {
-            while let Ok(message) = messages.try_recv() {
+            while let Ok(message) = self.messages.try_recv() {
                 self.take_in(message);
             }
             let mut decided = 0;
@@ -101,14 +127,13 @@ impl Scheduler {
                 let Ok(slot) = slots.clone().try_acquire_owned() else { break };
                 let Some(pod) = self.queue.pop(self.clock.elapsed()) else { break };
                 decided += 1;
-                self.schedule_one(pod, slot, &sender);
+                self.schedule_one(pod, slot);
             }
             if decided == DECISIONS_IN_A_ROW {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let now = self.clock.elapsed();
-            let wake = self.queue.next_wake().map(|until| until.saturating_sub(now));
+            let wake = self.queue.next_wake().map(|until| until.saturating_sub(self.clock.elapsed()));
             let clock = self.clock.clone();
             let until_wake = async move {
                 match wake {
@@ -117,7 +142,7 @@ impl Scheduler {
                 }
             };
             tokio::select! {
-                message = messages.recv() => match message {
+                message = self.messages.recv() => match message {
                     Some(message) => self.take_in(message),
                     None => return,
                 },
@@ -127,58 +152,113 @@ impl Scheduler {
         }
     }
 
+    /// Follows everything, and waits until it is known. What pods are judged by comes before the pods.
+    async fn follow(&mut self) {
+        let (pods, nodes, namespaces) = (self.informers.of::<Pod>(), self.informers.of::<Node>(), self.informers.of::<Namespace>());
+        let (claims, volumes) = (self.informers.of::<PersistentVolumeClaim>(), self.informers.of::<PersistentVolume>());
+        let (classes, attachable) = (self.informers.of::<StorageClass>(), self.informers.of::<CSINode>());
+        forward(&namespaces, &self.sender, Message::Namespace);
+        forward(&classes, &self.sender, Message::Class);
+        forward(&attachable, &self.sender, Message::Attachable);
+        forward(&volumes, &self.sender, Message::Volume);
+        forward(&claims, &self.sender, Message::Claim);
+        forward(&nodes, &self.sender, Message::Node);
+        forward(&pods, &self.sender, Message::Pod);
+        tokio::join!(pods.has_synced(), nodes.has_synced(), namespaces.has_synced(), claims.has_synced(), volumes.has_synced());
+        tokio::join!(classes.has_synced(), attachable.has_synced(), self.budgets.has_synced());
+    }
+
+    fn profile_of(&self, pod: &PodInfo) -> Option<usize> {
+        self.profiles.iter().position(|profile| profile.name == pod.scheduler_name)
+    }
+
+    /// Wakes refused pods that may fit after what happened, on the node of a slot where it was one.
+    fn happened(&mut self, event: ClusterEvent, slot: Option<usize>) {
+        if !self.queue.has_waiting() {
+            return;
+        }
+        let (profiles, cluster) = (&self.profiles, &mut self.cluster);
+        self.queue.happened(self.clock.elapsed(), |pod, refused_by| {
+            let profile = profiles.iter().find(|profile| profile.name == pod.scheduler_name);
+            profile.is_some_and(|profile| may_help(profile, refused_by, event, slot, pod, cluster))
+        });
+    }
+
     fn take_in(&mut self, message: Message) {
-        let now = self.clock.elapsed();
         match message {
+            Message::Pod(change) => self.take_in_pod(&change),
             Message::Node(change) => match &change.new {
                 Some(node) => {
-                    let (changed, is_new) = self.cluster.apply_node(node);
-                    if is_new {
-                        self.queue.happened(ClusterEvent::NodeAdded, now);
-                    } else if changed {
-                        self.queue.happened(ClusterEvent::NodeChanged, now);
+                    let known = self.cluster.apply_node(node);
+                    let slot = self.cluster.node(&change.key.name).map(|node| node.slot);
+                    if known.is_new {
+                        self.happened(ClusterEvent::NodeAdded, slot);
+                    } else if known.matters {
+                        self.happened(ClusterEvent::NodeChanged, slot);
                     }
                 }
                 None => self.cluster.delete_node(&change.key.name),
             },
-            Message::Pod(change) => self.take_in_pod(&change, now),
-            Message::Bound { uid, failed } => {
-                if failed {
-                    self.cluster.remove(&uid);
-                    self.queue.failed(&uid, now);
-                    self.queue.happened(ClusterEvent::AssignedPodGone, now);
+            Message::Namespace(change) => {
+                let labels = change.new.as_ref().map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+                if self.cluster.apply_namespace(&change.key.name, labels.as_ref()) {
+                    self.happened(ClusterEvent::NamespaceChanged, None);
                 }
+            }
+            Message::Claim(change) => {
+                if change.new.as_ref().is_some_and(|claim| is_bound(claim)) {
+                    self.cluster.volumes.reserved.retain(|_, holder| *holder != change.key);
+                }
+                keep(&mut self.cluster.volumes.claims, change.key, change.new);
+                self.happened(ClusterEvent::StorageChanged, None);
+            }
+            Message::Volume(change) => {
+                keep(&mut self.cluster.volumes.volumes, change.key.name.to_string(), change.new);
+                self.happened(ClusterEvent::StorageChanged, None);
+            }
+            Message::Class(change) => {
+                keep(&mut self.cluster.volumes.classes, change.key.name.to_string(), change.new);
+                self.happened(ClusterEvent::StorageChanged, None);
+            }
+            Message::Attachable(change) => {
+                keep(&mut self.cluster.volumes.attachable, change.key.name.to_string(), change.new);
+                self.happened(ClusterEvent::StorageChanged, None);
+            }
+            Message::Bound { pod, failed } => {
+                if failed && self.assumed.remove(&pod.uid) {
+                    let place = self.cluster.remove(&pod.uid);
+                    self.cluster.volumes.reserved.retain(|_, holder| !claims_of(&pod).any(|claim| claim == *holder));
+                    self.queue.failed(&pod.uid, self.clock.elapsed());
+                    self.happened(ClusterEvent::AssignedPodGone, place.map(|(_, slot)| slot));
+                }
+            }
+            Message::NotDisplaced { uid } => {
+                self.cluster.forget_nomination(&uid);
+                self.queue.failed(&uid, self.clock.elapsed());
             }
         }
     }
 
-    fn take_in_pod(&mut self, change: &Change<Pod>, now: Duration) {
+    fn take_in_pod(&mut self, change: &Change<Pod>) {
         let uid_of = |pod: &Arc<Pod>| pod.metadata.uid.clone().unwrap_or_default();
         if let Some(old) = &change.old
             && change.new.as_ref().is_none_or(|new| uid_of(new) != uid_of(old))
         {
-            self.forget(&uid_of(old), now);
+            self.forget(&uid_of(old));
         }
         let Some(new) = &change.new else { return };
         let info = Arc::new(PodInfo::of(new));
-        let uid = info.uid.clone();
         if info.finished {
-            return self.forget(&uid, now);
+            return self.forget(&info.uid);
         }
         if !info.node_name.is_empty() {
-            self.queue.remove(&uid);
-            self.seen.remove(&uid);
-            let node = info.node_name.clone();
-            let changed = self.cluster.node(&node).and_then(|known| known.pods.get(&uid)).is_none_or(|known| known.labels != info.labels || known.terminating != info.terminating);
-            self.cluster.place(info, &node);
-            if changed {
-                self.queue.happened(ClusterEvent::AssignedPodChanged, now);
-            }
-            return;
+            return self.take_in_placed(info);
         }
-        if info.scheduler_name != self.options.name || info.terminating || info.gated {
+        let uid = info.uid.clone();
+        if self.profile_of(&info).is_none() || info.terminating || info.gated {
             self.queue.remove(&uid);
             self.seen.remove(&uid);
+            self.cluster.forget_nomination(&uid);
             return;
         }
         // A pod that is about to be bound is not taken up again for its own condition.
@@ -186,91 +266,170 @@ impl Scheduler {
             self.seen.insert(uid, new.clone());
             return;
         }
+        // After a restart, room may still be being made.
+        if !info.nominated_node.is_empty() && change.old.is_none() {
+            self.cluster.nominate(&info, Some(&info.nominated_node));
+        }
         let same = self.seen.insert(uid.clone(), new.clone()).is_some_and(|old| old.spec == new.spec && old.metadata.labels == new.metadata.labels);
         if !same || !self.queue.contains(&uid) {
-            self.queue.add(info, now);
+            self.queue.add(info, self.clock.elapsed());
         }
     }
 
-    fn forget(&mut self, uid: &str, now: Duration) {
+    fn take_in_placed(&mut self, info: Arc<PodInfo>) {
+        self.queue.remove(&info.uid);
+        self.seen.remove(&info.uid);
+        self.cluster.forget_nomination(&info.uid);
+        let known = self.cluster.node(&info.node_name).and_then(|node| node.pods.get(&info.uid)).cloned();
+        let is_first_sight = self.assumed.remove(&info.uid) || known.is_none();
+        let changed = known.as_ref().is_none_or(|known| known.labels != info.labels || known.terminating != info.terminating);
+        let shrank = known.is_some_and(|known| known.requests != info.requests);
+        let node = info.node_name.clone();
+        self.cluster.place(info, &node);
+        let slot = self.cluster.node(&node).map(|node| node.slot);
+        if is_first_sight || changed {
+            self.happened(ClusterEvent::AssignedPodChanged, slot);
+        }
+        // A pod that was resized may leave room, as one that went does.
+        if shrank {
+            self.happened(ClusterEvent::AssignedPodGone, slot);
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
         self.queue.remove(uid);
         self.seen.remove(uid);
-        if self.cluster.remove(uid) {
-            self.queue.happened(ClusterEvent::AssignedPodGone, now);
+        self.assumed.remove(uid);
+        let nominated = self.cluster.nomination_of(uid);
+        self.cluster.forget_nomination(uid);
+        let slot = self.cluster.remove(uid).map(|(_, slot)| slot).or(nominated);
+        if slot.is_some() {
+            self.happened(ClusterEvent::AssignedPodGone, slot);
         }
     }
 
-    fn schedule_one(&mut self, pod: Arc<PodInfo>, slot: tokio::sync::OwnedSemaphorePermit, done: &mpsc::UnboundedSender<Message>) {
-        match decide(&self.profile, &pod, &self.cluster) {
-            Ok(node) => {
-                self.cluster.place(pod.clone(), &node);
-                let (client, events, done) = (self.client.clone(), self.events.clone(), done.clone());
-                let seen = self.seen.get(&pod.uid).cloned();
-                tokio::spawn(async move {
-                    let failed = match bind(&client, &pod, &node).await {
-                        Ok(()) => {
-                            if let Some(object) = seen {
-                                let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                                events.record(&*object, EventType::Normal, "Scheduled", message);
-                            }
-                            false
-                        }
-                        Err(error) if client::is_not_found(&error) => {
-                            debug!(pod = pod.name, "the pod went before it was bound");
-                            true
-                        }
-                        Err(error) => {
-                            warn!(pod = pod.name, node, %error, "a pod could not be bound; it is tried again");
-                            true
-                        }
-                    };
-                    // Where nobody receives any more, the scheduler has stopped.
-                    let _ = done.send(Message::Bound { uid: pod.uid.clone(), failed });
-                    drop(slot);
-                });
-            }
-            Err(refusal) => self.refuse(&pod, refusal),
+    fn schedule_one(&mut self, pod: Arc<PodInfo>, permit: OwnedSemaphorePermit) {
+        let Some(index) = self.profile_of(&pod) else { return self.queue.remove(&pod.uid) };
+        let Some(profile) = self.profiles.get(index) else { return };
+        match decide(profile, &pod, &mut self.cluster, &mut self.start) {
+            Ok(slot) => self.assume(index, pod, slot, permit),
+            Err(refusal) => self.refuse(index, &pod, refusal),
         }
     }
 
-    fn refuse(&mut self, pod: &PodInfo, refusal: Refusal) {
-        let now = self.clock.elapsed();
-        let message = refusal.message();
-        self.queue.refused(&pod.uid, refusal.retry_on, now);
-        let Some(object) = self.seen.get(&pod.uid).cloned() else { return };
-        self.events.record(&*object, EventType::Warning, "FailedScheduling", message.clone());
-        let told = object.status.iter().flat_map(|status| status.conditions.iter().flatten()).any(|condition| {
-            condition.type_ == "PodScheduled" && condition.status == "False" && condition.message.as_deref() == Some(&message)
-        });
-        if told {
-            return;
-        }
-        let (client, pod, time) = (self.client.clone(), pod.clone(), self.clock.now());
+    /// Counts the pod as being on the node, and binds it in the background.
+    fn assume(&mut self, profile: usize, pod: Arc<PodInfo>, slot: usize, permit: OwnedSemaphorePermit) {
+        let Some(node) = self.cluster.at(slot) else { return };
+        let node_name = node.name.clone();
+        let claims = waiting_claims(&pod, &self.cluster);
+        let plan = if claims.is_empty() { VolumePlan::default() } else { self.cluster.volumes.plan(&claims, node).unwrap_or_default() };
+        self.cluster.volumes.reserved.extend(plan.matches.iter().map(|(claim, volume)| (volume.clone(), claim.clone())));
+        self.cluster.place_at(pod.clone(), slot);
+        self.cluster.forget_nomination(&pod.uid);
+        self.assumed.insert(pod.uid.clone());
+        let (client, clock, done, seen) = (self.client.clone(), self.clock.clone(), self.sender.clone(), self.seen.get(&pod.uid).cloned());
+        let events = self.events.get(profile).cloned();
+        let storage = (!plan.is_empty()).then(|| (self.informers.of::<PersistentVolumeClaim>(), self.informers.of::<PersistentVolume>()));
         tokio::spawn(async move {
-            let condition = json!({
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-                "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            });
-            let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
-            let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
-            if let Err(error) = api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                debug!(pod = pod.name, %error, "the condition of a pod that fits nowhere could not be written");
+            let attempt = async {
+                if let Some((claims, volumes)) = storage {
+                    bind_volumes(&client, &clock, &claims, &volumes, &plan, &node_name).await?;
+                }
+                bind(&client, &pod, &node_name).await
+            };
+            let failed = match attempt.await {
+                Ok(()) => {
+                    if let (Some(object), Some(events)) = (seen, events) {
+                        let message = format!("Successfully assigned {}/{} to {node_name}", pod.namespace, pod.name);
+                        events.record(&*object, EventType::Normal, "Scheduled", message);
+                    }
+                    false
+                }
+                Err(BindError::Api(error)) if client::is_not_found(&error) => {
+                    debug!(pod = pod.name, "the pod went before it was bound");
+                    true
+                }
+                Err(error) => {
+                    warn!(pod = pod.name, node = node_name, %error, "a pod could not be bound; it is tried again");
+                    true
+                }
+            };
+            drop(permit);
+            // Where nobody receives any more, the scheduler has stopped.
+            let _ = done.send(Message::Bound { pod, failed });
+        });
+    }
+
+    fn refuse(&mut self, index: usize, pod: &Arc<PodInfo>, mut refusal: Refusal) {
+        let Some(profile) = self.profiles.get(index) else { return };
+        let mut report = Report::default();
+        let mut room = None;
+        if profile.preempts && refusal.nodes > 0 {
+            let budgets: Vec<Budget> = self.budgets.list().iter().map(|budget| Budget::of(budget)).collect();
+            match preemption::plan(profile, pod, &mut self.cluster, &refusal, &budgets) {
+                Ok(plan) => {
+                    report.nominated = self.cluster.at(plan.slot).map(|node| node.name.clone());
+                    room = Some(plan);
+                }
+                Err(why) => {
+                    // While those who make room are still leaving, the node stays promised.
+                    if !why.contains("terminating pod") {
+                        self.cluster.forget_nomination(&pod.uid);
+                        report.nominated = Some(String::new());
+                    }
+                    refusal.preemption = Some(why);
+                }
+            }
+        }
+        let message = refusal.message();
+        self.queue.refused(&pod.uid, std::mem::take(&mut refusal.refused_by), self.clock.elapsed());
+        if let Some(object) = self.seen.get(&pod.uid).cloned() {
+            if let Some(events) = self.events.get(index) {
+                events.record(&*object, EventType::Warning, "FailedScheduling", message.clone());
+            }
+            report.unschedulable = Some(message);
+            tokio::spawn(reporting::write(self.client.clone(), self.clock.clone(), pod.clone(), object, report));
+        }
+        if let Some(plan) = room {
+            self.make_room(index, pod, plan);
+        }
+    }
+
+    /// Promises a node to a pod, and displaces who is in its way.
+    fn make_room(&mut self, index: usize, pod: &Arc<PodInfo>, plan: Plan) {
+        let Some(node) = self.cluster.at(plan.slot).map(|node| node.name.clone()) else { return };
+        // Who was promised the same room and is less important looks again.
+        let lesser = self.cluster.nominated_on(plan.slot).filter(|other| other.priority < pod.priority && other.uid != pod.uid);
+        for other in lesser.cloned().collect::<Vec<_>>() {
+            self.cluster.forget_nomination(&other.uid);
+            if let Some(object) = self.seen.get(&other.uid).cloned() {
+                let report = Report { nominated: Some(String::new()), ..Report::default() };
+                tokio::spawn(reporting::write(self.client.clone(), self.clock.clone(), other.clone(), object, report));
+            }
+        }
+        self.cluster.nominate(pod, Some(&node));
+        let (client, clock, done, events) = (self.client.clone(), self.clock.clone(), self.sender.clone(), self.events.get(index).cloned());
+        let (pod, scheduler) = (pod.clone(), pod.scheduler_name.clone());
+        tokio::spawn(async move {
+            if let Err(error) = displace(&client, &clock, &scheduler, &plan.victims).await {
+                warn!(pod = pod.name, node, %error, "room could not be made for a pod");
+                // Where nobody receives any more, the scheduler has stopped.
+                let _ = done.send(Message::NotDisplaced { uid: pod.uid.clone() });
+                return;
+            }
+            for victim in plan.victims.iter().filter(|victim| !victim.terminating) {
+                let about = api::core::v1::ObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    namespace: Some(victim.namespace.clone()),
+                    name: Some(victim.name.clone()),
+                    uid: Some(victim.uid.clone()),
+                    ..Default::default()
+                };
+                if let Some(events) = &events {
+                    events.record_about(about, EventType::Normal, "Preempted", format!("Preempted by pod {} on node {node}", pod.uid));
+                }
             }
         });
     }
-}
-
-async fn bind(client: &kube::Client, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
-    let binding = Binding {
-        metadata: kube::api::ObjectMeta {
-            name: Some(pod.name.clone()),
-            namespace: Some(pod.namespace.clone()),
-            uid: Some(pod.uid.clone()),
-            ..Default::default()
-        },
-        target: ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_owned()), ..Default::default() },
-    };
-    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace);
-    let _: serde_json::Value = api.create_subresource("binding", &pod.name, &PostParams::default(), &binding).await?;
-    Ok(())
 }

@@ -2,12 +2,36 @@
 
 use crate::{
     cluster::Cluster,
-    framework::{NodeInfo, PodInfo, Score},
-    plugins::node_resources::used_shares,
+    framework::{Scale, Score},
+    node_info::NodeInfo,
+    pod_info::PodInfo,
 };
 
-/// The plug-in.
-pub struct BalancedAllocation;
+/// The plug-in, with what is compared.
+#[derive(Debug, Clone)]
+pub struct BalancedAllocation(pub Vec<String>);
+
+impl Default for BalancedAllocation {
+    fn default() -> Self {
+        Self(vec!["cpu".to_owned(), "memory".to_owned()])
+    }
+}
+
+impl BalancedAllocation {
+    fn balance(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let mut shares = Vec::with_capacity(self.0.len());
+        for name in &self.0 {
+            let all = node.allocatable.get(name);
+            if all > 0 {
+                shares.push(((node.requested.get(name) + pod.requests.get(name)) as f64 / all as f64).min(1.0));
+            }
+        }
+        let count = shares.len().max(1) as f64;
+        let mean = shares.iter().sum::<f64>() / count;
+        let deviation = (shares.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / count).sqrt();
+        ((1.0 - deviation) * 100.0) as i64
+    }
+}
 
 impl Score for BalancedAllocation {
     fn name(&self) -> &'static str {
@@ -16,17 +40,11 @@ impl Score for BalancedAllocation {
     fn weight(&self) -> i64 {
         1
     }
-    fn is_normalized(&self) -> bool {
-        true
-    }
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], _cluster: &Cluster) -> Vec<i64> {
-        nodes
-            .iter()
-            .map(|node| match used_shares(pod, node) {
-                // Half the difference is the standard deviation of two values.
-                [Some(cpu), Some(memory)] => 100 - (cpu - memory).abs() / 2,
-                _ => 100,
-            })
-            .collect()
+    fn score(&self, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> Option<(Scale, Vec<i64>)> {
+        // A pod that asks for nothing changes no balance.
+        if self.0.iter().all(|name| pod.requests.get(name) == 0) {
+            return None;
+        }
+        Some((Scale::Done, slots.iter().map(|slot| cluster.at(*slot).map_or(0, |node| self.balance(pod, node))).collect()))
     }
 }

@@ -1,36 +1,44 @@
 //! NodeAffinity: node selectors and required node affinity must hold; preferred node affinity counts.
 
-use api::core::v1::NodeAffinity as Wanted;
+use std::sync::Arc;
+
+use api::core::v1::NodeAffinity as Added;
 
 use crate::{
     cluster::Cluster,
-    framework::{ClusterEvent, Filter, NodeInfo, PodInfo, Score, Verdict},
+    framework::{ClusterEvent, Filter, Prepared, Scale, Score, Verdict},
+    node_info::NodeInfo,
+    pod_info::PodInfo,
+    terms::{matches_selector, matches_term},
 };
 
 /// The plug-in.
-pub struct NodeAffinity;
-
-fn wanted(pod: &PodInfo) -> Option<&Wanted> {
-    pod.affinity.as_ref()?.node_affinity.as_ref()
-}
-
-/// Whether selector and required affinity of a pod hold for a node; spreading asks this too.
-pub fn required_holds(pod: &PodInfo, node: &NodeInfo) -> bool {
-    pod.node_selector.iter().all(|(name, value)| node.labels.get(name) == Some(value))
-        && wanted(pod)
-            .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
-            .is_none_or(|selector| selector.node_selector_terms.iter().any(|term| node.matches_term(term)))
+#[derive(Default, Clone)]
+pub struct NodeAffinity {
+    /// What the profile asks for on behalf of every pod.
+    pub added: Option<Arc<Added>>,
 }
 
 impl Filter for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
     }
-    fn concerns(&self, pod: &PodInfo) -> bool {
-        !pod.node_selector.is_empty() || wanted(pod).is_some()
-    }
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _cluster: &Cluster) -> Verdict {
-        if required_holds(pod, node) { Verdict::Fits } else { Verdict::Never("node(s) didn't match Pod's node affinity/selector".to_owned()) }
+    fn prepare(&self, pod: &Arc<PodInfo>, _cluster: &mut Cluster) -> Prepared {
+        let added = self.added.clone().filter(|added| added.required_during_scheduling_ignored_during_execution.is_some());
+        if pod.node_requirement.is_empty() && added.is_none() {
+            return Prepared::Indifferent;
+        }
+        let requirement = pod.node_requirement.clone();
+        Prepared::each(move |node, _| {
+            let required = added.as_ref().and_then(|added| added.required_during_scheduling_ignored_during_execution.as_ref());
+            if required.is_some_and(|selector| !matches_selector(selector, node)) {
+                Verdict::never("node(s) didn't match scheduler-enforced node affinity")
+            } else if requirement.holds(node) {
+                Verdict::Fits
+            } else {
+                Verdict::never("node(s) didn't match Pod's node affinity/selector")
+            }
+        })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
         &[ClusterEvent::NodeAdded, ClusterEvent::NodeChanged]
@@ -44,14 +52,13 @@ impl Score for NodeAffinity {
     fn weight(&self) -> i64 {
         2
     }
-    fn concerns(&self, pod: &PodInfo) -> bool {
-        wanted(pod).is_some_and(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.is_some())
-    }
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], _cluster: &Cluster) -> Vec<i64> {
-        let terms = wanted(pod).and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default();
-        nodes
-            .iter()
-            .map(|node| terms.iter().filter(|term| node.matches_term(&term.preference)).map(|term| i64::from(term.weight)).sum())
-            .collect()
+    fn score(&self, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> Option<(Scale, Vec<i64>)> {
+        let added = self.added.as_ref().and_then(|added| added.preferred_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default();
+        if pod.preferred_nodes.is_empty() && added.is_empty() {
+            return None;
+        }
+        let terms = || pod.preferred_nodes.iter().chain(added);
+        let liked = |node: &NodeInfo| terms().filter(|term| matches_term(&term.preference, node)).map(|term| i64::from(term.weight)).sum();
+        Some((Scale::Most, slots.iter().map(|slot| cluster.at(*slot).map_or(0, liked)).collect()))
     }
 }

@@ -1,8 +1,11 @@
 //! NodeName: a pod that names its node goes there or nowhere. The smallest plug-in; copy it to begin another.
 
+use std::sync::Arc;
+
 use crate::{
     cluster::Cluster,
-    framework::{ClusterEvent, Filter, NodeInfo, PodInfo, Verdict},
+    framework::{ClusterEvent, Filter, Prepared, Verdict},
+    pod_info::PodInfo,
 };
 
 /// The plug-in.
@@ -12,11 +15,12 @@ impl Filter for NodeName {
     fn name(&self) -> &'static str {
         "NodeName"
     }
-    fn concerns(&self, pod: &PodInfo) -> bool {
-        !pod.node_name.is_empty()
-    }
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _cluster: &Cluster) -> Verdict {
-        if pod.node_name == node.name { Verdict::Fits } else { Verdict::Never("node(s) didn't match the requested node name".to_owned()) }
+    fn prepare(&self, pod: &Arc<PodInfo>, _cluster: &mut Cluster) -> Prepared {
+        if pod.node_name.is_empty() {
+            return Prepared::Indifferent;
+        }
+        let pod = pod.clone();
+        Prepared::each(move |node, _| if pod.node_name == node.name { Verdict::Fits } else { Verdict::never("node(s) didn't match the requested node name") })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
         &[ClusterEvent::NodeAdded]

@@ -1,10 +1,14 @@
 //! NodeUnschedulable: nothing new goes to a cordoned node, unless it tolerates the taint that stands for it.
 
+use std::sync::Arc;
+
 use api::core::v1::Taint;
 
 use crate::{
     cluster::Cluster,
-    framework::{ClusterEvent, Filter, NodeInfo, PodInfo, Verdict, tolerates},
+    framework::{ClusterEvent, Filter, Prepared, Verdict},
+    pod_info::PodInfo,
+    terms::tolerates,
 };
 
 /// The plug-in.
@@ -14,16 +18,12 @@ impl Filter for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
     }
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _cluster: &Cluster) -> Verdict {
-        if !node.unschedulable {
-            return Verdict::Fits;
-        }
+    fn prepare(&self, pod: &Arc<PodInfo>, _cluster: &mut Cluster) -> Prepared {
         let taint = Taint { key: "node.kubernetes.io/unschedulable".to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
         if pod.tolerations.iter().any(|toleration| tolerates(toleration, &taint)) {
-            Verdict::Fits
-        } else {
-            Verdict::Never("node(s) were unschedulable".to_owned())
+            return Prepared::Indifferent;
         }
+        Prepared::each(|node, _| if node.unschedulable { Verdict::never("node(s) were unschedulable") } else { Verdict::Fits })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
         &[ClusterEvent::NodeAdded, ClusterEvent::NodeChanged]

@@ -1,87 +1,112 @@
 //! PodTopologySpread: pods of one kind are spread over zones, hosts or whatever label says; and, unless a pod has its own
-//! constraints, those of one controller are spread over nodes.
+//! constraints, those of one controller are spread over nodes and zones.
 //!
 //! Source: the Kubernetes page "Pod Topology Spread Constraints".
 
-use std::collections::BTreeMap;
-
-use api::core::v1::TopologySpreadConstraint;
-use meta::selector::LabelSelector;
+use std::sync::Arc;
 
 use crate::{
-    cluster::Cluster,
-    framework::{ClusterEvent, Filter, NodeInfo, PodInfo, Score, Verdict, tolerates},
-    plugins::node_affinity::required_holds,
+    census::{Counted, Domains, Eligibility},
+    cluster::{Cluster, CountId},
+    framework::{ClusterEvent, Filter, Prepared, Scale, Score, Verdict},
+    pod_info::{PodInfo, Spread},
 };
 
-/// The plug-in for a pod's own constraints.
-pub struct TopologySpread;
-
-/// Spreads pods of one controller over nodes where they say nothing themselves.
-pub struct OwnerSpread;
-
 const REASON: &str = "node(s) didn't match pod topology spread constraints";
+const LABEL_REASON: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 
-fn matches(pod: &PodInfo, constraint: &TopologySpreadConstraint, selector: &LabelSelector, other: &PodInfo) -> bool {
-    other.namespace == pod.namespace
-        && !other.terminating
-        && selector.matches_map(&other.labels)
-        && constraint.match_label_keys.iter().flatten().all(|key| pod.labels.get(key).is_none_or(|value| other.labels.get(key) == Some(value)))
+/// A constraint for pods that have none, counting the pods of the same controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultConstraint {
+    /// The label whose values are the domains.
+    pub topology_key: String,
+    /// How uneven it may be.
+    pub max_skew: i64,
+    /// A rule; otherwise it is a preference.
+    pub is_hard: bool,
 }
 
-/// Whether a node counts for a constraint of this pod.
-fn counts(pod: &PodInfo, constraint: &TopologySpreadConstraint, node: &NodeInfo) -> bool {
-    let honours = |policy: Option<&String>, usual: bool| policy.map_or(usual, |policy| policy == "Honor");
-    (!honours(constraint.node_affinity_policy.as_ref(), true) || required_holds(pod, node))
-        && (!honours(constraint.node_taints_policy.as_ref(), false)
-            || node
-                .taints
-                .iter()
-                .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
-                .all(|taint| pod.tolerations.iter().any(|toleration| tolerates(toleration, taint))))
+/// The plug-in.
+#[derive(Debug, Clone)]
+pub struct TopologySpread {
+    /// Constraints for pods that have none.
+    pub defaults: Vec<DefaultConstraint>,
+    /// Whether nodes without some of the labels of default constraints count too, as upstream's own defaults have it.
+    pub lenient: bool,
 }
 
-/// Matching pods in each domain.
-fn domains(pod: &PodInfo, constraint: &TopologySpreadConstraint, selector: &LabelSelector, cluster: &Cluster) -> BTreeMap<String, i64> {
-    let mut domains: BTreeMap<String, i64> = BTreeMap::new();
-    for node in cluster.nodes().filter(|node| counts(pod, constraint, node)) {
-        if let Some(domain) = node.labels.get(&constraint.topology_key) {
-            let here = node.pods.values().filter(|other| matches(pod, constraint, selector, other)).count();
-            *domains.entry(domain.clone()).or_default() += i64::try_from(here).unwrap_or(i64::MAX);
-        }
+impl Default for TopologySpread {
+    fn default() -> Self {
+        let soft = |key: &str, max_skew| DefaultConstraint { topology_key: key.to_owned(), max_skew, is_hard: false };
+        Self { defaults: vec![soft("kubernetes.io/hostname", 3), soft("topology.kubernetes.io/zone", 5)], lenient: true }
     }
-    domains
 }
 
-fn is_hard(constraint: &TopologySpreadConstraint) -> bool {
-    constraint.when_unsatisfiable == "DoNotSchedule"
+struct Constraint {
+    max_skew: i64,
+    min_domains: Option<usize>,
+    itself: i64,
+    count: CountId,
+}
+
+impl TopologySpread {
+    fn constraints(&self, pod: &PodInfo, is_hard: bool, cluster: &mut Cluster) -> Vec<Constraint> {
+        let defaults: Vec<Spread> = if pod.spread.is_empty() && !pod.controller.is_empty() { self.defaults_for(pod) } else { Vec::new() };
+        let wanted = pod.spread.iter().chain(&defaults).filter(|spread| spread.is_hard == is_hard);
+        wanted
+            .map(|spread| Constraint {
+                max_skew: spread.max_skew,
+                min_domains: spread.min_domains,
+                itself: i64::from(spread.counts_itself),
+                count: cluster.count_of(&spread.counted),
+            })
+            .collect()
+    }
+    fn defaults_for(&self, pod: &PodInfo) -> Vec<Spread> {
+        let spread = |default: &DefaultConstraint| {
+            let alike = self.defaults.iter().filter(|other| other.is_hard == default.is_hard && !self.lenient);
+            let keys = alike.map(|other| other.topology_key.clone()).collect();
+            let counted = Counted {
+                id: format!("controller|{}|{}|{}", pod.controller, default.topology_key, self.lenient).into(),
+                topology_key: default.topology_key.clone(),
+                terms: Vec::new(),
+                controller: pod.controller.clone(),
+                living_only: true,
+                eligible: Eligibility { keys, ..Eligibility::default() },
+            };
+            Spread { max_skew: default.max_skew, min_domains: None, counted, counts_itself: true, is_hard: default.is_hard }
+        };
+        self.defaults.iter().map(spread).collect()
+    }
 }
 
 impl Filter for TopologySpread {
     fn name(&self) -> &'static str {
         "PodTopologySpread"
     }
-    fn concerns(&self, pod: &PodInfo) -> bool {
-        pod.spread.iter().any(|(constraint, _)| is_hard(constraint))
-    }
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo, cluster: &Cluster) -> Verdict {
-        for (constraint, selector) in pod.spread.iter().filter(|(constraint, _)| is_hard(constraint)) {
-            let Some(domain) = node.labels.get(&constraint.topology_key) else {
-                return Verdict::Never(format!("{REASON} (missing required label)"));
-            };
-            let domains = domains(pod, constraint, selector, cluster);
-            let enough = constraint.min_domains.is_none_or(|wanted| domains.len() >= usize::try_from(wanted).unwrap_or_default());
-            let fewest = if enough { domains.values().copied().min().unwrap_or_default() } else { 0 };
-            let itself = i64::from(selector.matches_map(&pod.labels));
-            let here = domains.get(domain).copied().unwrap_or_default();
-            if here + itself - fewest > i64::from(constraint.max_skew) {
-                return Verdict::NotNow(REASON.to_owned());
-            }
+    fn prepare(&self, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> Prepared {
+        let constraints = self.constraints(pod, true, cluster);
+        if constraints.is_empty() {
+            return Prepared::Indifferent;
         }
-        Verdict::Fits
+        Prepared::each(move |node, cluster| {
+            for constraint in &constraints {
+                let Some(domains) = cluster.domains(constraint.count) else { continue };
+                let Some(here) = domains.around(node.slot) else { return Verdict::never(LABEL_REASON) };
+                let enough = constraint.min_domains.is_none_or(|wanted| domains.len() >= wanted);
+                let fewest = if enough { domains.fewest() } else { 0 };
+                if here + constraint.itself - fewest > constraint.max_skew {
+                    return Verdict::not_now(REASON);
+                }
+            }
+            Verdict::Fits
+        })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
         &[ClusterEvent::NodeAdded, ClusterEvent::NodeChanged, ClusterEvent::AssignedPodGone, ClusterEvent::AssignedPodChanged]
+    }
+    fn looks_beyond_the_node(&self) -> bool {
+        true
     }
 }
 
@@ -92,40 +117,32 @@ impl Score for TopologySpread {
     fn weight(&self) -> i64 {
         2
     }
-    fn higher_is_better(&self) -> bool {
-        false
-    }
-    fn concerns(&self, pod: &PodInfo) -> bool {
-        pod.spread.iter().any(|(constraint, _)| !is_hard(constraint))
-    }
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], cluster: &Cluster) -> Vec<i64> {
-        let mut totals = vec![0_i64; nodes.len()];
-        for (constraint, selector) in pod.spread.iter().filter(|(constraint, _)| !is_hard(constraint)) {
-            let domains = domains(pod, constraint, selector, cluster);
-            let worst = domains.values().copied().max().unwrap_or_default() + 1;
-            for (total, node) in totals.iter_mut().zip(nodes) {
-                *total += node.labels.get(&constraint.topology_key).and_then(|domain| domains.get(domain)).copied().unwrap_or(worst);
-            }
+    fn score(&self, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> Option<(Scale, Vec<i64>)> {
+        let constraints = self.constraints(pod, false, cluster);
+        if constraints.is_empty() {
+            return None;
         }
-        totals
-    }
-}
-
-impl Score for OwnerSpread {
-    fn name(&self) -> &'static str {
-        "PodTopologySpread"
-    }
-    fn weight(&self) -> i64 {
-        2
-    }
-    fn higher_is_better(&self) -> bool {
-        false
-    }
-    fn concerns(&self, pod: &PodInfo) -> bool {
-        pod.spread.is_empty() && !pod.controller.is_empty()
-    }
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], _cluster: &Cluster) -> Vec<i64> {
-        let siblings = |node: &NodeInfo| node.pods.values().filter(|other| other.controller == pod.controller && !other.terminating).count();
-        nodes.iter().map(|node| i64::try_from(siblings(node)).unwrap_or(i64::MAX)).collect()
+        let lenient = pod.spread.is_empty() && self.lenient;
+        // A label with many values says less about each, so it weighs more.
+        let weight = |domains: &Domains| (domains.len() as f64 + 2.0).ln();
+        let counts: Vec<(&Constraint, &Domains, f64)> =
+            constraints.iter().filter_map(|constraint| cluster.domains(constraint.count).map(|domains| (constraint, domains, weight(domains)))).collect();
+        let raw = |slot: usize| {
+            let mut sum = 0.0;
+            for (constraint, domains, weight) in &counts {
+                match domains.around(slot) {
+                    Some(here) => sum += here as f64 * weight + (constraint.max_skew - 1) as f64,
+                    // A node without the label is the last choice.
+                    None if lenient => {}
+                    None => return None,
+                }
+            }
+            Some(sum.round() as i64)
+        };
+        let scores: Vec<Option<i64>> = slots.iter().map(|slot| raw(*slot)).collect();
+        let highest = scores.iter().flatten().copied().max().unwrap_or_default();
+        let lowest = scores.iter().flatten().copied().min().unwrap_or_default();
+        let score = |raw: &Option<i64>| raw.map_or(0, |raw| if highest == 0 { 100 } else { 100 * (highest + lowest - raw) / highest });
+        Some((Scale::Done, scores.iter().map(score).collect()))
     }
 }

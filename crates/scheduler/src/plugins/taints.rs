@@ -1,8 +1,13 @@
 //! TaintToleration: taints keep pods away (NoSchedule, NoExecute) or make a node less liked (PreferNoSchedule).
 
+use std::sync::Arc;
+
 use crate::{
     cluster::Cluster,
-    framework::{ClusterEvent, Filter, NodeInfo, PodInfo, Score, Verdict, tolerates},
+    framework::{ClusterEvent, Filter, Prepared, Scale, Score, Verdict},
+    node_info::NodeInfo,
+    pod_info::PodInfo,
+    terms::{tolerates, untolerated},
 };
 
 /// The plug-in.
@@ -12,20 +17,15 @@ impl Filter for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
     }
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo, _cluster: &Cluster) -> Verdict {
-        let hard = |effect: &str| matches!(effect, "NoSchedule" | "NoExecute");
-        let refused = node
-            .taints
-            .iter()
-            .filter(|taint| hard(&taint.effect))
-            .find(|taint| !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)));
-        match refused {
+    fn prepare(&self, pod: &Arc<PodInfo>, _cluster: &mut Cluster) -> Prepared {
+        let pod = pod.clone();
+        Prepared::each(move |node, _| match untolerated(&node.taints, &pod.tolerations) {
             None => Verdict::Fits,
             Some(taint) => {
                 let value = taint.value.as_deref().unwrap_or_default();
-                Verdict::Never(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key))
+                Verdict::never(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key))
             }
-        }
+        })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
         &[ClusterEvent::NodeAdded, ClusterEvent::NodeChanged]
@@ -39,14 +39,11 @@ impl Score for TaintToleration {
     fn weight(&self) -> i64 {
         3
     }
-    fn higher_is_better(&self) -> bool {
-        false
-    }
-    fn score(&self, pod: &PodInfo, nodes: &[&NodeInfo], _cluster: &Cluster) -> Vec<i64> {
+    fn score(&self, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> Option<(Scale, Vec<i64>)> {
         let disliked = |node: &NodeInfo| {
             let soft = node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
-            soft.filter(|taint| !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint))).count()
+            i64::try_from(soft.filter(|taint| !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint))).count()).unwrap_or(i64::MAX)
         };
-        nodes.iter().map(|node| i64::try_from(disliked(node)).unwrap_or(i64::MAX)).collect()
+        Some((Scale::Least, slots.iter().map(|slot| cluster.at(*slot).map_or(0, disliked)).collect()))
     }
 }

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
-use crate::{cluster::Cluster, decision::decide, framework::PodInfo, plugins::default_profile};
+use crate::{
+    cluster::Cluster,
+    decision::{Refusal, decide},
+    plugins::default_profile,
+    pod_info::PodInfo,
+};
 
 fn node(name: &str, extra: Value) -> Node {
     let mut value = json!({
@@ -42,53 +47,56 @@ fn cluster(nodes: &[Node], placed: &[(&str, Arc<PodInfo>)]) -> Cluster {
 }
 
 #[track_caller]
-fn check(cluster: &Cluster, pod: &PodInfo, expected: &str) {
-    let answer = decide(&default_profile(), pod, cluster).unwrap_or_else(|refusal| refusal.message());
-    assert_eq!(answer, expected);
+fn check(cluster: &mut Cluster, pod: &Arc<PodInfo>, expected: &str) {
+    assert_eq!(answer(cluster, pod).unwrap_or_else(|refusal| refusal.message()), expected);
+}
+
+fn answer(cluster: &mut Cluster, pod: &Arc<PodInfo>) -> Result<String, Refusal> {
+    decide(&default_profile(), pod, cluster, &mut 0).map(|slot| cluster.at(slot).unwrap().name.clone())
 }
 
 #[test]
 fn without_nodes_nothing_can_be_scheduled() {
-    check(&cluster(&[], &[]), &pod("p", json!({})), "no nodes available to schedule pods");
+    check(&mut cluster(&[], &[]), &pod("p", json!({})), "no nodes available to schedule pods");
 }
 
 #[test]
 fn a_pod_goes_where_its_requests_fit() {
     let nodes = [node("a", json!({"status": {"allocatable": {"cpu": "1"}}})), node("b", json!({}))];
     let big = pod("big", json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}}));
-    check(&cluster(&nodes, &[]), &big, "b");
-    check(&cluster(&nodes, &[("b", big.clone())]), &pod("p", json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1200m"}}}]}})), "0/2 nodes are available: 2 Insufficient cpu.");
+    check(&mut cluster(&nodes, &[]), &big, "b");
+    check(&mut cluster(&nodes, &[("b", big.clone())]), &pod("p", json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1200m"}}}]}})), "0/2 nodes are available: 2 Insufficient cpu.");
 }
 
 #[test]
 fn an_extended_resource_no_node_has_is_refused() {
     let wants = pod("p", json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}}));
-    check(&cluster(&[node("a", json!({}))], &[]), &wants, "0/1 nodes are available: 1 Insufficient example.com/gpu.");
+    check(&mut cluster(&[node("a", json!({}))], &[]), &wants, "0/1 nodes are available: 1 Insufficient example.com/gpu.");
 }
 
 #[test]
 fn cordoned_and_tainted_nodes_are_refused_unless_tolerated() {
     let nodes = [node("a", json!({"spec": {"unschedulable": true}})), node("b", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}))];
-    let cluster = cluster(&nodes, &[]);
-    check(&cluster, &pod("p", json!({})), "0/2 nodes are available: 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable.");
-    check(&cluster, &pod("p", json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}})), "b");
+    let mut cluster = cluster(&nodes, &[]);
+    check(&mut cluster, &pod("p", json!({})), "0/2 nodes are available: 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable.");
+    check(&mut cluster, &pod("p", json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}})), "b");
 }
 
 #[test]
 fn selectors_and_affinity_pick_nodes() {
     let nodes = [node("a", json!({"metadata": {"labels": {"disk": "ssd"}}})), node("b", json!({}))];
-    let cluster = cluster(&nodes, &[]);
-    check(&cluster, &pod("p", json!({"spec": {"nodeSelector": {"disk": "ssd"}}})), "a");
-    check(&cluster, &pod("p", json!({"spec": {"nodeSelector": {"disk": "tape"}}})), "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.");
+    let mut cluster = cluster(&nodes, &[]);
+    check(&mut cluster, &pod("p", json!({"spec": {"nodeSelector": {"disk": "ssd"}}})), "a");
+    check(&mut cluster, &pod("p", json!({"spec": {"nodeSelector": {"disk": "tape"}}})), "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.");
     let required = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "DoesNotExist"}]}]});
-    check(&cluster, &pod("p", json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}})), "b");
+    check(&mut cluster, &pod("p", json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}})), "b");
 }
 
 #[test]
 fn a_host_port_is_had_once() {
     let with_port = |name: &str| pod(name, json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}}));
     let nodes = [node("a", json!({}))];
-    check(&cluster(&nodes, &[("a", with_port("q"))]), &with_port("p"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
+    check(&mut cluster(&nodes, &[("a", with_port("q"))]), &with_port("p"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
 }
 
 #[test]
@@ -96,8 +104,8 @@ fn anti_affinity_works_both_ways() {
     let apart = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}});
     let nodes = [node("a", json!({})), node("b", json!({}))];
     let shy = |name: &str| pod(name, json!({"spec": {"affinity": apart}}));
-    check(&cluster(&nodes, &[("a", shy("q"))]), &shy("p"), "b");
-    check(&cluster(&nodes, &[("a", shy("q"))]), &pod("p", json!({})), "b");
+    check(&mut cluster(&nodes, &[("a", shy("q"))]), &shy("p"), "b");
+    check(&mut cluster(&nodes, &[("a", shy("q"))]), &pod("p", json!({})), "b");
 }
 
 #[test]
@@ -105,8 +113,8 @@ fn the_first_of_a_group_that_wants_company_goes_anywhere() {
     let together = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}});
     let nodes = [node("a", json!({})), node("b", json!({}))];
     let social = |name: &str| pod(name, json!({"spec": {"affinity": together}}));
-    assert!(decide(&default_profile(), &social("p"), &cluster(&nodes, &[])).is_ok());
-    check(&cluster(&nodes, &[("b", social("q"))]), &social("p"), "b");
+    assert!(answer(&mut cluster(&nodes, &[]), &social("p")).is_ok());
+    check(&mut cluster(&nodes, &[("b", social("q"))]), &social("p"), "b");
 }
 
 #[test]
@@ -114,12 +122,140 @@ fn hard_spreading_keeps_the_skew() {
     let spread = json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]);
     let nodes = [node("a", json!({})), node("b", json!({}))];
     let even = |name: &str| pod(name, json!({"spec": {"topologySpreadConstraints": spread}}));
-    check(&cluster(&nodes, &[("a", even("q"))]), &even("p"), "b");
+    check(&mut cluster(&nodes, &[("a", even("q"))]), &even("p"), "b");
 }
 
 #[test]
 fn siblings_spread_over_nodes_without_being_told() {
     let owned = |name: &str| pod(name, json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]}}));
     let nodes = [node("a", json!({})), node("b", json!({}))];
-    check(&cluster(&nodes, &[("a", owned("q"))]), &owned("p"), "b");
+    check(&mut cluster(&nodes, &[("a", owned("q"))]), &owned("p"), "b");
+}
+
+#[test]
+fn a_host_port_of_one_address_leaves_the_others() {
+    let on = |name: &str, ip: &str, protocol: &str| {
+        pod(name, json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip, "protocol": protocol}]}]}}))
+    };
+    let refusal = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.";
+    let mut cluster = cluster(&[node("a", json!({}))], &[("a", on("q", "127.0.0.1", "TCP"))]);
+    check(&mut cluster, &on("p", "127.0.0.2", "TCP"), "a");
+    check(&mut cluster, &on("p", "127.0.0.1", "UDP"), "a");
+    check(&mut cluster, &on("p", "0.0.0.0", "TCP"), refusal);
+    check(&mut cluster, &on("p", "", "TCP"), refusal);
+}
+
+#[test]
+fn every_resource_that_is_short_is_named() {
+    let mut cluster = cluster(&[node("a", json!({"status": {"allocatable": {"cpu": "100m", "memory": "1Mi"}}}))], &[]);
+    let big = pod("p", json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]}}));
+    check(&mut cluster, &big, "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory.");
+}
+
+#[test]
+fn sidecars_init_containers_overhead_and_requests_of_the_whole_pod_count() {
+    let requests = |extra: Value| pod("p", json!({"spec": extra})).requests.cpu_millis;
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
+    let containers = json!([{"name": "c", "resources": cpu("500m")}]);
+    let init = json!([{"name": "s", "restartPolicy": "Always", "resources": cpu("200m")}, {"name": "i", "resources": cpu("1")}]);
+    assert_eq!(requests(json!({"containers": containers, "initContainers": init})), 1200);
+    assert_eq!(requests(json!({"containers": containers, "overhead": {"cpu": "50m"}})), 550);
+    assert_eq!(requests(json!({"containers": containers, "resources": cpu("2")})), 2000);
+}
+
+fn spread(extra: Value) -> Value {
+    let mut constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}});
+    merge(&mut constraint, extra);
+    json!({"spec": {"topologySpreadConstraints": [constraint]}})
+}
+
+fn zoned(name: &str, zone: &str, extra: Value) -> Node {
+    let mut value = json!({"metadata": {"labels": {"zone": zone}}});
+    merge(&mut value, extra);
+    node(name, value)
+}
+
+const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
+
+#[test]
+fn too_few_domains_count_as_if_one_were_empty() {
+    let nodes = [zoned("a", "x", json!({})), zoned("b", "y", json!({}))];
+    let placed = [("a", pod("q", json!({}))), ("b", pod("r", json!({})))];
+    check(&mut cluster(&nodes, &placed), &pod("p", spread(json!({"minDomains": 3}))), &format!("0/2 nodes are available: 2 {UNEVEN}."));
+    assert!(answer(&mut cluster(&nodes, &placed), &pod("p", spread(json!({"minDomains": 2})))).is_ok());
+}
+
+#[test]
+fn domains_a_pod_cannot_go_to_do_not_count_unless_it_says_so() {
+    let nodes = [zoned("a", "x", json!({"metadata": {"labels": {"disk": "ssd"}}})), zoned("b", "y", json!({}))];
+    let placed = [("a", pod("q", json!({})))];
+    let mut picky = spread(json!({}));
+    merge(&mut picky, json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+    check(&mut cluster(&nodes, &placed), &pod("p", picky), "a");
+    let mut blind = spread(json!({"nodeAffinityPolicy": "Ignore"}));
+    merge(&mut blind, json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+    check(&mut cluster(&nodes, &placed), &pod("p", blind), &format!("0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 {UNEVEN}."));
+}
+
+#[test]
+fn tainted_domains_count_unless_the_pod_says_otherwise() {
+    let tainted = json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}});
+    let nodes = [zoned("a", "x", json!({})), zoned("b", "y", tainted)];
+    let placed = [("a", pod("q", json!({})))];
+    check(&mut cluster(&nodes, &placed), &pod("p", spread(json!({}))), &format!("0/2 nodes are available: 1 {UNEVEN}, 1 node(s) had untolerated taint {{k: v}}."));
+    check(&mut cluster(&nodes, &placed), &pod("p", spread(json!({"nodeTaintsPolicy": "Honor"}))), "a");
+}
+
+#[test]
+fn match_label_keys_spread_each_revision_for_itself() {
+    let nodes = [zoned("a", "x", json!({})), zoned("b", "y", json!({}))];
+    let old = pod("q", json!({"metadata": {"labels": {"revision": "1"}}}));
+    let both = [("a", old), ("b", pod("r", json!({"metadata": {"labels": {"revision": "2"}}})))];
+    let mut new = spread(json!({"matchLabelKeys": ["revision"]}));
+    merge(&mut new, json!({"metadata": {"labels": {"revision": "2"}}}));
+    check(&mut cluster(&nodes, &both), &pod("p", new), "a");
+}
+
+#[test]
+fn a_namespace_selector_reaches_pods_of_other_namespaces() {
+    let apart = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+        "topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}, "namespaceSelector": {"matchLabels": {"team": "red"}}}]}});
+    let nodes = [node("a", json!({}))];
+    let mut cluster = cluster(&nodes, &[("a", pod("q", json!({"metadata": {"namespace": "other"}})))]);
+    let shy = pod("p", json!({"spec": {"affinity": apart}}));
+    check(&mut cluster, &shy, "a");
+    cluster.apply_namespace("other", Some(&[("team".to_owned(), "red".to_owned())].into()));
+    check(&mut cluster, &shy, "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.");
+}
+
+#[test]
+fn counts_follow_nodes_that_change_their_labels() {
+    let mut cluster = cluster(&[zoned("a", "x", json!({})), zoned("b", "y", json!({}))], &[("a", pod("q", json!({})))]);
+    check(&mut cluster, &pod("p", spread(json!({}))), "b");
+    cluster.apply_node(&zoned("b", "x", json!({})));
+    cluster.apply_node(&zoned("c", "y", json!({"spec": {"unschedulable": true}})));
+    check(&mut cluster, &pod("p", spread(json!({}))), &format!("0/3 nodes are available: 1 node(s) were unschedulable, 2 {UNEVEN}."));
+    cluster.delete_node("c");
+    assert!(answer(&mut cluster, &pod("p", spread(json!({})))).is_ok());
+}
+
+#[test]
+fn preferred_company_is_sought_and_shunned() {
+    let preferred = |kind: &str| {
+        let term = json!({"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}});
+        pod("p", json!({"spec": {"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}}}))
+    };
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    check(&mut cluster(&nodes, &[("a", pod("q", json!({})))]), &preferred("podAffinity"), "a");
+    check(&mut cluster(&nodes, &[("a", pod("q", json!({})))]), &preferred("podAntiAffinity"), "b");
+    // What pods there prefer counts for newcomers too.
+    let fond = Arc::new(PodInfo { uid: "fond".to_owned(), ..PodInfo::clone(&preferred("podAffinity")) });
+    check(&mut cluster(&nodes, &[("a", fond)]), &pod("new", json!({})), "a");
+}
+
+#[test]
+fn large_images_draw_pods_to_nodes_that_have_them() {
+    let with_image = json!({"status": {"images": [{"names": ["big:1"], "sizeBytes": 900_000_000}]}});
+    let nodes = [node("a", json!({})), node("b", with_image)];
+    check(&mut cluster(&nodes, &[]), &pod("p", json!({"spec": {"containers": [{"name": "c", "image": "big:1"}]}})), "b");
 }

@@ -1,0 +1,276 @@
+//! A `KubeSchedulerConfiguration` as upstream's scheduler reads it, and the profiles it describes.
+//!
+//! What is not understood is refused rather than passed over: a scheduler that places pods by other rules than its operator wrote
+//! down is worse than one that does not start.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use api::core::v1::NodeAffinity;
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::{
+    decision::Profile,
+    plugins::{PluginArguments, default_profile, filters, node_resources::Strategy, scores, spreading::DefaultConstraint},
+    queue::Backoff,
+};
+
+/// What a scheduler is told at start.
+pub struct SchedulerOptions {
+    /// One for each scheduler name.
+    pub profiles: Vec<Profile>,
+    /// How long pods wait after attempts that failed.
+    pub backoff: Backoff,
+}
+
+impl Default for SchedulerOptions {
+    fn default() -> Self {
+        Self { profiles: vec![default_profile()], backoff: Backoff::default() }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, Error)]
+pub enum ConfigurationError {
+    /// It is no configuration, or has settings nobody knows.
+    #[error("the scheduler's configuration cannot be read")]
+    Format(#[from] serde_json::Error),
+    /// Something in it has no meaning here.
+    #[error("the scheduler's configuration: {0}")]
+    Meaning(String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    profiles: Vec<ProfileFile>,
+    percentage_of_nodes_to_score: Option<usize>,
+    pod_initial_backoff_seconds: Option<u64>,
+    pod_max_backoff_seconds: Option<u64>,
+    // Settings of upstream's process, which have no place in this one.
+    #[serde(rename = "parallelism")]
+    _parallelism: Option<Value>,
+    #[serde(rename = "leaderElection")]
+    _leader_election: Option<Value>,
+    #[serde(rename = "clientConnection")]
+    _client_connection: Option<Value>,
+    #[serde(rename = "enableProfiling")]
+    _profiling: Option<Value>,
+    #[serde(rename = "enableContentionProfiling")]
+    _contention_profiling: Option<Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProfileFile {
+    scheduler_name: Option<String>,
+    percentage_of_nodes_to_score: Option<usize>,
+    #[serde(default)]
+    plugins: BTreeMap<String, PluginSet>,
+    #[serde(default)]
+    plugin_config: Vec<PluginConfig>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct PluginSet {
+    #[serde(default)]
+    enabled: Vec<PluginFile>,
+    #[serde(default)]
+    disabled: Vec<PluginFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginFile {
+    name: String,
+    weight: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginConfig {
+    name: String,
+    args: Value,
+}
+
+/// Every way in which a plug-in of upstream may take part.
+const EXTENSION_POINTS: [&str; 13] = [
+    "multiPoint", "preEnqueue", "queueSort", "preFilter", "filter", "postFilter", "preScore", "score", "reserve", "permit", "preBind", "bind", "postBind",
+];
+
+impl SchedulerOptions {
+    /// Reads a configuration, which was YAML or JSON.
+    ///
+    /// # Errors
+    /// Where it says something that is not understood.
+    pub fn from_json(value: Value) -> Result<Self, ConfigurationError> {
+        let file: File = serde_json::from_value(value)?;
+        if file.kind != "KubeSchedulerConfiguration" || file.api_version != "kubescheduler.config.k8s.io/v1" {
+            return Err(ConfigurationError::Meaning(format!("{} {} is not kubescheduler.config.k8s.io/v1 KubeSchedulerConfiguration", file.api_version, file.kind)));
+        }
+        let usual = Backoff::default();
+        let seconds = |value: Option<u64>, usual| value.map_or(usual, Duration::from_secs);
+        let backoff = Backoff { first: seconds(file.pod_initial_backoff_seconds, usual.first), longest: seconds(file.pod_max_backoff_seconds, usual.longest) };
+        let profiles = if file.profiles.is_empty() { vec![ProfileFile::default()] } else { file.profiles };
+        let profiles: Vec<Profile> = profiles.iter().map(|profile| read_profile(profile, file.percentage_of_nodes_to_score)).collect::<Result<_, _>>()?;
+        for (index, profile) in profiles.iter().enumerate() {
+            if profiles.iter().take(index).any(|other| other.name == profile.name) {
+                return Err(ConfigurationError::Meaning(format!("two profiles are named {}", profile.name)));
+            }
+        }
+        Ok(Self { profiles, backoff })
+    }
+}
+
+fn read_profile(file: &ProfileFile, percentage: Option<usize>) -> Result<Profile, ConfigurationError> {
+    if let Some(point) = file.plugins.keys().find(|point| !EXTENSION_POINTS.contains(&point.as_str())) {
+        return Err(ConfigurationError::Meaning(format!("there is no extension point {point}")));
+    }
+    let mut arguments = PluginArguments::default();
+    for config in &file.plugin_config {
+        read_arguments(config, &mut arguments)?;
+    }
+    // A plug-in that is disabled and enabled again takes part, with the weight it is given.
+    let enabled = |name: &str, points: &[&str]| {
+        points.iter().filter_map(|point| file.plugins.get(*point)).flat_map(|set| &set.enabled).filter(|plugin| plugin.name == name).last()
+    };
+    let takes_part = |name: &str, points: &[&str]| {
+        let disabled = |set: &PluginSet| set.disabled.iter().any(|plugin| plugin.name == "*" || plugin.name == name);
+        enabled(name, points).is_some() || !points.iter().filter_map(|point| file.plugins.get(*point)).any(disabled)
+    };
+    let for_filters = ["multiPoint", "filter"];
+    let for_scores = ["multiPoint", "score"];
+    Ok(Profile {
+        name: file.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".to_owned()),
+        filters: filters(&arguments).into_iter().filter(|plugin| takes_part(plugin.name(), &for_filters)).collect(),
+        scores: scores(&arguments)
+            .into_iter()
+            .filter(|plugin| takes_part(plugin.name(), &for_scores))
+            .map(|plugin| (enabled(plugin.name(), &for_scores).and_then(|set| set.weight).unwrap_or(plugin.weight()), plugin))
+            .collect(),
+        preempts: takes_part("DefaultPreemption", &["multiPoint", "postFilter"]),
+        percentage_of_nodes: file.percentage_of_nodes_to_score.or(percentage).filter(|percentage| *percentage > 0),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ScoringStrategy {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    resources: Vec<PluginFile>,
+    requested_to_capacity_ratio: Option<Shape>,
+}
+
+#[derive(Deserialize)]
+struct Shape {
+    shape: Vec<Point>,
+}
+
+#[derive(Deserialize)]
+struct Point {
+    utilization: i64,
+    score: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SpreadConstraint {
+    max_skew: i64,
+    topology_key: String,
+    when_unsatisfiable: String,
+}
+
+/// A field of plug-in arguments, where it is there.
+fn field<T: serde::de::DeserializeOwned>(arguments: &Value, name: &str) -> Result<Option<T>, ConfigurationError> {
+    Ok(arguments.get(name).cloned().map(serde_json::from_value).transpose()?)
+}
+
+fn read_arguments(config: &PluginConfig, into: &mut PluginArguments) -> Result<(), ConfigurationError> {
+    let from = &config.args;
+    match config.name.as_str() {
+        "NodeResourcesFit" => {
+            into.resources.ignored = field(from, "ignoredResources")?.unwrap_or_default();
+            if let Some(strategy) = field::<ScoringStrategy>(from, "scoringStrategy")? {
+                into.resources.strategy = match strategy.kind.as_str() {
+                    "LeastAllocated" => Strategy::LeastAllocated,
+                    "MostAllocated" => Strategy::MostAllocated,
+                    "RequestedToCapacityRatio" => {
+                        let points = strategy.requested_to_capacity_ratio.map(|ratio| ratio.shape).unwrap_or_default();
+                        Strategy::RequestedToCapacityRatio(points.iter().map(|point| (point.utilization, point.score)).collect())
+                    }
+                    other => return Err(ConfigurationError::Meaning(format!("there is no scoring strategy {other}"))),
+                };
+                if !strategy.resources.is_empty() {
+                    into.resources.resources = strategy.resources.into_iter().map(|resource| (resource.name, resource.weight.unwrap_or(1))).collect();
+                }
+            }
+        }
+        "NodeResourcesBalancedAllocation" => {
+            if let Some(resources) = field::<Vec<PluginFile>>(from, "resources")? {
+                into.balance.0 = resources.into_iter().map(|resource| resource.name).collect();
+            }
+        }
+        "InterPodAffinity" => {
+            into.pod_affinity.hard_weight = field(from, "hardPodAffinityWeight")?.unwrap_or(1);
+            into.pod_affinity.ignores_standing_preferences = field(from, "ignorePreferredTermsOfExistingPods")?.unwrap_or_default();
+        }
+        "NodeAffinity" => into.node_affinity.added = field::<NodeAffinity>(from, "addedAffinity")?.map(Arc::new),
+        "PodTopologySpread" => {
+            if field::<String>(from, "defaultingType")?.as_deref() == Some("List") {
+                let constraints: Vec<SpreadConstraint> = field(from, "defaultConstraints")?.unwrap_or_default();
+                let read = |from: SpreadConstraint| DefaultConstraint {
+                    topology_key: from.topology_key,
+                    max_skew: from.max_skew,
+                    is_hard: from.when_unsatisfiable == "DoNotSchedule",
+                };
+                into.spread.defaults = constraints.into_iter().map(read).collect();
+                into.spread.lenient = false;
+            }
+        }
+        // Their arguments are numbers that knarr's ways have no use for.
+        "DefaultPreemption" | "VolumeBinding" | "DynamicResources" => {}
+        other => return Err(ConfigurationError::Meaning(format!("there is no plug-in {other} that takes arguments"))),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(profiles: Value) -> Result<SchedulerOptions, ConfigurationError> {
+        SchedulerOptions::from_json(json!({
+            "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration", "podInitialBackoffSeconds": 3, "profiles": profiles,
+        }))
+    }
+
+    #[test]
+    fn profiles_choose_plugins_weights_and_arguments() {
+        let options = read(json!([
+            {"schedulerName": "packed", "plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit", "weight": 7}]}},
+             "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated"}}}]},
+            {"schedulerName": "meek", "plugins": {"multiPoint": {"disabled": [{"name": "DefaultPreemption"}, {"name": "NodePorts"}]}}},
+        ]))
+        .unwrap();
+        let scores: Vec<(&str, i64)> = options.profiles[0].scores.iter().map(|(weight, score)| (score.name(), *weight)).collect();
+        assert_eq!(scores, [("NodeResourcesFit", 7)]);
+        assert!(options.profiles[0].preempts && !options.profiles[1].preempts);
+        assert!(options.profiles[1].filters.iter().all(|filter| filter.name() != "NodePorts"));
+        assert_eq!(options.backoff.first, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        assert!(read(json!([{"schedulerName": "a", "plugins": {"filtr": {}}}])).is_err());
+        assert!(read(json!([{"schedulerName": "a"}, {"schedulerName": "a"}])).is_err());
+        assert!(SchedulerOptions::from_json(json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration", "extenders": []})).is_err());
+    }
+}

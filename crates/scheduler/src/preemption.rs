@@ -1,0 +1,155 @@
+//! DefaultPreemption: makes room for a pod that fits nowhere by displacing less important ones, as few and as unimportant as
+//! possible, and without breaking disruption budgets where there is a choice. Only decides; [`crate::displacing`] acts.
+//!
+//! Source: Kubernetes `scheduler/framework/preemption` and `plugins/defaultpreemption`.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+
+use api::policy::v1::PodDisruptionBudget;
+use meta::selector::LabelSelector;
+
+use crate::{
+    cluster::Cluster,
+    decision::{Checks, Profile, Refusal, counted_reasons, judge_with_nominated, prepare},
+    framework::{Reason, Verdict},
+    pod_info::PodInfo,
+    terms::selector_of,
+};
+
+/// So many nodes are tried at least, where there are more. Source: upstream's `MinCandidateNodesAbsolute`.
+const CANDIDATES: usize = 100;
+
+/// A disruption budget, read.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    namespace: String,
+    selector: LabelSelector,
+    allowed: i32,
+    disrupted: Vec<String>,
+}
+
+impl Budget {
+    /// Reads one.
+    pub fn of(budget: &PodDisruptionBudget) -> Self {
+        let status = budget.status.as_ref();
+        Self {
+            namespace: budget.metadata.namespace.clone().unwrap_or_default(),
+            selector: selector_of(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref())),
+            allowed: status.and_then(|status| status.disruptions_allowed).unwrap_or_default(),
+            disrupted: status.and_then(|status| status.disrupted_pods.as_ref()).into_iter().flatten().map(|(name, _)| name.clone()).collect(),
+        }
+    }
+}
+
+/// Who is to go from where.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The node's slot.
+    pub slot: usize,
+    /// Pods to displace, the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    violations: usize,
+}
+
+/// More important pods come first: by priority, then who runs longer.
+fn importance(pod: &PodInfo) -> (Reverse<i32>, jiff::Timestamp) {
+    (Reverse(pod.priority), pod.started.unwrap_or(jiff::Timestamp::MAX))
+}
+
+/// Finds room for a pod.
+///
+/// # Errors
+/// Why there is none to be made, as the pod's condition says it.
+pub fn plan(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, refusal: &Refusal, budgets: &[Budget]) -> Result<Plan, String> {
+    if pod.never_preempts {
+        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+    }
+    if let Some(node) = cluster.nomination_of(&pod.uid).and_then(|slot| cluster.at(slot))
+        && node.pods.values().any(|other| other.terminating && other.displaced && other.priority < pod.priority)
+    {
+        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+    }
+    let all = cluster.len();
+    let mut reasons: HashMap<Reason, usize> = HashMap::new();
+    let hopeless = all - refusal.not_now.len();
+    if hopeless > 0 {
+        reasons.insert("Preemption is not helpful for scheduling".into(), hopeless);
+    }
+    let Ok(checks) = prepare(profile, pod, cluster) else {
+        return Err(format!("0/{all} nodes are available: {}.", counted_reasons(&reasons)));
+    };
+    let mut plans: Vec<Plan> = Vec::new();
+    for slot in &refusal.not_now {
+        match victims_on(&checks, pod, *slot, cluster, budgets) {
+            Ok(plan) => plans.push(plan),
+            Err(reason) => *reasons.entry(reason.into()).or_default() += 1,
+        }
+        if plans.len() >= CANDIDATES.max(all / 10) {
+            break;
+        }
+    }
+    // Fewest broken budgets; then the least important first victim; then the least importance altogether; then the fewest victims;
+    // then where the first victim runs shortest.
+    let cost = |plan: &Plan| {
+        let first = plan.victims.first();
+        let highest = first.map_or(i32::MIN, |victim| victim.priority);
+        let sum: i64 = plan.victims.iter().map(|victim| i64::from(victim.priority) - i64::from(i32::MIN)).sum();
+        let earliest = plan.victims.iter().filter(|victim| victim.priority == highest).filter_map(|victim| victim.started).min();
+        (plan.violations, highest, sum, plan.victims.len(), Reverse(earliest))
+    };
+    plans.into_iter().min_by_key(cost).ok_or_else(|| format!("0/{all} nodes are available: {}.", counted_reasons(&reasons)))
+}
+
+/// The pods that must leave a node for `pod` to fit there.
+fn victims_on(checks: &Checks, pod: &Arc<PodInfo>, slot: usize, cluster: &mut Cluster, budgets: &[Budget]) -> Result<Plan, &'static str> {
+    const NONE: &str = "No preemption victims found for incoming pod";
+    let node = cluster.at(slot).ok_or(NONE)?;
+    let mut lesser: Vec<Arc<PodInfo>> = node.pods.values().filter(|other| other.priority < pod.priority).cloned().collect();
+    if lesser.is_empty() {
+        return Err(NONE);
+    }
+    lesser.sort_by_key(|pod| importance(pod));
+    for other in &lesser {
+        cluster.remove(&other.uid);
+    }
+    let fits = |cluster: &mut Cluster| judge_with_nominated(checks, pod, slot, cluster).1 == Verdict::Fits;
+    let mut plan = Plan { slot, victims: Vec::new(), violations: 0 };
+    let found = fits(cluster);
+    if found {
+        // As many as possible stay, first those whose budget would break, the more important first.
+        let (breaking, harmless) = by_budget(&lesser, budgets);
+        for (other, breaks) in breaking.into_iter().map(|pod| (pod, true)).chain(harmless.into_iter().map(|pod| (pod, false))) {
+            cluster.place_at(other.clone(), slot);
+            if !fits(cluster) {
+                cluster.remove(&other.uid);
+                plan.violations += usize::from(breaks);
+                plan.victims.push(other);
+            }
+        }
+    }
+    // What was tried is undone: whatever is not there goes back.
+    for other in lesser {
+        if cluster.place_of(&other.uid).is_none() {
+            cluster.place_at(other, slot);
+        }
+    }
+    plan.victims.sort_by_key(|pod| importance(pod));
+    // It fitting once nobody had to leave means that something changed meanwhile; the pod is simply tried again.
+    if found { Ok(plan) } else { Err(NONE) }
+}
+
+/// Pods whose displacement would break a budget, and the others; each budget allows some before it breaks.
+fn by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut allowed: Vec<i32> = budgets.iter().map(|budget| budget.allowed).collect();
+    pods.iter().cloned().partition(|pod| {
+        let mut breaks = false;
+        for (budget, allowed) in budgets.iter().zip(&mut allowed) {
+            let covers = budget.namespace == pod.namespace && budget.selector.matches_map(&pod.labels);
+            if covers && !pod.labels.is_empty() && !budget.disrupted.contains(&pod.name) {
+                *allowed -= 1;
+                breaks |= *allowed < 0;
+            }
+        }
+        breaks
+    })
+}

@@ -1,0 +1,107 @@
+//! Tables: what is on nodes, who comes, and who must leave.
+
+use std::sync::Arc;
+
+use api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::Cluster,
+    decision::decide,
+    plugins::default_profile,
+    pod_info::PodInfo,
+    preemption::{Budget, plan},
+};
+
+fn node(name: &str) -> Node {
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"host": name}}, "status": {"allocatable": {"cpu": "1", "pods": "10"}}})).unwrap()
+}
+
+fn pod(name: &str, priority: i32, cpu: &str, extra: Value) -> Arc<PodInfo> {
+    let mut value = json!({
+        "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name}},
+        "spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
+    });
+    meta::patch::merge_patch(&mut value, &extra);
+    Arc::new(PodInfo::of(&serde_json::from_value::<Pod>(value).unwrap()))
+}
+
+fn cluster(placed: &[(&str, Arc<PodInfo>)]) -> Cluster {
+    let mut cluster = Cluster::default();
+    for (name, pod) in placed {
+        if cluster.node(name).is_none() {
+            cluster.apply_node(&node(name));
+        }
+        cluster.place(pod.clone(), name);
+    }
+    cluster
+}
+
+fn budget(app: &str, allowed: i32) -> Budget {
+    let budget = json!({"metadata": {"namespace": "n", "name": app}, "spec": {"selector": {"matchLabels": {"app": app}}}, "status": {"disruptionsAllowed": allowed}});
+    Budget::of(&serde_json::from_value(budget).unwrap())
+}
+
+/// `node: victims`, or why there are none. What was tried leaves no trace.
+#[track_caller]
+fn check(cluster: &mut Cluster, pod: &Arc<PodInfo>, budgets: &[Budget], expected: &str) {
+    let profile = default_profile();
+    let refusal = decide(&profile, pod, cluster, &mut 0).expect_err("it fits");
+    let before = format!("{:?}", cluster.nodes().map(|node| (&node.requested, node.pods.len())).collect::<Vec<_>>());
+    let answer = match plan(&profile, pod, cluster, &refusal, budgets) {
+        Ok(plan) => {
+            let victims: Vec<&str> = plan.victims.iter().map(|victim| victim.name.as_str()).collect();
+            format!("{}: {}", cluster.at(plan.slot).unwrap().name, victims.join(","))
+        }
+        Err(why) => why,
+    };
+    assert_eq!(answer, expected);
+    assert_eq!(before, format!("{:?}", cluster.nodes().map(|node| (&node.requested, node.pods.len())).collect::<Vec<_>>()));
+}
+
+#[test]
+fn as_few_and_as_unimportant_pods_leave_as_possible() {
+    let mut cluster = cluster(&[
+        ("a", pod("a1", 5, "500m", json!({}))),
+        ("a", pod("a2", 1, "500m", json!({}))),
+        ("b", pod("b1", 2, "500m", json!({}))),
+        ("b", pod("b2", 2, "500m", json!({}))),
+    ]);
+    check(&mut cluster, &pod("p", 10, "500m", json!({})), &[], "a: a2");
+    check(&mut cluster, &pod("p", 10, "1", json!({})), &[], "b: b1,b2");
+}
+
+#[test]
+fn nobody_leaves_for_an_equal_or_for_one_who_displaces_nobody() {
+    let mut cluster = cluster(&[("a", pod("a1", 5, "1", json!({}))), ("b", pod("b1", 9, "1", json!({})))]);
+    check(&mut cluster, &pod("p", 5, "1", json!({})), &[], "0/2 nodes are available: 2 No preemption victims found for incoming pod.");
+    check(&mut cluster, &pod("p", 10, "1", json!({"spec": {"preemptionPolicy": "Never"}})), &[], "not eligible due to preemptionPolicy=Never.");
+    check(&mut cluster, &pod("p", 10, "3", json!({})), &[], "0/2 nodes are available: 2 Preemption is not helpful for scheduling.");
+}
+
+#[test]
+fn disruption_budgets_are_kept_where_there_is_a_choice() {
+    let placed = [("a", pod("a1", 1, "1", json!({}))), ("b", pod("b1", 2, "1", json!({})))];
+    let newcomer = pod("p", 10, "1", json!({}));
+    check(&mut cluster(&placed), &newcomer, &[budget("a1", 0)], "b: b1");
+    check(&mut cluster(&placed), &newcomer, &[budget("a1", 0), budget("b1", 0)], "a: a1");
+    check(&mut cluster(&placed), &newcomer, &[budget("a1", 1)], "a: a1");
+}
+
+#[test]
+fn pods_that_object_to_the_newcomer_leave() {
+    let term = json!([{"topologyKey": "host", "labelSelector": {"matchLabels": {"app": "p"}}}]);
+    let shy = pod("shy", 1, "100m", json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}}));
+    check(&mut cluster(&[("a", shy), ("a", pod("a1", 1, "100m", json!({})))]), &pod("p", 10, "100m", json!({})), &[], "a: shy");
+}
+
+#[test]
+fn room_that_is_being_made_for_one_is_not_given_to_another() {
+    let mut cluster = cluster(&[("a", pod("a1", 1, "100m", json!({})))]);
+    let important = pod("important", 10, "900m", json!({}));
+    cluster.nominate(&important, Some("a"));
+    let refusal = decide(&default_profile(), &pod("p", 5, "500m", json!({})), &mut cluster, &mut 0).unwrap_err();
+    assert_eq!(refusal.message(), "0/1 nodes are available: 1 Insufficient cpu.");
+    assert!(decide(&default_profile(), &important, &mut cluster, &mut 0).is_ok());
+    assert!(decide(&default_profile(), &pod("p", 11, "500m", json!({})), &mut cluster, &mut 0).is_ok());
+}
