@@ -117,6 +117,11 @@ impl Container {
         }
     }
 
+    /// Its start was asked for, and nobody knows what came of it.
+    pub fn is_half_started(&self) -> bool {
+        *self.state.borrow() == ContainerState::Created && self.bundle.join("plan.json").exists()
+    }
+
     fn has_ended(&self) -> bool {
         matches!(*self.state.borrow(), ContainerState::Exited { .. })
     }

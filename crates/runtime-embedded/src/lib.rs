@@ -23,6 +23,7 @@ mod sandbox;
 mod seccomp;
 mod shim_connection;
 mod shim_program;
+mod strays;
 mod streams;
 
 pub use cgroup::Cgroups;

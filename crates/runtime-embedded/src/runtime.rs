@@ -26,8 +26,9 @@ use crate::{
     memory_backed,
     options::Options,
     records,
-    sandbox::{ProcessIdentity, Sandbox, SandboxRecord, blocking, record_path},
+    sandbox::{Sandbox, SandboxRecord, blocking, record_path},
     shim_program,
+    strays::kill_all_in,
 };
 
 /// Events that a slow listener may lag behind before it is told to look at everything.
@@ -169,18 +170,6 @@ fn forget_other_boots(run_directory: &Path) -> io::Result<()> {
     records::write_bytes(&note, boot_id.as_bytes())
 }
 
-/// Kills the processes that work in a directory: shims whose agent died before it wrote down which they are.
-fn kill_processes_in(directory: &Path) {
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-        if let Some(identity) = pid.and_then(ProcessIdentity::of)
-            && std::fs::read_link(entry.path().join("cwd")).is_ok_and(|place| place == *directory)
-        {
-            identity.kill();
-        }
-    }
-}
-
 impl Inner {
     pub(crate) fn sandboxes_directory(&self) -> PathBuf {
         self.options.run_directory.join("sandboxes")
@@ -247,7 +236,7 @@ impl Inner {
         if stopped || half_made {
             // What it got to while it was made is removed when the node removes it; its shim may run unrecorded.
             if half_made {
-                kill_processes_in(&directory);
+                kill_all_in(&directory);
             }
             for container in self.containers_of(&id) {
                 container.lose_if_it_ran();

@@ -268,6 +268,8 @@ impl Inner {
         if let Some(shim) = sandbox.record.lock().shim {
             shim.kill();
         }
+        // Its helpers have nobody to tell of what they make.
+        crate::strays::kill_all_in(&sandbox.directory);
         let mut events = Vec::new();
         for container in self.containers_of(&sandbox.id()) {
             self.cgroups.kill(&container.cgroup(sandbox));
@@ -314,8 +316,14 @@ impl Inner {
                 let _ = descriptor.readable().await;
             }
         };
-        if asked.is_err() || tokio::time::timeout(Duration::from_secs(5), gone).await.is_err() {
+        let was_killed = asked.is_err() || tokio::time::timeout(Duration::from_secs(5), gone).await.is_err();
+        if was_killed {
             shim.kill();
+        }
+        // A start that an earlier agent asked for, and did not live to see, may still be under way.
+        if was_killed || self.containers_of(&sandbox.id()).iter().any(|container| container.is_half_started()) {
+            let directory = sandbox.directory.clone();
+            blocking(move || crate::strays::kill_all_in(&directory)).await;
         }
     }
 
