@@ -136,6 +136,23 @@ async fn plain_websocket_clients_get_two_channels_a_port() {
     assert!(socket.next().await.is_none_or(|last| last.is_ok_and(|message| message.is_close())));
 }
 
+#[tokio::test]
+async fn a_plain_websocket_closes_soon_after_the_pods_side_has() {
+    use futures::StreamExt;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+    let mut request = "ws://node/portForward?ports=81".into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "v4.channel.k8s.io".parse().unwrap());
+    let (mut socket, _) = tokio_tungstenite::client_async(request, node()).await.unwrap();
+    let mut data = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Some((0, rest)) = message.into_data().split_first() {
+            data.extend_from_slice(rest);
+        }
+    }
+    assert_eq!(data, b"\x51\0hello");
+}
+
 #[test]
 fn ports_are_read_from_the_query() {
     assert_eq!(ports_of_query("ports=80&ports=443,8080"), Ok(vec![80, 443, 8080]));
