@@ -161,8 +161,10 @@ impl Registry {
                 // Either way everything that is not settled is looked at again.
                 let _ = tokio::time::timeout(RETRY, changed).await;
             }
-            changes.mark_unchanged();
+            let newest = *changes.borrow_and_update();
             let Some(core) = core.upgrade() else { return };
+            // A resource tells of a change before the view as a whole has moved on to it, and snapshots are of the latter.
+            core.view.wait_for(newest).await;
             settled = self.reconcile(&core).await;
         }
     }
