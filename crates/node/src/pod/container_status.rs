@@ -172,7 +172,7 @@ fn terminated(sources: &Sources<'_>, container: &Observed) -> Option<ContainerSt
     let reason = match exit {
         exit if exit.unknown => "ContainerStatusUnknown",
         exit if exit.out_of_memory => "OOMKilled",
-        exit if started_at.is_none() && !exit.message.is_empty() => "ContainerCannotRun",
+        exit if started_at.is_none() && !exit.message.is_empty() => "StartError",
         exit if exit.code == 0 => "Completed",
         _ => "Error",
     };
