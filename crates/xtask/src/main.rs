@@ -53,7 +53,7 @@ fn main() -> Result<()> {
         }
         Task::Clients => {
             packages::ensure(&["python3", "python3-pip"])?;
-            let clients = clients::ensure().context("cannot fetch the clients")?;
+            let clients = clients::ensure_all().context("cannot fetch the clients")?;
             println!("{}\n{}", clients.kubectl.display(), clients.helm.display());
             Ok(())
         }

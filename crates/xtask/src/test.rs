@@ -17,15 +17,14 @@ pub fn all() -> Result<()> {
     let started = Instant::now();
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::RUN)?;
-    let clients = clients::ensure()?;
+    let clients = clients::ensure_all()?;
     say("tidy: layers, module heads, no paths of a machine");
     tidy::check(places::workspace())?;
     say("unit, contract, integration and end-to-end tests");
     run(cargo()
         .current_dir(places::workspace())
         .args(["test", "--workspace", "--no-fail-fast", "--", TEST_THREADS])
-        .env("KNARR_KUBECTL", &clients.kubectl)
-        .env("KNARR_HELM", &clients.helm))?;
+        .env("KNARR_CLIENTS", &clients.folder))?;
     say(&format!("all tests passed in {} s", started.elapsed().as_secs()));
     Ok(())
 }
