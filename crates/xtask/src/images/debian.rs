@@ -17,7 +17,8 @@ pub fn unpack(packages: &[&str], folder: &Path) -> Result<PathBuf> {
     let listed = output(Command::new("apt-cache").args(depends).args(packages))?;
     // Lines that begin with a name are packages; `<virtual>` ones and what they hang on are indented or in brackets.
     let names: BTreeSet<&str> = listed.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphanumeric())).collect();
-    let wanted = names.into_iter().filter(|name| packages.contains(name) || name.starts_with("lib") || name.starts_with("lua"));
+    let wanted = names.into_iter().filter(|name| packages.contains(name) || ["lib", "lua", "zlib"].iter().any(|prefix| name.starts_with(prefix)));
+    let wanted = offered(wanted)?;
     let downloads = folder.join("packages");
     let root = folder.join("root");
     fs::create_dir_all(&downloads)?;
@@ -27,6 +28,19 @@ pub fn unpack(packages: &[&str], folder: &Path) -> Result<PathBuf> {
         run(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(&root))?;
     }
     Ok(root)
+}
+
+/// Packages with the newest version that the sources offer, `name=version`: what is installed may be newer and not to be had.
+fn offered<'a>(packages: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
+    let listed = output(Command::new("apt-cache").arg("madison").args(packages))?;
+    let mut newest = std::collections::BTreeMap::new();
+    for line in listed.lines() {
+        // `name | version | source`, newest first.
+        if let [name, version, ..] = *line.split('|').map(str::trim).collect::<Vec<_>>() {
+            newest.entry(name).or_insert(version);
+        }
+    }
+    Ok(newest.into_iter().map(|(name, version)| format!("{name}={version}")).collect())
 }
 
 /// Paths of the libraries that programs load, and of their loader, within a root.
