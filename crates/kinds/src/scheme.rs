@@ -132,6 +132,11 @@ pub trait ServedKind: Send + Sync + 'static {
     fn converts(&self) -> bool {
         self.info().kind.group_version() != self.info().storage_version
     }
+    /// The webhook that converts between its versions (`spec.conversion.webhook` of its definition), where there is one. Whoever
+    /// calls [`ServedKind::from_storage`] and [`ServedKind::to_storage`] must then have asked it before.
+    fn conversion_webhook(&self) -> Option<&Value> {
+        None
+    }
     /// All defaults.
     fn default(&self, object: &mut Object) -> Result<(), String>;
     /// Prepares and validates a new object.

@@ -1,6 +1,7 @@
 //! A whole cluster for tests: in one process with a memory store, or real, with the real clients.
 //!
 //! - [`api_harness`]: an API server in the test's process, asked by whomever the test likes to be
+//! - [`json_server`]: a webhook's server
 //! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
 //! - [`scene`]: a namespace in a real cluster that several tests share
 //! - [`image`], [`registry`]: an image made of busybox, and a registry of a few lines that a node can pull it from
@@ -9,10 +10,12 @@
 
 pub mod api_harness;
 pub mod image;
+pub mod json_server;
 pub mod real_cluster;
 pub mod registry;
 pub mod scene;
 
 pub use api_harness::{Answer, ApiHarness, Caller, Watch};
+pub use json_server::JsonServer;
 pub use real_cluster::RealCluster;
 pub use scene::Scene;

@@ -1,74 +1,37 @@
 //! Admission webhooks, with real servers behind TLS that answer what a test says.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use base64::Engine as _;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use testkit::{ApiHarness, api_harness::Caller};
+use testkit::{ApiHarness, JsonServer, api_harness::Caller};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 
-type Answer = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
-
 /// A webhook server of one test.
 struct Server {
-    address: SocketAddr,
-    authority: String,
+    server: JsonServer,
     questions: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Server {
-    /// Answers every request with what `answer` makes of it; the path `/slow` never does.
+    /// Answers every review with what `answer` makes of its request.
     async fn start(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let now = jiff::Timestamp::now();
-        let authority = pki::authority::ClusterAuthority::open_or_create(directory.path(), now).unwrap();
-        let credential = authority.issue_server("webhook", &pki::AlternativeNames::from_hosts(["127.0.0.1"]), now).unwrap();
-        let certificate = pki::tls::SwappableCertificate::new(&credential).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(pki::tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(certificate);
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let questions = Arc::new(Mutex::new(Vec::new()));
-        let (answer, asked): (Answer, _) = (Arc::new(answer), questions.clone());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, answer, asked) = (acceptor.clone(), answer.clone(), asked.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                        let (answer, asked) = (answer.clone(), asked.clone());
-                        async move {
-                            if request.uri().path() == "/slow" {
-                                std::future::pending::<()>().await;
-                            }
-                            let body = request.into_body().collect().await.unwrap().to_bytes();
-                            let review: Value = serde_json::from_slice(&body).unwrap();
-                            let question = review["request"].clone();
-                            let mut response = answer(&question);
-                            response["uid"] = question["uid"].clone();
-                            asked.lock().unwrap().push(question);
-                            let answer = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
-                            Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(answer.to_string()))))
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
+        let asked = questions.clone();
+        let server = JsonServer::start(move |review| {
+            let question = review["request"].clone();
+            let mut response = answer(&question);
+            response["uid"] = question["uid"].clone();
+            asked.lock().unwrap().push(question);
+            json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response})
         });
-        Self { address, authority: authority.certificate_pem().to_owned(), questions }
+        Self { server: server.await, questions }
     }
 
     /// A webhook of this server in a configuration: `rule` is `GROUP VERSION RESOURCE OPERATION`.
@@ -80,10 +43,7 @@ impl Server {
             "name": "test.example.com",
             "admissionReviewVersions": ["v1"],
             "sideEffects": "None",
-            "clientConfig": {
-                "url": format!("https://{}{path}", self.address),
-                "caBundle": base64::engine::general_purpose::STANDARD.encode(&self.authority),
-            },
+            "clientConfig": self.server.client_config(path),
             "rules": [{"apiGroups": [group], "apiVersions": [version], "resources": [resource], "operations": [operation]}],
         });
         for (name, value) in more.as_object().unwrap() {
@@ -245,7 +205,7 @@ async fn a_webhook_that_does_not_answer_fails_the_request_unless_it_may() {
     let server = Server::start(|_| allowed()).await;
     let slow = |more: Value| server.webhook("/slow", "core v1 configmaps CREATE", more);
     configure(&administrator, VALIDATING, json!([slow(json!({"timeoutSeconds": 1}))])).await;
-    let url = format!("https://{}/slow?timeout=1s", server.address);
+    let url = format!("https://{}/slow?timeout=1s", server.server.address);
     let started = std::time::Instant::now();
     let words = format!("Internal error occurred: failed calling webhook \"test.example.com\": failed to call webhook: Post \"{url}\": context deadline exceeded");
     administrator.post(MAPS, &map("late", json!({}))).await.refused(500, "InternalError", &words);

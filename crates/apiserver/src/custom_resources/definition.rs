@@ -75,16 +75,8 @@ impl ServedKind for DefinitionKind {
     fn finish_status_update(&self, _context: &WriteContext, new: &mut Object, _old: &Object) -> Result<Vec<FieldError>, String> {
         Ok(validation::stored_versions(new))
     }
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let served = new
-            .get(&["spec", "versions"])
-            .and_then(Value::as_array)
-            .map_or(0, |versions| versions.iter().filter(|version| version.get("served").and_then(Value::as_bool) == Some(true)).count());
-        if new.text(&["spec", "conversion", "strategy"]) == Some("Webhook") && served > 1 {
-            vec!["spec.conversion.strategy: this server does not convert by webhook; only the storage version is served".to_owned()]
-        } else {
-            Vec::new()
-        }
+    fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
+        Vec::new()
     }
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain

@@ -30,6 +30,8 @@ pub struct CustomKind {
     selectable: Vec<(String, JsonPath)>,
     /// There is, or was, another version objects may be stored in.
     several_versions: bool,
+    /// Converts between versions, where they differ in more than their name.
+    webhook: Option<Value>,
     deprecation: Option<String>,
 }
 
@@ -77,13 +79,12 @@ pub fn kinds_of(definition: &Object, names: &Value, terminating: bool) -> Result
         definition.get(&["spec", "versions"]).and_then(Value::as_array).map(|versions| versions.iter().collect()).unwrap_or_default();
     let is_set = |version: &Value, name: &str| version.get(name).and_then(Value::as_bool) == Some(true);
     let Some(storage) = versions.iter().find(|version| is_set(version, "storage")).map(|version| text(version, "name")) else { return Ok(Vec::new()) };
-    // Conversion by webhook is not done: other versions than the stored one would be shown in the wrong shape.
-    let only_storage = definition.text(&["spec", "conversion", "strategy"]) == Some("Webhook");
+    let webhook = definition.get(&["spec", "conversion", "webhook"]).filter(|_| definition.text(&["spec", "conversion", "strategy"]) == Some("Webhook"));
     let stored_before = definition.get(&["status", "storedVersions"]).and_then(Value::as_array).is_some_and(|stored| stored.len() > 1);
     let mut kinds = Vec::new();
     for (index, version) in versions.iter().enumerate() {
         let name = text(version, "name");
-        if !is_set(version, "served") || (only_storage && name != storage) {
+        if !is_set(version, "served") {
             continue;
         }
         let path = FieldPath::new("spec").child("versions").index(index).child("schema").child("openAPIV3Schema");
@@ -129,6 +130,7 @@ pub fn kinds_of(definition: &Object, names: &Value, terminating: bool) -> Result
                 })
                 .collect(),
             several_versions: versions.len() > 1 || stored_before,
+            webhook: webhook.cloned(),
             deprecation,
         });
     }
@@ -201,15 +203,25 @@ impl ServedKind for CustomKind {
         &self.schema
     }
     fn from_storage(&self, mut object: Object) -> Result<Object, String> {
-        Self::stored_as(&mut object, &self.info.kind.group_version());
+        let version = self.info.kind.group_version();
+        if self.webhook.is_some() && object.api_version() != version.to_string() {
+            return Err(format!("{} {} is stored in version {} and was not converted", self.info.kind.kind, object.name(), object.api_version()));
+        }
+        Self::stored_as(&mut object, &version);
         Ok(object)
     }
     fn to_storage(&self, mut object: Object) -> Result<Object, String> {
+        if self.webhook.is_some() && object.api_version() != self.info.storage_version.to_string() {
+            return Err(format!("{} {} has version {} and was not converted", self.info.kind.kind, object.name(), object.api_version()));
+        }
         Self::stored_as(&mut object, &self.info.storage_version);
         Ok(object)
     }
     fn converts(&self) -> bool {
         self.several_versions
+    }
+    fn conversion_webhook(&self) -> Option<&Value> {
+        self.webhook.as_ref()
     }
     fn default(&self, object: &mut Object) -> Result<(), String> {
         // Also what was stored under an earlier schema, and what webhooks made, is held to the present one.

@@ -11,6 +11,7 @@
 
 pub mod cleanup;
 pub mod conditions;
+pub mod conversion;
 pub mod definition;
 pub mod json_path;
 pub mod kind;

@@ -13,6 +13,7 @@ use store::Expect;
 use crate::{
     codec,
     core::{Core, RequestContext},
+    custom_resources::conversion,
     handler::{
         patch::{PatchType, patched},
         read,
@@ -94,7 +95,7 @@ pub async fn handle(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Se
     let negotiated = Negotiated { form: Form::Whole, ..negotiate(&context.accept, true)? };
     let places = places(core, kind.as_ref())?;
     if context.info.verb == "get" {
-        let stored = read::find(core, kind, &context.info.namespace, &context.info.name)?;
+        let stored = conversion::readable(core, kind, read::find(core, kind, &context.info.namespace, &context.info.name)?).await?;
         let scale = scale_of(&core.served_object(kind, &stored)?, &places);
         return Ok(respond(StatusCode::OK, negotiated, encode_meta(&scale, negotiated.encoding)?));
     }

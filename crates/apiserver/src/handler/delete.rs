@@ -17,13 +17,13 @@ use crate::{
     admission::{Attributes, Operation},
     codec,
     core::{Core, RequestContext, format_time},
-    custom_resources,
-    handler::{read, write::store_failure},
+    custom_resources::{self, conversion},
+    handler::{read, write::{encode_both, store_failure}},
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
     options::{DeleteOptions, Propagation},
     rendering::{self, respond},
-    view::{StoredObject, stored},
+    view::StoredObject,
 };
 
 /// Holds dependents back from the garbage collector.
@@ -96,6 +96,7 @@ pub async fn delete_object(core: &Arc<Core>, context: &RequestContext, kind: &Ar
     let dry_run = options.dry_run || context.query.dry_run;
     loop {
         let found = read::find(core, kind, namespace, name)?;
+        let found = conversion::readable(core, kind, found).await?;
         let old = core.served_object(kind, &found)?;
         if let Some(uid) = &options.uid
             && uid != old.uid()
@@ -116,29 +117,23 @@ pub async fn delete_object(core: &Arc<Core>, context: &RequestContext, kind: &Ar
             effects.before_delete(core, context, &old).await?;
         }
         let step = plan(kind.as_ref(), &old, options, context.now);
-        let change = match step {
+        let (change, shown) = match step {
             Step::Nothing => return Ok(Deleted::Waiting(found)),
-            Step::Remove => Change::Delete,
+            Step::Remove => (Change::Delete, None),
             Step::Mark(ref marked) => {
-                let fields = kind.selectable_fields(marked).into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-                let converted = if kind.converts() { kind.to_storage(marked.clone()).map_err(ApiError::internal)? } else { marked.clone() };
-                let value = stored::encode(&converted, kind.schema().generation, fields).map_err(ApiError::internal)?;
-                Change::Put { value, expires_after: kind.lifetime(marked) }
+                let encoded = encode_both(core, kind, marked).await?;
+                (Change::Put { value: encoded.stored, expires_after: kind.lifetime(marked) }, Some(encoded.shown))
             }
         };
-        let bytes = match &change {
-            Change::Put { value, .. } => Some(value.clone()),
-            Change::Delete => None,
-        };
         if dry_run {
-            return Ok(match bytes {
+            return Ok(match shown {
                 Some(bytes) => Deleted::Waiting(Arc::new(StoredObject::decode(&found.key, &bytes, found.revision).map_err(ApiError::internal)?)),
                 None => Deleted::Gone(found),
             });
         }
         match core.view.write(&info.storage_key(namespace, name), Expect::AtRevision(found.revision), change).await {
             Ok(revision) => {
-                return Ok(match bytes {
+                return Ok(match shown {
                     Some(bytes) => Deleted::Waiting(Arc::new(StoredObject::decode(&found.key, &bytes, revision).map_err(ApiError::internal)?)),
                     None => {
                         if let Some(effects) = core.effects.effects.get(&resource) {

@@ -13,6 +13,7 @@ use store::Revision;
 
 use crate::{
     core::{Core, RequestContext},
+    custom_resources::conversion,
     handler::Selection,
     http_body::Body,
     negotiation::negotiate_for,
@@ -60,7 +61,7 @@ pub async fn get(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Serv
     if let Some(version) = &context.query.resource_version {
         wait_until_fresh(core, parse_revision(version)?).await?;
     }
-    let stored = find(core, kind, &context.info.namespace, &context.info.name)?;
+    let stored = conversion::readable(core, kind, find(core, kind, &context.info.namespace, &context.info.name)?).await?;
     Ok(respond(StatusCode::OK, negotiated, rendering::render(core, kind, &stored, negotiated)?))
 }
 
@@ -217,6 +218,7 @@ pub async fn select(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn S
 pub async fn list(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn ServedKind>) -> Result<Response<Body>, ApiError> {
     let negotiated = negotiate_for(&context.accept, kind.info())?;
     let listed = select(core, context, kind).await?;
-    let bytes = rendering::render_list(core, context, kind, &listed.items, &listed.metadata, negotiated)?;
+    let items = conversion::readable_all(core, kind, listed.items).await?;
+    let bytes = rendering::render_list(core, context, kind, &items, &listed.metadata, negotiated)?;
     Ok(respond(StatusCode::OK, negotiated, bytes))
 }

@@ -20,6 +20,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     codec,
     core::{Core, RequestContext},
+    custom_resources::conversion,
     handler::{Selection, read},
     http_body::{Body, BoxError},
     negotiation::{Encoding, Form, Negotiated, negotiate_for},
@@ -72,11 +73,12 @@ impl Watcher {
         }
     }
 
-    fn event_frame(&mut self, event: &ViewEvent, kind: EventType) -> Result<Option<Bytes>, ApiError> {
+    async fn event_frame(&mut self, event: &ViewEvent, kind: EventType) -> Result<Option<Bytes>, ApiError> {
         let Some(shown) = event.shown(kind) else { return Ok(None) };
         if self.negotiated == Negotiated::JSON && self.core.is_plain(&self.kind, &shown) {
             return Ok(event.frame(kind));
         }
+        let shown = conversion::readable(&self.core, &self.kind, shown).await?;
         self.object_frame(kind, &shown).map(Some)
     }
 
@@ -109,7 +111,7 @@ impl Watcher {
     }
 
     /// Takes what the history has after the cursor.
-    fn collect(&mut self) -> Result<(), ApiError> {
+    async fn collect(&mut self) -> Result<(), ApiError> {
         // Read before the history, so that nothing up to it can be missing there.
         let seen = self.core.view.revision();
         let events = self.view.events_after(self.cursor, BATCH).map_err(|gone| match gone {
@@ -131,7 +133,7 @@ impl Watcher {
             };
             self.cursor = event.revision;
             if let Some(shown) = shown
-                && let Some(frame) = self.event_frame(&event, shown)?
+                && let Some(frame) = self.event_frame(&event, shown).await?
             {
                 self.pending.push_back(frame);
                 self.last_told = event.revision;
@@ -152,7 +154,7 @@ impl Watcher {
                 return None;
             }
             self.changes.mark_unchanged();
-            if let Err(error) = self.collect() {
+            if let Err(error) = self.collect().await {
                 self.ended = true;
                 return Some(self.error_frame(&error));
             }
@@ -253,7 +255,7 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
             let selection = Selection::of(&watcher.context, kind.as_ref())?;
             snapshot.range(&selection.prefix, None).filter(|object| selection.matches(object)).cloned().collect()
         };
-        for object in chosen {
+        for object in conversion::readable_all(core, kind, chosen).await? {
             let frame = watcher.object_frame(EventType::Added, &object)?;
             watcher.pending.push_back(frame);
         }

@@ -4,7 +4,7 @@
 //! validating admission → write. An update begins again from the newest object when somebody else was quicker, unless
 //! the client bound it to a version.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -18,6 +18,7 @@ use crate::{
     admission::{Attributes, Operation},
     codec,
     core::{Core, RequestContext},
+    custom_resources::conversion,
     effects::Reservation,
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
@@ -151,12 +152,32 @@ fn refuse(kind: &dyn ServedKind, object: &Object, problems: Vec<FieldError>) -> 
     Err(ApiError::invalid(&kind.info().group_kind(), name, problems))
 }
 
+/// What a write stores, and what its client is shown: the same but where a webhook converts.
+pub(super) struct Encoded {
+    pub stored: Bytes,
+    pub shown: Bytes,
+}
+
+/// Encodes for the store, in the stored version, and for the client.
+pub(super) async fn encode_both(core: &Core, kind: &Arc<dyn ServedKind>, object: &Object) -> Result<Encoded, ApiError> {
+    let storable = conversion::storable(core, kind, object).await?;
+    let stored = encode(kind.as_ref(), &storable)?;
+    let shown = match storable {
+        Cow::Borrowed(_) => stored.clone(),
+        Cow::Owned(_) => {
+            let fields = stored::fields_of(kind.as_ref(), object);
+            stored::encode(object, kind.schema().generation, fields).map_err(ApiError::internal)?
+        }
+    };
+    Ok(Encoded { stored, shown })
+}
+
 /// Encodes for the store, in the stored version.
 ///
 /// # Errors
 /// 500 where the object does not have its kind's shape.
 pub fn encode(kind: &dyn ServedKind, object: &Object) -> Result<Bytes, ApiError> {
-    let fields = kind.selectable_fields(object).into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let fields = stored::fields_of(kind, object);
     let generation = kind.schema().generation;
     if kind.converts() {
         let converted = kind.to_storage(object.clone()).map_err(damaged)?;
@@ -270,17 +291,17 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
         context.warn(warning);
     }
     core.admission.validate(core, &attributes, Some(&object), None).await?;
-    let bytes = encode(kind.as_ref(), &object)?;
+    let Encoded { stored: bytes, shown } = encode_both(core, kind, &object).await?;
     let key = view_key(kind.as_ref(), namespace, &name);
     let view = core.view_of(kind);
     if context.query.dry_run {
         if view.get(&key).is_some() {
             return Err(ApiError::already_exists(&info.group_resource(), &name));
         }
-        let stored = StoredObject::decode(&key, &bytes, Revision(0)).map_err(ApiError::internal)?;
+        let stored = StoredObject::decode(&key, &shown, Revision(0)).map_err(ApiError::internal)?;
         return Ok(Written { stored: Arc::new(stored), created: true });
     }
-    let change = Change::Put { value: bytes.clone(), expires_after: kind.lifetime(&object) };
+    let change = Change::Put { value: bytes, expires_after: kind.lifetime(&object) };
     let revision = match core.view.write(&info.storage_key(namespace, &name), Expect::Absent, change).await {
         Ok(revision) => revision,
         Err(StoreError::Conflict { .. }) => {
@@ -294,7 +315,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
         Err(error) => return Err(store_failure(&error)),
     };
     reservation.commit().await;
-    let stored = StoredObject::decode(&key, &bytes, revision).map_err(ApiError::internal)?;
+    let stored = StoredObject::decode(&key, &shown, revision).map_err(ApiError::internal)?;
     Ok(Written { stored: Arc::new(stored), created: true })
 }
 
@@ -476,6 +497,8 @@ async fn attempt_update(
     let info = kind.info();
     let resource = info.group_resource();
     let (namespace, name) = (&context.info.namespace, &context.info.name);
+    let is_migrated = !kind.converts() || stored.object().is_ok_and(|object| object.api_version() == info.storage_version.to_string());
+    let stored = &conversion::readable(core, kind, stored.clone()).await?;
     let old = core.served_object(kind, stored)?;
     let mut new = compute(Some(&old))?;
     let given = new.resource_version().to_owned();
@@ -496,6 +519,11 @@ async fn attempt_update(
         {
             new.set(&["metadata", field], value.clone());
         }
+    }
+    // Counted by the server alone, whatever the client says of it.
+    match old.get(&["metadata", "generation"]) {
+        Some(generation) => new.set(&["metadata", "generation"], generation.clone()),
+        None => drop(new.metadata_mut().remove("generation")),
     }
     let mut problems = meta::validation::validate_object_meta_update(&new, &old);
     carry_system_metadata(&mut new, &old);
@@ -578,27 +606,28 @@ async fn attempt_update(
     if part != Part::Admitted {
         core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
     }
-    if without_times(&new) == without_times(&old) && stored.head.schema_generation >= kind.schema().generation {
-        // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times.
+    if without_times(&new) == without_times(&old) && stored.head.schema_generation >= kind.schema().generation && is_migrated {
+        // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times. An object in a version
+        // that is no longer the stored one is written all the same: so storage is migrated.
         return Ok(Outcome::Done(Written { stored: stored.clone(), created: false }));
     }
-    let bytes = encode(kind.as_ref(), &new)?;
+    let Encoded { stored: bytes, shown } = encode_both(core, kind, &new).await?;
     if context.query.dry_run {
-        let shown = StoredObject::decode(&stored.key, &bytes, stored.revision).map_err(ApiError::internal)?;
+        let shown = StoredObject::decode(&stored.key, &shown, stored.revision).map_err(ApiError::internal)?;
         return Ok(Outcome::Done(Written { stored: Arc::new(shown), created: false }));
     }
     let gone = new.deletion_timestamp().is_some()
         && new.finalizers().is_empty()
         && !crate::handler::delete::is_held(kind.as_ref(), &new)
         && new.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or_default() == 0;
-    let change = if gone { Change::Delete } else { Change::Put { value: bytes.clone(), expires_after: kind.lifetime(&new) } };
+    let change = if gone { Change::Delete } else { Change::Put { value: bytes, expires_after: kind.lifetime(&new) } };
     match core.view.write(&info.storage_key(namespace, name), Expect::AtRevision(stored.revision), change).await {
         Ok(revision) => {
             reservation.commit().await;
             if gone && let Some(effects) = core.effects.effects.get(&resource) {
                 effects.after_delete(core, &new).await;
             }
-            let shown = StoredObject::decode(&stored.key, &bytes, revision).map_err(ApiError::internal)?;
+            let shown = StoredObject::decode(&stored.key, &shown, revision).map_err(ApiError::internal)?;
             Ok(Outcome::Done(Written { stored: Arc::new(shown), created: false }))
         }
         Err(StoreError::Conflict { .. }) => Ok(Outcome::Raced { bound }),

@@ -99,6 +99,11 @@ pub fn labels_of(object: &Object) -> Vec<(Box<str>, Box<str>)> {
         .unwrap_or_default()
 }
 
+/// What of an object can be selected by, for [`Head::fields`].
+pub fn fields_of(kind: &dyn kinds::ServedKind, object: &Object) -> Vec<(Box<str>, Box<str>)> {
+    kind.selectable_fields(object).into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
 /// Encodes an object for the store. Its resourceVersion is left out.
 ///
 /// # Errors

@@ -1,0 +1,141 @@
+//! Custom resources in several versions, converted by a webhook: what is stored in one version is read, listed, watched, changed
+//! and deleted in another.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::{Value, json};
+use testkit::{ApiHarness, JsonServer, api_harness::Caller};
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const V1: &str = "/apis/stable.example.com/v1/namespaces/default/e2e-tests";
+const V2: &str = "/apis/stable.example.com/v2/namespaces/default/e2e-tests";
+
+/// Version 1 has `hostPort: "h:p"`, version 2 `host` and `port`.
+fn converted(object: &Value, wanted: &Value) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] = wanted.clone();
+    let fields = object.as_object_mut().unwrap();
+    if wanted == "stable.example.com/v2" {
+        let both = fields.remove("hostPort").unwrap_or_default();
+        let (host, port) = both.as_str().unwrap_or_default().split_once(':').unwrap_or_default();
+        fields.insert("host".to_owned(), json!(host));
+        fields.insert("port".to_owned(), json!(port));
+    } else {
+        let (host, port) = (fields.remove("host").unwrap_or_default(), fields.remove("port").unwrap_or_default());
+        fields.insert("hostPort".to_owned(), json!(format!("{}:{}", host.as_str().unwrap_or_default(), port.as_str().unwrap_or_default())));
+    }
+    object
+}
+
+struct Converter {
+    server: JsonServer,
+    asked: Arc<AtomicUsize>,
+}
+
+async fn converter() -> Converter {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let server = JsonServer::start(move |review| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        let (uid, wanted) = (&review["request"]["uid"], &review["request"]["desiredAPIVersion"]);
+        let objects: Vec<Value> = review["request"]["objects"].as_array().unwrap().iter().map(|object| converted(object, wanted)).collect();
+        let poison = objects.iter().any(|object| object["metadata"]["name"] == "poison");
+        let result = if poison { json!({"status": "Failed", "message": "this one cannot be converted"}) } else { json!({"status": "Success"}) };
+        json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"], "response": {"uid": uid, "convertedObjects": objects, "result": result}})
+    });
+    Converter { server: server.await, asked }
+}
+
+fn definition(converter: &Converter, storage: &str) -> Value {
+    let version = |name: &str, fields: Value| {
+        json!({"name": name, "served": true, "storage": name == storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": fields}}})
+    };
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "e2e-tests.stable.example.com"},
+        "spec": {
+            "group": "stable.example.com", "scope": "Namespaced",
+            "names": {"plural": "e2e-tests", "singular": "e2e-test", "kind": "E2eTest", "listKind": "E2eTestList"},
+            "versions": [version("v1", json!({"hostPort": {"type": "string"}})), version("v2", json!({"host": {"type": "string"}, "port": {"type": "string"}}))],
+            "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": converter.server.client_config("/convert")}},
+        },
+    })
+}
+
+async fn define(caller: &Caller, converter: &Converter) {
+    caller.post(DEFINITIONS, &definition(converter, "v1")).await.expect(201);
+    let is_served = |answer: testkit::Answer| answer.status == 200;
+    for path in [V1, V2] {
+        while !is_served(caller.get(path).await) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn first(name: &str) -> Value {
+    json!({"apiVersion": "stable.example.com/v1", "kind": "E2eTest", "metadata": {"name": name}, "hostPort": "localhost:8080"})
+}
+
+fn second(name: &str) -> Value {
+    json!({"apiVersion": "stable.example.com/v2", "kind": "E2eTest", "metadata": {"name": name}, "host": "example.com", "port": "443"})
+}
+
+#[tokio::test]
+async fn an_object_is_read_and_changed_in_either_version() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    administrator.post(V1, &first("a")).await.expect(201);
+    let read = administrator.get(&format!("{V2}/a")).await.expect(200);
+    assert_eq!((&read["host"], &read["port"], &read["hostPort"]), (&json!("localhost"), &json!("8080"), &Value::Null));
+    assert_eq!(read["apiVersion"], "stable.example.com/v2");
+    let made = administrator.post(V2, &second("b")).await.expect(201);
+    assert_eq!((&made["host"], &made["apiVersion"]), (&json!("example.com"), &json!("stable.example.com/v2")));
+    assert_eq!(administrator.get(&format!("{V1}/b")).await.expect(200)["hostPort"], "example.com:443");
+    let mut changed = administrator.get(&format!("{V2}/a")).await.expect(200);
+    changed["port"] = json!("81");
+    assert_eq!(administrator.put(&format!("{V2}/a"), &changed).await.expect(200)["port"], "81");
+    assert_eq!(administrator.get(&format!("{V1}/a")).await.expect(200)["hostPort"], "localhost:81");
+    administrator.delete(&format!("{V2}/a")).await.expect(200);
+    administrator.get(&format!("{V1}/a")).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_list_of_objects_stored_in_both_versions_is_one_question() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    for name in ["a", "b", "c"] {
+        administrator.post(V1, &first(name)).await.expect(201);
+    }
+    let current = administrator.get(&format!("{DEFINITIONS}/e2e-tests.stable.example.com")).await.expect(200);
+    let mut next = definition(&converter, "v2");
+    next["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+    administrator.put(&format!("{DEFINITIONS}/e2e-tests.stable.example.com"), &next).await.expect(200);
+    administrator.post(V2, &second("d")).await.expect(201);
+    let before = converter.asked.load(Ordering::Relaxed);
+    let list = administrator.get(V2).await.expect(200);
+    let hosts: Vec<&str> = list["items"].as_array().unwrap().iter().filter_map(|item| item["host"].as_str()).collect();
+    assert_eq!(hosts, ["localhost", "localhost", "localhost", "example.com"]);
+    assert_eq!(converter.asked.load(Ordering::Relaxed), before + 1);
+    let list = administrator.get(V1).await.expect(200);
+    assert_eq!(list["items"][3]["hostPort"], "example.com:443");
+}
+
+#[tokio::test]
+async fn a_failing_converter_is_told_to_the_client() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    administrator.post(V1, &first("poison")).await.expect(201);
+    let refused = administrator.get(&format!("{V2}/poison")).await.expect(500);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("conversion webhook for stable.example.com/v1, Kind=E2eTest failed: this one cannot be converted"), "{message}");
+    administrator.get(&format!("{V1}/poison")).await.expect(200);
+}
