@@ -82,8 +82,7 @@ pub struct RunningCommand {
     /// Comes from the command. Must be read, or everything stops.
     pub stderr: Option<ChannelReader>,
     sizes: Option<ChannelWriter>,
-    /// Says what went wrong, if anything; ends with the connection.
-    pub errors: ChannelReader,
+    errors: ChannelReader,
     frames: mpsc::Sender<Outgoing>,
 }
 
