@@ -17,12 +17,14 @@
 //! - [`certificates`]: certificate requests of nodes
 //! - [`resource_quota`]: how much of its quotas a namespace has used
 //! - [`cluster_role_aggregation`], [`bootstrap_token`]: roles that sum up others; tokens whose time is over
+//! - [`account_token`]: tokens of service accounts in Secrets
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
 //! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
 
 #![forbid(unsafe_code)]
 
+pub mod account_token;
 pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role_aggregation;
@@ -79,6 +81,7 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     disruption::start(context, &runner);
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
+    account_token::start(context, &runner, &settings.root_ca);
     let content = Content::default();
     namespace::start(context, &runner, content.clone());
     resource_quota::start(context, &runner, content.clone());

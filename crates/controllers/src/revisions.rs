@@ -107,7 +107,8 @@ impl Revisions {
         let mut all = self.list(owner).await?;
         let data = patch_of(owner.template);
         let next = all.last().map_or(1, |newest| newest.revision + 1);
-        let same = all.iter().rposition(|revision| revision.data.as_ref().is_some_and(|other| other.0 == data));
+        let is_same = |revision: &ControllerRevision| template_of(revision).as_ref() == Some(owner.template);
+        let same = all.iter().rposition(|revision| is_same(revision));
         if let Some(position) = same {
             let existing = all.remove(position);
             let update = if position == all.len() { existing } else { Arc::new(self.renumber(owner, &existing, next).await?) };
@@ -128,7 +129,7 @@ impl Revisions {
                 Err(error) if client::is_already_exists(&error) => {
                     let existing = self.api(owner.key).get_opt(&name).await.doing(|| format!("read revision {name}"))?;
                     match existing {
-                        Some(existing) if existing.data.as_ref().is_some_and(|other| other.0 == data) => {
+                        Some(existing) if is_same(&existing) => {
                             let update = Arc::new(existing);
                             all.push(update.clone());
                             return Ok(History { all, update, collisions });
@@ -169,10 +170,14 @@ impl Revisions {
     }
 }
 
-/// A template as a revision keeps it: as a patch of its owner, so that `kubectl rollout undo` can apply it.
+/// A template as a revision keeps it: as a patch of its owner, so that `kubectl rollout undo` can apply it. To the byte as upstream writes
+/// it, since Go clients find the current revision by comparing texts: their metadata always have a creation time.
 fn patch_of(template: &PodTemplateSpec) -> Value {
     let mut template = serde_json::to_value(template).unwrap_or_default();
     template["$patch"] = "replace".into();
+    if template["metadata"]["creationTimestamp"].is_null() {
+        template["metadata"]["creationTimestamp"] = Value::Null;
+    }
     json!({ "spec": { "template": template } })
 }
 
@@ -213,6 +218,14 @@ fn revision(owner: &Owner<'_>, data: &Value, number: i64, collisions: Option<i32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revision_reads_as_go_writes_it() {
+        let mut template = PodTemplateSpec::default();
+        template.spec.get_or_insert_default().hostname = Some("a".to_owned());
+        let text = serde_json::to_string(&patch_of(&template)).unwrap();
+        assert_eq!(text, r#"{"spec":{"template":{"$patch":"replace","metadata":{"creationTimestamp":null},"spec":{"containers":[],"hostname":"a"}}}}"#);
+    }
 
     #[test]
     fn a_template_survives_in_a_revision() {
