@@ -41,6 +41,8 @@ pub struct ClusterFacts {
     pub event_lifetime: Duration,
     /// Address and port clients in the cluster reach this server at (back end of the `kubernetes` Service).
     pub advertise: Option<std::net::SocketAddr>,
+    /// The node that runs in this server's process; none where there is no such.
+    pub own_node: Option<String>,
 }
 
 /// Keys of service account tokens.

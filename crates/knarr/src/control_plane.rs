@@ -102,6 +102,7 @@ impl ControlPlane {
             issuer,
             event_lifetime: EVENT_LIFETIME,
             advertise: Some(advertise),
+            own_node: (!arguments.disable_agent).then(|| arguments.node_name.clone().unwrap_or_else(crate::server::host_name)),
         };
         let server = setup::open(setup::Parts {
             store: store.clone(),

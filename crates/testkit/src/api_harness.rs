@@ -33,6 +33,7 @@ impl ApiHarness {
             audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
             event_lifetime: Duration::from_secs(3600),
             advertise: None,
+            own_node: None,
         };
         let parts = setup::Parts {
             store: Arc::new(store::memory::MemoryStore::new()),

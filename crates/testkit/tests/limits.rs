@@ -119,3 +119,22 @@ async fn claims_and_ingresses_get_their_default_class() {
     let created = caller.post("/apis/networking.k8s.io/v1/namespaces/default/ingresses", &json!({"metadata": {"name": "i"}, "spec": {"defaultBackend": back_end}})).await.expect(201);
     assert_eq!(created["spec"]["ingressClassName"], "door");
 }
+
+#[tokio::test]
+async fn a_namespace_says_how_much_pods_may_do() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    let labels = json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"});
+    caller.post("/api/v1/namespaces", &json!({"metadata": {"name": "strict", "labels": labels}})).await.expect(201);
+    caller.post("/api/v1/namespaces/strict/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    let pod = |more: Value| {
+        let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"metadata": {"name": "p"}, "spec": spec})
+    };
+    let words = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    caller.post("/api/v1/namespaces/strict/pods", &pod(json!({"hostNetwork": true}))).await.refused(403, "Forbidden", words);
+    let created = caller.post("/api/v1/namespaces/strict/pods", &pod(json!({}))).await;
+    created.expect(201);
+    assert!(created.header("warning").contains("would violate PodSecurity \\\"restricted:latest\\\": allowPrivilegeEscalation != false"), "{}", created.header("warning"));
+}

@@ -6,6 +6,8 @@ pub mod default_ingress_class;
 pub mod default_tolerations;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
+pub mod node_restriction;
+pub mod pod_security;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod resource_quota;

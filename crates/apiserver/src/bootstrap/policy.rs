@@ -62,7 +62,7 @@ pub fn objects() -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
     for line in TEXT.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
         if let Some(line) = line.strip_prefix("  ") {
-            let Some(role) = objects.iter_mut().rev().find(|object| object["kind"] == "ClusterRole") else { continue };
+            let Some(role) = objects.iter_mut().rev().find(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role") else { continue };
             if let Some(label) = line.strip_prefix("aggregate ").and_then(|label| label.split_once('=')) {
                 let mut labels = Map::new();
                 labels.insert(label.0.to_owned(), json!(label.1));
@@ -83,6 +83,18 @@ pub fn objects() -> Vec<Value> {
                     let last = objects.len() - 1;
                     objects.swap(last - 1, last);
                 }
+            }
+            ["role-in", namespace, name, labels @ ..] => {
+                let mut metadata = metadata(name, labels);
+                metadata["namespace"] = json!(namespace);
+                objects.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": []}));
+            }
+            ["bind-in", namespace, name, role, subjects @ ..] => {
+                let mut binding = binding(name, role, subjects.iter().filter_map(|word| subject(word)).collect());
+                binding["kind"] = json!("RoleBinding");
+                binding["metadata"]["namespace"] = json!(namespace);
+                binding["roleRef"]["kind"] = json!("Role");
+                objects.push(binding);
             }
             ["bind", name, role, subjects @ ..] => {
                 objects.push(binding(name, role, subjects.iter().filter_map(|word| subject(word)).collect()));
@@ -123,18 +135,19 @@ async fn reconcile_one(core: &Arc<Core>, wanted: Value) -> Result<(), ApiError> 
     }
     let kind = core.kind_named("rbac.authorization.k8s.io", "v1", wanted["kind"].as_str().unwrap_or_default())?;
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
-    let field = if wanted["kind"] == "ClusterRole" { "rules" } else { "subjects" };
+    let namespace = wanted["metadata"]["namespace"].as_str().unwrap_or_default();
+    let field = if matches!(wanted["kind"].as_str(), Some("ClusterRole" | "Role")) { "rules" } else { "subjects" };
     let edited = |object: &Object| {
         let mut edited = object.clone();
         let automatic = object.text(&["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"]) == Some("true");
         let changed = automatic && complete(edited.0.entry(field).or_insert(Value::Null), &wanted[field]);
         changed.then_some(edited)
     };
-    let Some(stored) = core.stored(&kind, "", name) else { return Ok(()) };
+    let Some(stored) = core.stored(&kind, namespace, name) else { return Ok(()) };
     if edited(&core.served_object(&kind, &stored)?).is_none() {
         return Ok(());
     }
-    super::change(core, &kind, "", name, |object| {
+    super::change(core, &kind, namespace, name, |object| {
         if let Some(new) = edited(object) {
             *object = new;
         }
@@ -170,7 +183,11 @@ mod tests {
         for line in TEXT.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
             let understood = match line.strip_prefix("  ") {
                 Some(line) => line.starts_with("aggregate ") || rule(line).is_some(),
-                None => line.starts_with("role ") || line.starts_with("bind ") && line.split_whitespace().skip(3).all(|word| subject(word).is_some()),
+                None => match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+                    ["role", _, ..] | ["role-in", _, _, ..] => true,
+                    ["bind", _, _, subjects @ ..] | ["bind-in", _, _, _, subjects @ ..] => subjects.iter().all(|word| subject(word).is_some()),
+                    _ => false,
+                },
             };
             assert!(understood, "{line}");
         }

@@ -13,6 +13,7 @@ use meta::{ApiError, FieldError, FieldPath, GroupKind, GroupResource, GroupVersi
 use serde_json::json;
 
 use crate::{
+    admission::{Attributes, Operation},
     codec,
     core::{Core, RequestContext, format_time},
     effects::Handler,
@@ -47,6 +48,9 @@ impl Handler for TokenHandler {
         let bytes = read_all(request.into_body()).await?;
         let request_kind = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
         let mut object = codec::read_meta(&context.content_type, &bytes, &request_kind)?;
+        let attributes = Attributes::of(Operation::Create, kind, &context);
+        core.admission.admit(core, &attributes, Some(&mut object), None).await?;
+        core.admission.validate(core, &attributes, Some(&object), None).await?;
         let asked: TokenRequest = object.decode().map_err(|error| ApiError::bad_request(error.to_string()))?;
         let stored = read::find(core, kind, &context.info.namespace, &context.info.name)?;
         let account = core.served_object(kind, &stored)?;

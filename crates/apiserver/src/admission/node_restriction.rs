@@ -1,0 +1,226 @@
+//! NodeRestriction: a node writes its own Node, its own pods, its own lease and certificate, and nothing of anybody else's.
+//! The node authorizer has let the request through by its kind; here the object itself is looked at.
+//!
+//! Source: Kubernetes `plugin/pkg/admission/noderestriction/admission.go`.
+
+use async_trait::async_trait;
+use meta::{ApiError, Object};
+use serde_json::Value;
+
+use crate::{
+    admission::{AdmissionPlugin, Attributes, Operation},
+    authorization::node::{LEASES, USER_PREFIX, node_of},
+    core::Core,
+};
+
+/// Mirrors of static pods say so.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Marks nodes that carry the control plane.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// The plug-in.
+pub struct NodeRestriction;
+
+type Checked = Result<(), String>;
+
+fn no(why: impl Into<String>) -> Checked {
+    Err(why.into())
+}
+
+/// Labels of Kubernetes' own domains that a node may put on itself.
+fn may_label(label: &str) -> bool {
+    let domain = label.split_once('/').map(|(domain, _)| domain).unwrap_or_default();
+    let within = |parent: &str| domain == parent || domain.ends_with(&format!(".{parent}"));
+    if within("node-restriction.kubernetes.io") {
+        return false;
+    }
+    if !within("kubernetes.io") && !within("k8s.io") {
+        return true;
+    }
+    const OWN: [&str; 12] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "node.kubernetes.io/windows-build",
+    ];
+    OWN.contains(&label) || within("kubelet.kubernetes.io") || within("node.kubernetes.io")
+}
+
+fn labels(object: &Object) -> impl Iterator<Item = (&String, &Value)> {
+    object.labels().into_iter().flatten()
+}
+
+fn check_node(core: &Core, node: &str, attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&Object>) -> Checked {
+    if attributes.name != node {
+        return no(format!("node {node:?} is not allowed to modify node {:?}", attributes.name));
+    }
+    let Some(new) = new else { return Ok(()) };
+    let label = |object: Option<&Object>, name: &str| object.and_then(|object| object.labels()).and_then(|labels| labels.get(name)).cloned();
+    // The node that runs in the server's own process says what it is.
+    let may = |name: &str| may_label(name) || name == CONTROL_PLANE && core.facts.own_node.as_deref() == Some(node);
+    let changed = labels(new).map(|(name, _)| name).chain(old.into_iter().flat_map(labels).map(|(name, _)| name));
+    let mut forbidden: Vec<&str> = changed.filter(|name| label(Some(new), name) != label(old, name) && !may(name)).map(String::as_str).collect();
+    forbidden.sort_unstable();
+    forbidden.dedup();
+    if !forbidden.is_empty() {
+        let verb = if old.is_some() { "modify" } else { "set the following" };
+        return no(format!("node {node:?} is not allowed to {verb} labels: {}", forbidden.join(", ")));
+    }
+    if let Some(old) = old {
+        if new.get(&["spec", "taints"]) != old.get(&["spec", "taints"]) {
+            return no(format!("node {node:?} is not allowed to modify taints"));
+        }
+        if new.get(&["metadata", "ownerReferences"]) != old.get(&["metadata", "ownerReferences"]) {
+            return no(format!("node {node:?} is not allowed to update ownerReferences"));
+        }
+    }
+    if new.get(&["spec", "configSource"]).is_some_and(|source| !source.is_null()) {
+        return no(format!("node {node:?} is not allowed to set configSource"));
+    }
+    Ok(())
+}
+
+fn pod_is_on(core: &Core, namespace: &str, name: &str, node: &str) -> Result<(), String> {
+    let Some(stored) = core.view_named("pods").get(&format!("{namespace}/{name}")) else { return Ok(()) };
+    if stored.field("spec.nodeName") == Some(node) { Ok(()) } else { no(format!("node {node:?} can only act on pods with spec.nodeName set to itself")) }
+}
+
+fn check_mirror(core: &Core, node: &str, pod: &Object) -> Checked {
+    if pod.get(&["metadata", "annotations", MIRROR]).is_none() {
+        return no(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+    }
+    if pod.text(&["spec", "nodeName"]) != Some(node) {
+        return no(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+    }
+    let owners = pod.get(&["metadata", "ownerReferences"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let own = core.view_named("nodes").get(node).and_then(|stored| stored.object().ok());
+    for owner in owners {
+        let text = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or_default();
+        let is_own = (text("apiVersion"), text("kind"), text("name")) == ("v1", "Node", node) && own.as_ref().is_some_and(|own| own.uid() == text("uid"));
+        if owners.len() > 1 || !is_own || owner.get("blockOwnerDeletion") == Some(&Value::Bool(true)) {
+            return no(format!("node {node:?} can only create pods with an owner reference set to itself"));
+        }
+    }
+    if pod.text(&["spec", "serviceAccountName"]).is_some_and(|name| !name.is_empty()) {
+        return no(format!("node {node:?} can not create pods that reference a service account"));
+    }
+    let text = Value::Object(pod.0.clone()).to_string();
+    for (reference, what) in [("\"secretName\":", "secrets"), ("\"secretKeyRef\":", "secrets"), ("\"secretRef\":", "secrets"), ("\"configMapKeyRef\":", "configmaps"), ("\"configMapRef\":", "configmaps"), ("\"claimName\":", "persistentvolumeclaims")] {
+        if text.contains(reference) {
+            return no(format!("node {node:?} can not create pods that reference {what}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_pod(core: &Core, node: &str, attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&Object>) -> Checked {
+    match (attributes.subresource, attributes.operation, new) {
+        ("", Operation::Create, Some(pod)) => check_mirror(core, node, pod),
+        ("", Operation::Delete, _) => pod_is_on(core, attributes.namespace, attributes.name, node).map_err(|_| {
+            format!("node {node:?} can only delete pods with spec.nodeName set to itself")
+        }),
+        ("status", Operation::Update, Some(pod)) => {
+            if old.and_then(|old| old.text(&["spec", "nodeName"])) != Some(node) {
+                return no(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+            }
+            if old.is_some_and(|old| old.get(&["metadata", "labels"]) != pod.get(&["metadata", "labels"])) {
+                return no(format!("node {node:?} cannot update labels through pod status"));
+            }
+            Ok(())
+        }
+        ("eviction", Operation::Create, Some(_)) => pod_is_on(core, attributes.namespace, attributes.name, node)
+            .map_err(|_| format!("node {node:?} can only evict pods with spec.nodeName set to itself")),
+        _ => no(format!("unexpected operation {:?} of a node on pods", attributes.operation.as_str())),
+    }
+}
+
+/// A token must be bound to a pod on the node, so that it ends with that pod.
+fn check_token(core: &Core, node: &str, attributes: &Attributes<'_>, request: &Object) -> Checked {
+    let reference = |field: &str| request.text(&["spec", "boundObjectRef", field]).unwrap_or_default();
+    if (reference("apiVersion"), reference("kind")) != ("v1", "Pod") || reference("name").is_empty() {
+        return no("node requested token not bound to a pod");
+    }
+    if reference("uid").is_empty() {
+        return no("node requested token with a pod binding without a uid");
+    }
+    let pod = core.view_named("pods").get(&format!("{}/{}", attributes.namespace, reference("name"))).and_then(|stored| stored.object().ok());
+    match pod {
+        None => no(format!("pod {:?} not found", reference("name"))),
+        Some(pod) if pod.uid() != reference("uid") => no(format!("the UID in the bound object reference ({}) does not match the UID in record ({})", reference("uid"), pod.uid())),
+        Some(pod) if pod.text(&["spec", "nodeName"]) != Some(node) => no("node requested token bound to a pod scheduled on a different node"),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_lease(node: &str, attributes: &Attributes<'_>) -> Checked {
+    if attributes.namespace != LEASES {
+        return no(format!("can only access leases in the {LEASES:?} system namespace"));
+    }
+    if attributes.name != node {
+        return no("can only access node lease with the same name as the requesting node");
+    }
+    Ok(())
+}
+
+fn check_certificate(node: &str, request: &Object) -> Checked {
+    let Some(signer) = request.text(&["spec", "signerName"]) else { return Ok(()) };
+    if !matches!(signer, "kubernetes.io/kube-apiserver-client-kubelet" | "kubernetes.io/kubelet-serving") {
+        return Ok(());
+    }
+    use base64::Engine as _;
+    let pem = request.text(&["spec", "request"]).and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok()).unwrap_or_default();
+    let Ok(parsed) = pki::request::CertificateRequest::from_pem(&pem) else { return no("unable to parse csr") };
+    let (asked, own) = (&parsed.subject.common_name, format!("{USER_PREFIX}{node}"));
+    if *asked == own { Ok(()) } else { no(format!("can only create a node CSR with CN={own}; CN was {asked:?}")) }
+}
+
+#[async_trait]
+impl AdmissionPlugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+    async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
+        let Some(node) = node_of(attributes.user) else { return Ok(()) };
+        if node.is_empty() {
+            return Err(attributes.forbidden(format!("could not determine node from user {:?}", attributes.user.name)));
+        }
+        let new = object.as_deref();
+        let info = attributes.kind.info();
+        let checked = match (&*info.kind.group, &*info.plural) {
+            ("", "pods") => check_pod(core, node, attributes, new, old),
+            ("", "nodes") => check_node(core, node, attributes, new, old),
+            ("coordination.k8s.io", "leases") => check_lease(node, attributes),
+            ("", "serviceaccounts") if attributes.subresource == "token" => new.map_or(Ok(()), |request| check_token(core, node, attributes, request)),
+            ("storage.k8s.io", "csinodes") if attributes.name != node => no(format!("node {node:?} can only access the CSINode of its own name")),
+            ("certificates.k8s.io", "certificatesigningrequests") if attributes.operation == Operation::Create && attributes.subresource.is_empty() => {
+                new.map_or(Ok(()), |request| check_certificate(node, request))
+            }
+            _ => Ok(()),
+        };
+        checked.map_err(|why| attributes.forbidden(why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_labels_itself_with_what_nodes_know_of_themselves() {
+        for label in ["kubernetes.io/hostname", "topology.kubernetes.io/zone", "node.kubernetes.io/anything", "example.com/a", "plain"] {
+            assert!(may_label(label), "{label}");
+        }
+        for label in ["node-restriction.kubernetes.io/a", "x.node-restriction.kubernetes.io/a", "kubernetes.io/role", "node-role.kubernetes.io/control-plane"] {
+            assert!(!may_label(label), "{label}");
+        }
+    }
+}
