@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod events;
 pub mod eviction;
+pub mod extended_resources;
 pub mod hooks;
 pub mod images;
 pub mod logs;

@@ -26,6 +26,7 @@ use crate::{
     clock::until,
     config::Context,
     eviction::pressure::Shortage,
+    extended_resources,
     machine::Allocatable,
     quantity::{Amount, kibibytes},
 };
@@ -128,6 +129,10 @@ impl Registration {
                 FeedEvent::Deleted(_) => return self.changed.notify_one(),
                 FeedEvent::Progress(_) => return,
             };
+            let offered = extended_resources::changes(&node);
+            if !offered.is_empty() {
+                tokio::spawn(offer(self.api(), self.context.config.name.clone(), offered));
+            }
             self.context.node_labels.send_replace(Some(node.metadata.labels.unwrap_or_default()));
             let found = node.spec.and_then(|spec| spec.pod_cidrs);
             if found != ranges {
@@ -377,5 +382,14 @@ fn go_architecture() -> &'static str {
         "x86" => "386",
         "powerpc64" => "ppc64le",
         other => other,
+    }
+}
+
+/// Lets pods use what somebody else put into this node's capacity. Where it cannot be written, the next change of the Node, or the
+/// next status at the latest, brings it here again.
+async fn offer(nodes: Api<Node>, name: String, amounts: serde_json::Map<String, serde_json::Value>) {
+    let patch = json!({ "status": { "allocatable": amounts } });
+    if let Err(problem) = nodes.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        tracing::warn!(problem = words(&problem), "could not offer what others put into this node's capacity");
     }
 }

@@ -64,7 +64,8 @@ pub fn plan(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, refusa
     if pod.never_preempts {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
-    if let Some(node) = cluster.nomination_of(&pod.uid).and_then(|slot| cluster.at(slot))
+    // Unless the node became hopeless meanwhile, the pod waits until those who make room for it have left.
+    if let Some(node) = cluster.nomination_of(&pod.uid).filter(|slot| refusal.not_now.contains(slot)).and_then(|slot| cluster.at(slot))
         && node.pods.values().any(|other| other.terminating && other.displaced && other.priority < pod.priority)
     {
         return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
