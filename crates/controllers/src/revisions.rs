@@ -107,7 +107,7 @@ impl Revisions {
         let mut all = self.list(owner).await?;
         let data = patch_of(owner.template);
         let next = all.last().map_or(1, |newest| newest.revision + 1);
-        let is_same = |revision: &ControllerRevision| template_of(revision).as_ref() == Some(owner.template);
+        let is_same = |revision: &ControllerRevision| template_of(revision) == Some(without_empty_metadata(owner.template.clone()));
         let same = all.iter().rposition(|revision| is_same(revision));
         if let Some(position) = same {
             let existing = all.remove(position);
@@ -185,7 +185,13 @@ fn patch_of(template: &PodTemplateSpec) -> Value {
 pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
     template.as_object_mut()?.remove("$patch");
-    serde_json::from_value(template).ok()
+    serde_json::from_value(template).ok().map(without_empty_metadata)
+}
+
+/// No metadata and empty metadata mean the same.
+fn without_empty_metadata(mut template: PodTemplateSpec) -> PodTemplateSpec {
+    template.metadata = template.metadata.filter(|metadata| *metadata != ObjectMeta::default());
+    template
 }
 
 /// The hash that a revision is labelled with.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Index, Informer, ObjectKey};
-use controller::{Outcome, Doing, ReconcileError, Reconciler, Runner, Trigger};
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey};
+use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus, MetricStatus};
 use k8s_openapi::api::core::v1::Pod;
@@ -36,12 +36,10 @@ const PERIOD: Duration = Duration::from_secs(15);
 
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
-    let pods = context.informers.of::<Pod>();
     let controller = Autoscalers {
         client: context.client(CONTROLLER),
         autoscalers: context.informers.of(),
-        pods_of_namespace: pods.index("namespace", |pod| pod.metadata.namespace.clone().into_iter().collect()),
-        pods,
+        pods: context.informers.of(),
         histories: Mutex::default(),
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
@@ -53,7 +51,6 @@ struct Autoscalers {
     client: kube::Client,
     autoscalers: Informer<HorizontalPodAutoscaler>,
     pods: Informer<Pod>,
-    pods_of_namespace: Index<Pod>,
     /// What was recommended and done lately. A restart forgets it, as upstream does.
     histories: Mutex<HashMap<ObjectKey, History>>,
     events: EventRecorder,
@@ -155,7 +152,7 @@ impl Autoscalers {
             return;
         };
         let namespace = key.namespace.as_deref().unwrap_or_default();
-        let mut pods = self.pods_of_namespace.get(namespace);
+        let mut pods = self.pods.list_in(namespace);
         pods.retain(|pod| parsed.matches_map(&pod.metadata.labels.clone().unwrap_or_default()));
         let workload = Workload {
             namespace,
