@@ -1,6 +1,6 @@
 //! What every controller is handed: caches, clients, the clock.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use client::{Clock, EventRecorder, Informers};
 use controller::Runner;
@@ -38,7 +38,7 @@ impl ControllerContext {
 }
 
 /// What the controllers have to know of the cluster.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Settings {
     /// The certificate of the cluster's authority, in PEM: published to every namespace.
     pub root_ca: String,
@@ -46,4 +46,15 @@ pub struct Settings {
     pub authority: Option<Arc<pki::ClusterAuthority>>,
     /// The ranges that nodes get their pods' addresses from, for instance `10.42.0.0/16`; at most one per family.
     pub cluster_cidrs: Vec<String>,
+    /// A node that did not report for this long is not known to be well.
+    pub node_monitor_grace_period: Duration,
+}
+
+/// Source: Kubernetes 1.36, `--node-monitor-grace-period`.
+pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(50);
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { root_ca: String::new(), authority: None, cluster_cidrs: Vec::new(), node_monitor_grace_period: NODE_MONITOR_GRACE_PERIOD }
+    }
 }

@@ -60,7 +60,7 @@ mod template_hash;
 pub mod ttl_after_finished;
 
 pub use content::{Content, ContentChange};
-pub use context::{ClientFor, ControllerContext, Settings};
+pub use context::{ClientFor, ControllerContext, NODE_MONITOR_GRACE_PERIOD, Settings};
 
 use controller::{Outcome, ReconcileError, Runner};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -91,7 +91,7 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     local_volumes::start(context, &runner);
     ephemeral_volumes::start(context, &runner);
     node_ipam::start(context, &runner, &settings.cluster_cidrs);
-    node_lifecycle::start(context, &runner);
+    node_lifecycle::start(context, &runner, settings.node_monitor_grace_period);
     taint_eviction::start(context, &runner);
     pod_garbage::start(context, &runner);
     runner

@@ -19,7 +19,7 @@ use crate::{
 pub fn run(arguments: AgentArgs) -> anyhow::Result<()> {
     start_logging(&arguments.log)?;
     // Before there are threads.
-    let host = enter_namespaces(arguments.namespaces.as_deref(), &arguments.cluster_name, arguments.node_name.as_deref())?;
+    let host = enter_namespaces(arguments.namespaces.as_deref(), arguments.node_name.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
     runtime.block_on(serve(arguments, host))
 }

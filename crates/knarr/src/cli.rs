@@ -37,6 +37,21 @@ enum Command {
     Down(DownArgs),
     /// Show the clusters that `up` started, and how their nodes are.
     Status(StatusArgs),
+    /// Keep a node of `up` running.
+    #[command(hide = true)]
+    Keep {
+        /// Its cluster.
+        #[arg(long)]
+        cluster: String,
+        /// Its name.
+        #[arg(long)]
+        node: String,
+        /// `server` or `agent`.
+        kind: String,
+        /// Its settings.
+        #[arg(long)]
+        settings: PathBuf,
+    },
     /// Bring container images onto this node, and look at those that are there.
     Image(ImageArgs),
     /// Print the version of knarr and of the Kubernetes API it speaks.
@@ -90,6 +105,9 @@ pub struct ServerArgs {
     /// Run no node beside the control plane.
     #[arg(long)]
     pub disable_agent: bool,
+    /// Seconds after which a node that does not report is taken for lost; nodes report every 10 s.
+    #[arg(long, default_value_t = controllers::NODE_MONITOR_GRACE_PERIOD.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(11..))]
+    pub node_monitor_grace_period: u64,
     /// Reserved: the address of an etcd cluster to keep objects in.
     #[arg(long, value_name = "URL")]
     pub datastore_endpoint: Option<String>,
@@ -299,6 +317,7 @@ pub fn run() -> ExitCode {
         Command::Up(arguments) => local_cluster::up(arguments),
         Command::Down(arguments) => local_cluster::down(arguments),
         Command::Status(arguments) => local_cluster::status(arguments),
+        Command::Keep { cluster, node, kind, settings } => local_cluster::keep(&cluster, &node, &kind, &settings),
         Command::Image(arguments) => crate::image::run(arguments),
         Command::Version => {
             println!("knarr {}", env!("CARGO_PKG_VERSION"));

@@ -162,6 +162,7 @@ impl ControlPlane {
             root_ca: self.authority.certificate_pem().to_owned(),
             authority: Some(Arc::new(self.authority.clone())),
             cluster_cidrs: arguments.cluster_cidr.split(',').map(str::to_owned).collect(),
+            node_monitor_grace_period: Duration::from_secs(arguments.node_monitor_grace_period),
         };
         let runner = controllers::start(&context, &settings);
         let client = self.client(Identity::user("system:kube-scheduler", &[]));

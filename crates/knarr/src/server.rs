@@ -20,16 +20,15 @@ use crate::{
 pub fn run(arguments: ServerArgs) -> anyhow::Result<()> {
     start_logging(&arguments.log)?;
     // Before there are threads.
-    let host = enter_namespaces(arguments.namespaces.as_deref(), &arguments.cluster_name, arguments.node_name.as_deref())?;
+    let host = enter_namespaces(arguments.namespaces.as_deref(), arguments.node_name.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
     runtime.block_on(serve(arguments, host))
 }
 
 /// Moves this process to where `knarr up` wants its nodes.
-pub fn enter_namespaces(directory: Option<&std::path::Path>, cluster: &str, node: Option<&str>) -> anyhow::Result<Option<HostSide>> {
+pub fn enter_namespaces(directory: Option<&std::path::Path>, node: Option<&str>) -> anyhow::Result<Option<HostSide>> {
     let Some(directory) = directory else { return Ok(None) };
     let node = node.context("--namespaces needs --node-name")?;
-    local_cluster::join_cgroup(cluster, node)?;
     local_cluster::enter(directory, node).map(Some)
 }
 

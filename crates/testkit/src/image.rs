@@ -11,6 +11,34 @@ pub struct Image {
     pub blobs: Vec<Vec<u8>>,
 }
 
+impl Image {
+    /// An OCI archive of it under these names.
+    ///
+    /// # Panics
+    /// Never: it is made in memory.
+    pub fn archive(&self, names: &[&str]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut file = |name: &str, bytes: &[u8]| {
+            archive.append_data(&mut header(tar::EntryType::Regular, 0o644, bytes.len()), name, bytes).expect("a tar in memory");
+        };
+        let manifests: Vec<_> = names
+            .iter()
+            .map(|name| {
+                json!({
+                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "digest": digest(&self.manifest), "size": self.manifest.len(), "annotations": { "io.containerd.image.name": name },
+                })
+            })
+            .collect();
+        file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+        file("index.json", json!({ "schemaVersion": 2, "manifests": manifests }).to_string().as_bytes());
+        for blob in self.blobs.iter().chain([&self.manifest]) {
+            file(&format!("blobs/{}", digest(blob).replace(':', "/")), blob);
+        }
+        archive.into_inner().expect("a tar in memory")
+    }
+}
+
 /// `sha256:…` of some bytes.
 pub fn digest(bytes: &[u8]) -> String {
     let hash = sha2::Sha256::digest(bytes);

@@ -4,6 +4,8 @@
 //! - [`json_server`]: a webhook's server
 //! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
 //! - [`scene`]: a namespace in a real cluster that several tests share
+//! - [`local_cluster`]: a cluster of several nodes by `knarr up`, on this machine or on a [`machine`] of its own
+//! - [`kubectl`]: the real kubectl, and other things that `cargo xtask test` provides
 //! - [`image`], [`registry`]: an image made of busybox, and a registry of a few lines that a node can pull it from
 //!
 //! Tests of several crates together are in `tests/` here; those that need the binary are in `crates/knarr/tests/`.
@@ -11,11 +13,17 @@
 pub mod api_harness;
 pub mod image;
 pub mod json_server;
+pub mod kubectl;
+pub mod local_cluster;
+pub mod machine;
 pub mod real_cluster;
 pub mod registry;
 pub mod scene;
 
 pub use api_harness::{Answer, ApiHarness, Caller, Watch};
 pub use json_server::JsonServer;
+pub use kubectl::Kubectl;
+pub use local_cluster::LocalCluster;
+pub use machine::Machine;
 pub use real_cluster::RealCluster;
 pub use scene::Scene;

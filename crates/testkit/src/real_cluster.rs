@@ -4,9 +4,9 @@
 //! cgroup behind, also where the test fails.
 
 use std::{
-    ffi::OsStr,
     fs,
     net::TcpListener,
+    ops::Deref,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -18,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::registry::Registry;
+use crate::{kubectl::Kubectl, registry::Registry};
 
 /// Numbers of this process's clusters, so that names and ranges differ.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -42,30 +42,15 @@ pub struct RealCluster {
     control_plane_only: bool,
     directory: tempfile::TempDir,
     run_directory: PathBuf,
+    kubectl: Kubectl,
     server: Option<Child>,
 }
 
-/// Where kubectl is.
-///
-/// # Panics
-/// Where it is in neither place that [`client_program`] looks at.
-pub fn kubectl() -> PathBuf {
-    client_program("kubectl")
-}
-
-/// Where a client is that `cargo xtask clients` fetched: in the folder `KNARR_CLIENTS`, as `cargo xtask test` sets it, or in the cache.
-///
-/// # Panics
-/// Where it is in neither.
-pub fn client_program(name: &str) -> PathBuf {
-    if let Some(folder) = std::env::var_os("KNARR_CLIENTS") {
-        return Path::new(&folder).join(name);
+impl Deref for RealCluster {
+    type Target = Kubectl;
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"))).expect("HOME is set");
-    let path = cache.join("knarr/clients").join(name);
-    assert!(path.exists(), "there is no {}: run `cargo xtask clients`", path.display());
-    path
 }
 
 fn free_port() -> u16 {
@@ -88,7 +73,14 @@ impl RealCluster {
             let mirrors = format!("mirrors:\n  \"*\":\n    endpoint: [\"http://{}\"]\n", registry.address);
             fs::write(data.join("registries.yaml"), mirrors).expect("registries.yaml");
         }
+        let kubectl = Kubectl {
+            prefix: Vec::new(),
+            kubeconfig: data.join("admin.kubeconfig"),
+            directory: directory.path().to_owned(),
+            logs: vec![directory.path().join("server.log")],
+        };
         let mut cluster = Self {
+            kubectl,
             binary: settings.binary.to_owned(),
             name,
             number,
@@ -160,16 +152,6 @@ impl RealCluster {
         self.directory.path().join("data")
     }
 
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.data_directory().join("admin.kubeconfig")
-    }
-
-    /// A directory for files of the test.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("server.log")
     }
@@ -177,87 +159,6 @@ impl RealCluster {
     /// The API's port.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(kubectl());
-        command.env("KUBECONFIG", self.data_directory().join("admin.kubeconfig")).env("HOME", self.directory.path()).env("NO_PROXY", "*");
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// What kubectl prints, where it succeeds.
-    pub fn try_kubectl<I: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = I>) -> Option<String> {
-        let output = self.kubectl_command().args(words).output().expect("kubectl starts");
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// What kubectl prints.
-    ///
-    /// # Panics
-    /// Where it fails; the message holds what it said, and the end of the server's log.
-    #[track_caller]
-    pub fn kubectl<I: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = I>) -> String {
-        let mut command = self.kubectl_command();
-        command.args(words);
-        let output = command.output().expect("kubectl starts");
-        assert!(
-            output.status.success(),
-            "{command:?} failed: {}\n{}",
-            String::from_utf8_lossy(&output.stderr),
-            self.report()
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// What kubectl says where it must fail.
-    ///
-    /// # Panics
-    /// Where it succeeds.
-    #[track_caller]
-    pub fn kubectl_refused<I: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = I>) -> String {
-        let mut command = self.kubectl_command();
-        command.args(words);
-        let output = command.output().expect("kubectl starts");
-        assert!(!output.status.success(), "{command:?} should have failed; it printed {}", String::from_utf8_lossy(&output.stdout));
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    }
-
-    /// Applies objects in YAML.
-    ///
-    /// # Panics
-    /// Where they are refused.
-    #[track_caller]
-    pub fn apply(&self, objects: &str) -> String {
-        let file = self.directory.path().join("objects.yaml");
-        fs::write(&file, objects).expect("a temporary file");
-        self.kubectl([OsStr::new("apply"), OsStr::new("-f"), file.as_os_str()])
-    }
-
-    /// Waits for what cannot be watched from outside, for a minute at most.
-    ///
-    /// # Panics
-    /// Where it does not come.
-    #[track_caller]
-    pub fn eventually<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let started = Instant::now();
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}\n{}", self.report());
-            // What is waited for here (a port that answers, a counter behind a service) wakes nobody outside of the cluster.
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// The end of the server's log and what is in the cluster, for the message of a failing test.
-    pub fn report(&self) -> String {
-        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let end = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n");
-        let look = self.try_kubectl(["get", "pods,events", "-A", "-o", "wide", "--request-timeout=5s"]).unwrap_or_default();
-        format!("the end of the server's log:\n{end}\nin the cluster:\n{look}")
     }
 
     /// Ends every process whose command line or root names the cluster, unmounts, and removes links, tables and cgroups.
@@ -311,13 +212,31 @@ fn run_quietly(program: &str, words: &[&str], command: impl Fn(&str) -> Option<S
     }
 }
 
-/// Processes whose command line or cgroup names one of the marks; never this one.
-fn processes_of(marks: &[String]) -> Vec<i32> {
+/// Ends processes without a word, and waits until they are gone.
+pub fn end(processes: &[i32]) {
+    for process in processes {
+        let _ = kill(Pid::from_raw(*process), Signal::SIGKILL);
+    }
+    // Whose children they are not, to him the kernel tells nothing; a dead child of somebody who does not look stays as a zombie.
+    let lives = |process: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    while processes.iter().any(lives) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Living processes whose command line or cgroup names one of the marks; never this one.
+pub fn processes_of(marks: &[String]) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let text = |file: &str| fs::read(entry.path().join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let (command, cgroup) = (text("cmdline"), text("cgroup"));
+        if text("stat").rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')) {
+            continue;
+        }
         let own = u32::try_from(process).is_ok_and(|process| process == std::process::id());
         if !own && marks.iter().any(|mark| command.contains(mark.as_str()) || cgroup.contains(mark.as_str())) {
             found.push(process);

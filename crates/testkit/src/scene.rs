@@ -98,7 +98,7 @@ impl Scene {
     }
 
     fn kubectl_command<I: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = I>) -> Command {
-        let mut command = self.program(real_cluster::kubectl());
+        let mut command = self.program(kubectl::kubectl());
         command.args(words);
         command
     }
@@ -193,7 +193,7 @@ impl Scene {
     /// Where it does not start.
     #[track_caller]
     pub fn on_a_terminal(&self, words: &str, typed: &str) -> Said {
-        let line = format!("stty rows 33 cols 77; {} {words}", real_cluster::kubectl().display());
+        let line = format!("stty rows 33 cols 77; {} {words}", kubectl::kubectl().display());
         let mut command = self.program("script");
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("script starts");

@@ -26,7 +26,7 @@ struct Tasks {
 enum Task {
     /// Run everything: unit, contract, integration and end-to-end tests. Installs the Debian packages it needs.
     Test,
-    /// Build the release binary, start a cluster of one node in the background, and apply examples/guestbook.
+    /// Build the release binary, start a cluster of two nodes in the background, and apply examples/guestbook.
     Demo,
     /// Measure start, idling, reads and writes, and print them beside their targets.
     Bench(bench::Arguments),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{clients, packages, places, shell::{cargo, run, say}, tidy};
+use crate::{clients, images, packages, places, shell::{cargo, run, say}, tidy};
 
 /// Tests that run at once in one test program. Many make namespaces and processes, so more would mostly wait.
 const TEST_THREADS: &str = "--test-threads=2";
@@ -18,6 +18,7 @@ pub fn all() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::RUN)?;
     let clients = clients::ensure_all()?;
+    images::ensure(&["redis"])?;
     say("tidy: layers, module heads, no paths of a machine");
     tidy::check(places::workspace())?;
     say("unit, contract, integration and end-to-end tests");

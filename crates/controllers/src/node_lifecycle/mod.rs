@@ -24,12 +24,10 @@ use serde_json::json;
 use crate::{ControllerContext, pods};
 
 const CONTROLLER: &str = "node-controller";
-/// A node that did not report for this long is not known to be well. Source: Kubernetes 1.36, `--node-monitor-grace-period`.
-const GRACE: Duration = Duration::from_secs(50);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// Starts the controller.
-pub fn start(context: &ControllerContext, runner: &Runner) {
+/// Starts the controller. A node that did not report for the grace period is not known to be well.
+pub fn start(context: &ControllerContext, runner: &Runner, grace: Duration) {
     let pods = context.informers.of::<Pod>();
     let controller = NodeLifecycle {
         client: context.client(CONTROLLER),
@@ -40,6 +38,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         reports: Arc::default(),
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
+        grace,
     };
     runner.start(controller, 4);
 }
@@ -56,6 +55,7 @@ struct NodeLifecycle {
     reports: Reports,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
+    grace: Duration,
 }
 
 impl NodeLifecycle {
@@ -138,7 +138,7 @@ impl Reconciler for NodeLifecycle {
         let silence = self.silence(key);
         let api = Api::<Node>::all(self.client.clone());
         let mut current = (*node).clone();
-        if silence >= GRACE
+        if silence >= self.grace
             && let Some(conditions) = conditions::unknown(&node, self.clock.now())
         {
             current.status.get_or_insert_default().conditions = Some(conditions);
@@ -162,6 +162,6 @@ impl Reconciler for NodeLifecycle {
             self.mark_pods(&current).await?;
         }
         // The one check that time itself calls for: a node that goes silent sends no event.
-        Ok(if silence >= GRACE { Outcome::Settled } else { Outcome::CheckAgainIn(GRACE - silence) })
+        Ok(if silence >= self.grace { Outcome::Settled } else { Outcome::CheckAgainIn(self.grace - silence) })
     }
 }

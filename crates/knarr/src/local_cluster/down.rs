@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{
     DownArgs, check_name, kubeconfig, lock, namespaces, network, node_directory, processes,
     record::{self, Record},
-    require_root, say,
+    require_root, run_directory, say,
 };
 use netlink::NetworkNamespace;
 
@@ -46,9 +46,8 @@ pub fn run(arguments: DownArgs) -> anyhow::Result<()> {
 }
 
 fn take_away(record: &Record) -> anyhow::Result<()> {
-    for process in record.nodes.iter().filter_map(|node| node.process) {
-        process.stop(PATIENCE);
-    }
+    let recorded = record.nodes.iter().filter_map(|node| node.process);
+    processes::stop(recorded.chain(processes::with_configuration_in(&run_directory(&record.name))), PATIENCE);
     processes::end_all(&record.name)?;
     if let Some(entry) = &record.kubeconfig {
         // The user's own file may be broken by now, which must not keep the cluster's remains here.

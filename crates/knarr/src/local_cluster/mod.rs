@@ -8,7 +8,8 @@
 //! - `ranges.rs`: address ranges that nobody else on this machine uses
 //! - `namespaces.rs`: making a node's namespaces, and entering them from the node's process
 //! - `network.rs`: bridge, links, masquerading
-//! - `processes.rs`: starting nodes, finding them again, ending them
+//! - `keeper.rs`: the parent of a node's process, which starts it again when it dies
+//! - `processes.rs`: starting keepers, finding them again, ending everything
 //! - `kubeconfig.rs`: the cluster's context in the user's kubeconfig
 //! - `up.rs`, `ready.rs`, `down.rs`, `status.rs`: the commands
 //!
@@ -16,6 +17,7 @@
 
 mod arguments;
 mod down;
+mod keeper;
 mod kubeconfig;
 mod namespaces;
 mod network;
@@ -37,8 +39,8 @@ use anyhow::{Context, bail};
 
 pub use arguments::{DownArgs, StatusArgs, UpArgs};
 pub use down::run as down;
+pub use keeper::run as keep;
 pub use namespaces::{HostSide, enter};
-pub use processes::join_cgroup;
 pub use record::run_directories;
 pub use status::run as status;
 pub use up::run as up;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use netlink::NetworkNamespace;
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
 };
@@ -53,16 +54,40 @@ pub fn ensure_mounts(directory: &Path, dns: &[IpAddr]) -> anyhow::Result<()> {
     let resolver = directory.join("resolv.conf");
     let of_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     fs::write(&resolver, resolver_text(&of_host, dns)).with_context(|| format!("cannot write {}", resolver.display()))?;
+    let mut outcome = pin_new_mounts(&pin, &resolver, None)?;
+    // Some kernels (6.18 is one) number namespaces for each processor apart, and refuse to pin one in a mount namespace of a higher
+    // number: on the processor where ours was made, a new one has a higher number.
+    for processor in 0..=last_processor() {
+        if outcome != Err(Errno::EINVAL) {
+            break;
+        }
+        outcome = pin_new_mounts(&pin, &resolver, Some(processor))?;
+    }
+    outcome.context("cannot pin a mount namespace")
+}
+
+/// The number of the last processor that this machine may have.
+fn last_processor() -> usize {
+    fs::read_to_string("/sys/devices/system/cpu/possible").ok().and_then(|text| text.trim().rsplit(['-', ',']).next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Makes new mounts, on a certain processor if need be, and pins them. What comes back second is what the kernel says to the pinning.
+fn pin_new_mounts(pin: &Path, resolver: &Path, processor: Option<usize>) -> anyhow::Result<Result<(), Errno>> {
     let (made, thread_made) = mpsc::channel::<anyhow::Result<i32>>();
     let (pinned, thread_pinned) = mpsc::channel::<()>();
+    let resolver = resolver.to_owned();
     let thread = std::thread::spawn(move || {
+        if let Some(processor) = processor {
+            let mut set = nix::sched::CpuSet::new();
+            let _ = set.set(processor).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+        }
         let _ = made.send(new_mounts(&resolver).map(|()| nix::unistd::gettid().as_raw()));
         // The namespace ends with this thread unless it is pinned by then.
         let _ = thread_pinned.recv();
     });
-    let outcome = thread_made.recv().context("the thread that makes a mount namespace ended")?.and_then(|thread| {
+    let outcome = thread_made.recv().context("the thread that makes a mount namespace ended")?.map(|thread| {
         let made = format!("/proc/self/task/{thread}/ns/mnt");
-        mount(Some(made.as_str()), &pin, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("cannot pin a mount namespace")
+        mount(Some(made.as_str()), pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
     });
     drop(pinned);
     if thread.join().is_err() {
@@ -108,8 +133,8 @@ impl HostSide {
     }
 }
 
-/// Moves this process, which must not have threads yet, into the namespaces pinned in a directory and a session of its own, and names
-/// the host after the node.
+/// Moves this process, which must not have threads yet, into the namespaces pinned in a directory, and names the host after the node.
+/// It ends together with its parent, the node's keeper.
 pub fn enter(directory: &Path, node: &str) -> anyhow::Result<HostSide> {
     let host = HostSide { network: NetworkNamespace::current()?, root: File::open("/").context("cannot open the root directory")? };
     let open = |path: PathBuf| File::open(&path).with_context(|| format!("cannot open {}: was this node made by `knarr up`?", path.display()));
@@ -118,8 +143,9 @@ pub fn enter(directory: &Path, node: &str) -> anyhow::Result<HostSide> {
     setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the node's mount namespace")?;
     unshare(CloneFlags::CLONE_NEWUTS).context("cannot make a namespace for the host name")?;
     nix::unistd::sethostname(node).context("cannot set the host name")?;
-    // Signals of the terminal that `knarr up` runs on are not for its nodes. It fails for the leader of a session, who needs it not.
-    let _ = rustix::process::setsid();
+    // The keeper waits for its signals with all of them blocked, and a child inherits that.
+    nix::sys::signal::SigSet::all().thread_unblock().context("cannot receive signals")?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)).context("cannot bind this process to its keeper")?;
     Ok(host)
 }
 

@@ -1,11 +1,11 @@
-//! The processes of nodes: known again by number and start time, so that a number that somebody else got meanwhile is left alone.
+//! The processes of nodes, of which each has a keeper as its parent: known again by number and start time, so that a number that somebody else got meanwhile is left alone.
 
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -49,15 +49,38 @@ impl Process {
         self.open().is_some()
     }
 
-    /// Asks it to stop, and kills it if it has not after a while.
-    pub fn stop(self, patience: Duration) {
-        let Some(descriptor) = self.open() else { return };
-        let _ = pidfd_send_signal(&descriptor, Signal::TERM);
-        if !ended(&descriptor, patience) {
-            let _ = pidfd_send_signal(&descriptor, Signal::KILL);
-            ended(&descriptor, Duration::from_secs(5));
+    /// Its first child: the node, where this is its keeper.
+    pub fn child(self) -> Option<i32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.id)).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+}
+
+/// Asks processes to stop, all at once, and kills those that have not after a while.
+pub fn stop(processes: impl IntoIterator<Item = Process>, patience: Duration) {
+    let running: Vec<OwnedFd> = processes.into_iter().filter_map(Process::open).collect();
+    for descriptor in &running {
+        let _ = pidfd_send_signal(descriptor, Signal::TERM);
+    }
+    let until = Instant::now() + patience;
+    for descriptor in &running {
+        if !ended(descriptor, until.saturating_duration_since(Instant::now())) {
+            let _ = pidfd_send_signal(descriptor, Signal::KILL);
+            ended(descriptor, Duration::from_secs(5));
         }
     }
+}
+
+/// Processes that were told to run with a configuration in a directory: also those that an `up` had no time to write down, or that
+/// have not joined their cgroup yet.
+pub fn with_configuration_in(directory: &Path) -> Vec<Process> {
+    let mark = format!("{}/", directory.display());
+    let is_one = |id: u32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        id != std::process::id() && line.split(|byte| *byte == 0).any(|word| word.starts_with(mark.as_bytes()))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    processes.filter(|id| is_one(*id)).filter_map(Process::of).collect()
 }
 
 /// Waits for the end of a process; a descriptor becomes readable then.
@@ -66,12 +89,12 @@ fn ended(descriptor: &OwnedFd, patience: Duration) -> bool {
     poll(&mut [PollFd::new(descriptor, PollFlags::IN)], timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-/// Starts a node in the background. What it logs goes to a file; that of the run before is kept beside it.
-pub fn start(kind: &str, configuration: &Path, log: &Path, ranges: &[&str]) -> anyhow::Result<Child> {
+/// Starts the keeper of a node in the background. What the node logs goes to a file; that of the run before is kept beside it.
+pub fn start(cluster: &str, node: &str, kind: &str, configuration: &Path, log: &Path, ranges: &[&str]) -> anyhow::Result<Child> {
     let _ = fs::rename(log, log.with_extension("log.1"));
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg(kind).arg("--config").arg(configuration).current_dir("/");
+    command.args(["keep", "--cluster", cluster, "--node", node, kind, "--settings"]).arg(configuration).current_dir("/");
     for name in ["NO_PROXY", "no_proxy"] {
         // What is in the cluster is not behind the proxy that images are fetched through.
         let given = std::env::var(name).unwrap_or_default();
@@ -93,7 +116,7 @@ pub fn cgroup(cluster: &str, node: Option<&str>) -> String {
     node.map_or_else(|| format!("knarr-{cluster}"), |node| format!("knarr-{cluster}/{node}"))
 }
 
-/// Moves this process out of the session it was started from and under its node, so that it ends with the node and with nothing else.
+/// Moves this process, and what it starts from now on, out of the session it was started from and under its node.
 pub fn join_cgroup(cluster: &str, node: &str) -> anyhow::Result<()> {
     let cgroups = runtime_embedded::Cgroups::detect()?;
     cgroups.adopt(&format!("{}/agent", cgroup(cluster, Some(node))), std::process::id()).context("cannot join the node's cgroup")
@@ -123,7 +146,7 @@ mod tests {
         let process = Process::of(child.id()).unwrap();
         assert!(process.is_running());
         assert!(!Process { started: process.started + 1, ..process }.is_running());
-        process.stop(Duration::from_secs(5));
+        stop([process], Duration::from_secs(5));
         assert!(!process.is_running());
         child.wait().unwrap();
     }

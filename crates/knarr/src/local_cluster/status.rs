@@ -81,7 +81,7 @@ fn look_at(name: &str) -> anyhow::Result<ClusterStatus> {
         NodeStatus {
             name: node.name.clone(),
             address: node.address.to_string(),
-            process: node.process.filter(|_| running).map(|process| process.id),
+            process: node.process.filter(|_| running).and_then(Process::child),
             running,
             ready: ready.get(&node.name).copied(),
             log: settings.node_data(node.number).join("node.log"),

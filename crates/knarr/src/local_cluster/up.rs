@@ -147,7 +147,7 @@ fn make(settings: &Settings, record: &mut Record) -> anyhow::Result<Vec<(u8, Chi
         pki::private_file::create_directory(&data)?;
         let kind = if number == 1 { "server" } else { "agent" };
         let ranges = [settings.node_range.as_str(), &settings.pod_range, &settings.service_range];
-        let child = processes::start(kind, &configuration, &data.join("node.log"), &ranges)?;
+        let child = processes::start(&settings.name, &name, kind, &configuration, &data.join("node.log"), &ranges)?;
         if let Some(node) = record.node(number) {
             node.process = Process::of(child.id());
         }

@@ -9,7 +9,7 @@ fn strangers_see_nothing() {
     let scene = scene("strangers");
     let server = format!("https://127.0.0.1:{}", scene.cluster.port());
     let nowhere = scene.file("no-kubeconfig", "");
-    let mut kubectl = Command::new(testkit::real_cluster::kubectl());
+    let mut kubectl = Command::new(testkit::kubectl::kubectl());
     kubectl.args(["--server", &server, "--insecure-skip-tls-verify", "--username=x", "--password=y", "get", "pods"]);
     let said = scene.run(kubectl.env("KUBECONFIG", nowhere).env("NO_PROXY", "*"));
     assert!(!said.success, "{said:?}");
@@ -29,7 +29,7 @@ fn a_service_accounts_token_may_what_its_roles_say() {
     // A kubeconfig would prove more than the token does.
     let server = format!("https://127.0.0.1:{}", scene.cluster.port());
     let kubectl = |words: &[&str]| {
-        let mut command = Command::new(testkit::real_cluster::kubectl());
+        let mut command = Command::new(testkit::kubectl::kubectl());
         command.args(["--server", &server, "--insecure-skip-tls-verify", "--token", token.trim(), "--namespace=tokens"]).args(words);
         scene.run(command.env("KUBECONFIG", "/dev/null").env("NO_PROXY", "*"))
     };
@@ -54,7 +54,7 @@ fn a_certificate_is_asked_for_approved_and_used() {
     scene.file("certificate.base64", certificate);
     scene.output(scene.program("sh").args(["-c", "base64 -d certificate.base64 > certificate.pem"]));
     let server = format!("https://127.0.0.1:{}", scene.cluster.port());
-    let mut kubectl = scene.program(testkit::real_cluster::kubectl());
+    let mut kubectl = scene.program(testkit::kubectl::kubectl());
     kubectl.args(["--server", &server, "--insecure-skip-tls-verify", "--client-certificate=certificate.pem", "--client-key=key.pem", "auth", "whoami"]);
     let who = scene.output(kubectl.env("KUBECONFIG", "/dev/null"));
     assert!(who.contains("jane") && who.contains("developers"), "{who}");

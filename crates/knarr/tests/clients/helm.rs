@@ -1,6 +1,6 @@
 //! helm 4: a chart with what charts have, through its life.
 
-use testkit::real_cluster::client_program;
+use testkit::kubectl::client_program;
 
 use crate::scene;
 

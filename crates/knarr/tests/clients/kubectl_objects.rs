@@ -64,7 +64,7 @@ fn objects_are_labelled_edited_patched_and_replaced() {
     scene.kubectl(["patch", "configmap", "map", "--dry-run=server", "-p", r#"{"data":{"key":"dry"}}"#]);
     assert_eq!(scene.at("configmap/map", ".data.key"), "c");
 
-    let mut edit = scene.program(testkit::real_cluster::kubectl());
+    let mut edit = scene.program(testkit::kubectl::kubectl());
     let edited = scene.output(edit.args(["edit", "configmap", "map"]).env("KUBE_EDITOR", "sed -i s/key:.c/key:\\ edited/"));
     assert_eq!(edited, "configmap/map edited\n");
     assert_eq!(scene.at("configmap/map", ".data.key"), "edited");

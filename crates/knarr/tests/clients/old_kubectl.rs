@@ -1,6 +1,6 @@
 //! Debian's kubectl 1.20: it streams over SPDY, reads OpenAPI v2 in protobuf, and checks fields itself.
 
-use testkit::{Scene, real_cluster::client_program};
+use testkit::{Scene, kubectl::client_program};
 
 use crate::{pod, scene};
 

@@ -1,6 +1,6 @@
 //! The Python client: it lists, watches, patches, runs commands, forwards ports, applies and elects leaders.
 
-use testkit::real_cluster::client_program;
+use testkit::kubectl::client_program;
 
 use crate::{pod, scene};
 
