@@ -12,13 +12,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with nothing but its loopback link; its files are those of this one.
+    /// A machine with nothing but its loopback link, which forwards no packets; its files are those of this one.
     ///
     /// # Panics
     /// Where namespaces cannot be made.
     pub fn new() -> Self {
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"])
+            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward && ip link set lo up && echo up && exec sleep infinity"])
             .stdout(Stdio::piped())
             .spawn()
             .expect("unshare of util-linux starts");

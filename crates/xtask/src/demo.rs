@@ -56,7 +56,7 @@ pub fn start() -> Result<()> {
          kubectl -n guestbook scale deployment/frontend --replicas=5\n  \
          kubectl -n guestbook rollout restart deployment/frontend\n  \
          knarr status\n  \
-         pkill -9 -f 'knarr server'    # the server dies and is back within a second; the page goes on\n\n\
+         pkill -9 -f '^knarr server'    # the server dies and is back within a second; the page goes on\n\n\
          To end it: knarr down --name {CLUSTER} (with --purge its data are deleted too).",
         pages.join(" and "),
         folder.display(),

@@ -61,7 +61,6 @@ fn take_away(record: &Record) -> anyhow::Result<()> {
             NetworkNamespace::remove_pin(&pin)?;
         }
     }
-    let others = record::running().into_iter().filter(|name| *name != record.name).filter_map(|name| Record::load(&name).ok().flatten()).collect();
-    network::remove(record, others)?;
+    network::remove(record, record::neighbours(record))?;
     Record::end(&record.name)
 }

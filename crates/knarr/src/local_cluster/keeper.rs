@@ -1,7 +1,7 @@
 //! The parent of a node's process, as a service manager would be: starts it again when it dies, and passes on the wish to stop.
 
 use std::{
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -61,7 +61,11 @@ pub fn run(cluster: &str, node: &str, kind: &str, configuration: &Path) -> anyho
     // Signals of the terminal that `knarr up` runs on are not for its nodes. It fails for the leader of a session, who needs it not.
     let _ = rustix::process::setsid();
     processes::join_cgroup(cluster, node)?;
-    let start = || Command::new("/proc/self/exe").arg(kind).arg("--config").arg(configuration).stdin(Stdio::null()).spawn().context("cannot start knarr again as a node");
+    let start = || {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("knarr").arg(kind).arg("--config").arg(configuration).stdin(Stdio::null());
+        command.spawn().context("cannot start knarr again as a node")
+    };
     let status = keep(&Ears::open()?, start)?;
     std::process::exit(status.code().unwrap_or(1))
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -77,7 +77,8 @@ pub fn with_configuration_in(directory: &Path) -> Vec<Process> {
     let mark = format!("{}/", directory.display());
     let is_one = |id: u32| {
         let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        id != std::process::id() && line.split(|byte| *byte == 0).any(|word| word.starts_with(mark.as_bytes()))
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.windows(2).any(|pair| matches!(pair, [b"--config" | b"--settings", value] if value.starts_with(mark.as_bytes())))
     };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     processes.filter(|id| is_one(*id)).filter_map(Process::of).collect()
@@ -94,7 +95,7 @@ pub fn start(cluster: &str, node: &str, kind: &str, configuration: &Path, log: &
     let _ = fs::rename(log, log.with_extension("log.1"));
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["keep", "--cluster", cluster, "--node", node, kind, "--settings"]).arg(configuration).current_dir("/");
+    command.arg0("knarr").args(["keep", "--cluster", cluster, "--node", node, kind, "--settings"]).arg(configuration).current_dir("/");
     for name in ["NO_PROXY", "no_proxy"] {
         // What is in the cluster is not behind the proxy that images are fetched through.
         let given = std::env::var(name).unwrap_or_default();

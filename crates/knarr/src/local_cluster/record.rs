@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +27,9 @@ pub struct Record {
     pub bridge: String,
     /// The host's table of packet filter rules.
     pub table: String,
+    /// The network namespace that all of this is in; another one's clusters are not neighbours.
+    #[serde(default)]
+    pub network: u64,
     /// Kernel parameters of the host, as they were before.
     #[serde(default)]
     pub kernel_parameters: BTreeMap<String, String>,
@@ -60,6 +64,11 @@ pub struct KubeconfigEntry {
     pub previous: Option<String>,
 }
 
+/// What identifies this process's network namespace.
+fn own_network() -> anyhow::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/net").context("cannot look at this process's network namespace")?.ino())
+}
+
 fn file(cluster: &str) -> PathBuf {
     run_directory(cluster).join("cluster.json")
 }
@@ -87,6 +96,7 @@ impl Record {
             data: data.to_owned(),
             bridge: network::bridge_name(cluster),
             table: format!("knarr-{cluster}"),
+            network: own_network()?,
             kernel_parameters: BTreeMap::new(),
             kubeconfig: None,
             nodes: Vec::new(),
@@ -121,6 +131,12 @@ impl Record {
     pub fn node(&mut self, number: u8) -> Option<&mut NodeRecord> {
         self.nodes.iter_mut().find(|node| node.number == number)
     }
+}
+
+/// The records of the other clusters in the same network.
+pub fn neighbours(record: &Record) -> Vec<Record> {
+    let others = running().into_iter().filter(|name| *name != record.name).filter_map(|name| Record::load(&name).ok().flatten());
+    others.filter(|other| other.network == record.network).collect()
 }
 
 /// The names of all clusters that have a record.
