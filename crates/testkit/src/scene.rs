@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use crate::{RealCluster, real_cluster};
+use crate::{RealCluster, kubectl};
 
 static SHARED: Mutex<Weak<RealCluster>> = Mutex::new(Weak::new());
 
