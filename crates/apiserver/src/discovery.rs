@@ -11,6 +11,7 @@ use crate::{
     http_body::{Body, full},
     negotiation::{Negotiated, negotiate},
     rendering::{encode_meta, respond},
+    usage_metrics,
 };
 use meta::ApiError;
 
@@ -46,6 +47,7 @@ fn groups(scheme: &Scheme) -> Vec<(String, Vec<String>)> {
             versions.push(info.kind.version.to_string());
         }
     }
+    order.push((usage_metrics::GROUP.to_owned(), vec![usage_metrics::VERSION.to_owned()]));
     for (_, versions) in &mut order {
         versions.sort_by_key(|version| version_rank(version));
     }
@@ -69,7 +71,19 @@ fn kinds_of<'a>(scheme: &'a Scheme, group: &'a str, version: &'a str) -> Vec<&'a
     kinds
 }
 
+/// The resources that are measured rather than stored: no kinds of the Scheme.
+fn measured_resources(group: &str, version: &str) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+    let is_served = group == usage_metrics::GROUP && version == usage_metrics::VERSION;
+    usage_metrics::RESOURCES.into_iter().filter(move |_| is_served)
+}
+
 fn resource_list(scheme: &Scheme, group: &str, version: &str) -> Option<Value> {
+    let measured: Vec<Value> = measured_resources(group, version)
+        .map(|(name, kind, namespaced)| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]}))
+        .collect();
+    if !measured.is_empty() {
+        return Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"), "resources": measured}));
+    }
     let kinds = kinds_of(scheme, group, version);
     if kinds.is_empty() {
         return None;
@@ -148,7 +162,16 @@ fn aggregated(scheme: &Scheme, core_group: bool, version: &str) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> = kinds_of(scheme, &group, version).into_iter().map(aggregated_resource).collect();
+                    let mut resources: Vec<Value> = kinds_of(scheme, &group, version).into_iter().map(aggregated_resource).collect();
+                    resources.extend(measured_resources(&group, version).map(|(name, kind, namespaced)| {
+                        json!({
+                            "resource": name,
+                            "responseKind": {"group": group, "version": version, "kind": kind},
+                            "scope": if namespaced { "Namespaced" } else { "Cluster" },
+                            "singularResource": "",
+                            "verbs": ["get", "list"],
+                        })
+                    }));
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();

@@ -39,6 +39,7 @@ pub mod request_info;
 pub mod server;
 pub mod setup;
 mod tunnel;
+pub mod usage_metrics;
 pub mod user;
 pub mod version;
 pub mod view;

@@ -22,6 +22,7 @@ use crate::{
     options::Query,
     rendering::error_answer,
     request_info::RequestInfo,
+    usage_metrics,
     user::User,
 };
 
@@ -170,6 +171,9 @@ impl ApiServer {
 
     async fn resource(&self, context: RequestContext, request: Request) -> Result<Response<Body>, ApiError> {
         let core = &self.core;
+        if usage_metrics::serves(&context.info) {
+            return usage_metrics::answer(core, &context).await;
+        }
         let kind = core.kind_at(&context.info)?;
         let info = kind.info();
         let resource = info.group_resource();

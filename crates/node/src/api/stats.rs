@@ -4,7 +4,7 @@ use container_runtime::ContainerUsage;
 use serde_json::{Value, json};
 
 use super::usage::Sampler;
-use crate::{config::Context, machine, pods::Pods};
+use crate::{config::Context, machine, pod, pods::Pods};
 
 /// The summary, in upstream's shape.
 pub async fn summary(context: &Context, pods: &Pods, sampler: &Sampler) -> Value {
@@ -49,5 +49,7 @@ pub async fn summary(context: &Context, pods: &Pods, sampler: &Sampler) -> Value
             "fs": { "time": time, "capacityBytes": disk.0, "availableBytes": disk.1, "usedBytes": disk.0.saturating_sub(disk.1) },
         },
         "pods": list,
+        // Ours: the time that the rates were measured over, which the metrics API tells.
+        "window": pod::back_off::go_duration(std::time::Duration::from_millis(u64::try_from(usage.window.as_millis()).unwrap_or(0))),
     })
 }
