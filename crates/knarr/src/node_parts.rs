@@ -8,6 +8,7 @@ use cluster_dns::ClusterDns;
 use container_runtime::ContainerRuntime;
 use futures::FutureExt;
 use netlink::IpRange;
+use network_policy::PolicyKeeper;
 use node::{Node, NodeConfig};
 use pod_network::RoutedPodNetwork;
 use runtime_embedded::EmbeddedRuntime;
@@ -110,7 +111,14 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
     }
     let names = ClusterDns::open(dns_options).context("cluster DNS cannot be started")?;
 
+    let policy_options = network_policy::Options { cluster: settings.cluster.clone(), node_name: settings.name.clone() };
+    let mut policies = PolicyKeeper::open(policy_options).context("network policies cannot be kept")?;
+
     let informers = Informers::new(settings.proxy_client, stop.clone());
+    {
+        let (informers, stop) = (informers.clone(), stop.clone());
+        tasks.spawn(async move { policies.run(&informers, stop).await });
+    }
     {
         let (network, informers, stop) = (network.clone(), informers.clone(), stop.clone());
         tasks.spawn(async move { network.run(&informers, stop).await });

@@ -349,7 +349,12 @@ fn write_expression(entry: &mut Message, expression: &Expression, inline_set: Op
             });
         }),
         Expression::Compare { comparison, register, value } => write("cmp", &mut |data| {
-            let comparison = if *comparison == Comparison::Equal { 0 } else { 1 };
+            let comparison = match comparison {
+                Comparison::Equal => 0,
+                Comparison::NotEqual => 1,
+                Comparison::AtMost => 3,
+                Comparison::AtLeast => 5,
+            };
             data.network_number(1, number(*register)).network_number(2, comparison);
             data.nested(3, |constant| {
                 constant.attribute(1, value);

@@ -70,6 +70,10 @@ pub enum Comparison {
     Equal,
     /// Not equal.
     NotEqual,
+    /// Less or equal, the first byte counting most.
+    AtMost,
+    /// Greater or equal, the first byte counting most.
+    AtLeast,
 }
 
 /// Which end of a flow is translated.
@@ -277,7 +281,12 @@ impl fmt::Display for Expression {
                 write!(formatter, "{to} = ({from} & 0x{}) ^ 0x{}", hexadecimal(mask), hexadecimal(flip))
             }
             Self::Compare { comparison, register, value } => {
-                let sign = if *comparison == Comparison::Equal { "==" } else { "!=" };
+                let sign = match comparison {
+                    Comparison::Equal => "==",
+                    Comparison::NotEqual => "!=",
+                    Comparison::AtMost => "<=",
+                    Comparison::AtLeast => ">=",
+                };
                 write!(formatter, "{register} {sign} 0x{}", hexadecimal(value))
             }
             Self::Load { value, to } => write!(formatter, "{to} = 0x{}", hexadecimal(value)),

@@ -4,11 +4,14 @@
 //! takes it as a whole or not at all, between two packets. [`Ruleset`] is the seam: [`KernelRuleset`] speaks netlink
 //! (no `nft` program is needed, and a transaction costs no process), [`RecordedRuleset`] remembers what it was sent.
 //!
+//! [`Contents`] is what a whole table should hold; it finds the transaction that leads there.
+//!
 //! [`TableWatch`] tells when somebody else took a table away (`nft flush ruleset`, a restarted firewall service).
 //!
 //! Rules are lists of [`Expression`]s, the instructions of the kernel's little machine, written with the methods of
 //! [`Rule`]; they print in the words that `nft --debug=netlink` uses, so what a test shows can be compared with it.
 
+mod contents;
 mod encode;
 mod expression;
 mod kernel;
@@ -18,6 +21,7 @@ mod set;
 mod table_watch;
 mod transaction;
 
+pub use contents::{Chain, Contents};
 pub use expression::{
     Comparison, DynamicUpdate, Expression, InlineMap, MetaKey, NatKind, PayloadBase, Register, RejectWith, Verdict,
 };

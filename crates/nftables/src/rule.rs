@@ -134,6 +134,15 @@ impl Rule {
         self.push(Expression::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to })
     }
 
+    /// Only packets to these ports; of which protocol has to be said before.
+    pub fn to_ports(self, first: u16, last: u16) -> Self {
+        let rule = self.load_destination_port(FIRST);
+        if first == last {
+            return rule.compare(Comparison::Equal, FIRST, &first.to_be_bytes());
+        }
+        rule.compare(Comparison::AtLeast, FIRST, &first.to_be_bytes()).compare(Comparison::AtMost, FIRST, &last.to_be_bytes())
+    }
+
     /// Loads destination address, protocol and port side by side.
     pub fn load_destination_key(self, ipv4: bool) -> Self {
         let wide = if ipv4 { 1 } else { 4 };

@@ -70,6 +70,8 @@ impl BaseChain {
     pub const BEFORE_TRACKING: i32 = -300;
     /// Before destinations are translated.
     pub const BEFORE_DESTINATION_NAT: i32 = -110;
+    /// Where packets are judged.
+    pub const FILTER: i32 = 0;
     /// Where destinations are translated.
     pub const DESTINATION_NAT: i32 = -100;
     /// Where sources are translated.
