@@ -97,6 +97,9 @@ pub fn read_meta(content_type: &str, bytes: &Bytes, kind: &GroupVersionKind) -> 
 }
 
 fn decode_protobuf(schema: &Schema, bytes: &Bytes) -> Result<((String, String), Value), String> {
+    if !bytes.starts_with(b"k8s\0") {
+        return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".to_owned());
+    }
     let unknown = api::protobuf::decode(bytes).map_err(|error| error.to_string())?;
     let value = api::protobuf::decode_object(schema, unknown.raw).map_err(|error| error.to_string())?;
     Ok(((unknown.api_version.into_owned(), unknown.kind.into_owned()), value))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meta::{ApiError, Object, read::FieldValidation, selector::{FieldSelector, LabelSelector}};
+use meta::{ApiError, FieldError, FieldPath, GroupKind, Object, read::FieldValidation, selector::{FieldSelector, LabelSelector}};
 use serde_json::Value;
 
 /// `resourceVersionMatch`
@@ -103,12 +103,36 @@ fn number(name: &str, value: &str) -> Result<i64, ApiError> {
     value.parse().map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax (query parameter {name})")))
 }
 
+/// 422 for a value that options of a verb cannot have; `kind` is what upstream calls those options.
+fn refused(kind: &str, error: FieldError) -> ApiError {
+    ApiError::invalid(&GroupKind { group: "meta.k8s.io".into(), kind: kind.into() }, "", vec![error])
+}
+
+/// What upstream calls the options of a request.
+fn options_of(method: &http::Method) -> &'static str {
+    match *method {
+        http::Method::POST => "CreateOptions",
+        http::Method::PUT => "UpdateOptions",
+        http::Method::PATCH => "PatchOptions",
+        http::Method::DELETE => "DeleteOptions",
+        _ => "ListOptions",
+    }
+}
+
 impl Query {
-    /// Reads a raw query string.
+    /// Reads the raw query string of a read.
     ///
     /// # Errors
-    /// 400 for values that cannot be read.
+    /// As [`Query::of`].
     pub fn parse(raw: &str) -> Result<Self, ApiError> {
+        Self::of(&http::Method::GET, raw)
+    }
+    /// Reads the raw query string of a request.
+    ///
+    /// # Errors
+    /// 400 for values that cannot be read, 422 for values that options cannot have.
+    pub fn of(method: &http::Method, raw: &str) -> Result<Self, ApiError> {
+        let kind = options_of(method);
         let mut query = Self::default();
         if raw.is_empty() {
             return Ok(query);
@@ -144,7 +168,7 @@ impl Query {
                 }
                 "dryRun" if !value.is_empty() => {
                     if value != "All" {
-                        return Err(ApiError::bad_request(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"")));
+                        return Err(refused(kind, FieldError::not_supported(&FieldPath::new("dryRun"), vec![value.into_owned()], &["All"])));
                     }
                     query.dry_run = true;
                     query.delete.dry_run = true;
@@ -156,9 +180,7 @@ impl Query {
                         "Warn" => FieldValidation::Warn,
                         "Ignore" => FieldValidation::Ignore,
                         other => {
-                            return Err(ApiError::bad_request(format!(
-                                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                            )));
+                            return Err(refused(kind, FieldError::not_supported(&FieldPath::new("fieldValidation"), other, &["Ignore", "Strict", "Warn"])));
                         }
                     });
                 }
@@ -188,11 +210,8 @@ impl Query {
 }
 
 fn propagation(text: &str) -> Result<Propagation, ApiError> {
-    Propagation::parse(text).ok_or_else(|| {
-        ApiError::bad_request(format!(
-            "propagationPolicy: Unsupported value: {text:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-        ))
-    })
+    let known = ["Background", "Foreground", "Orphan"];
+    Propagation::parse(text).ok_or_else(|| refused("DeleteOptions", FieldError::not_supported(&FieldPath::new("propagationPolicy"), text, &known)))
 }
 
 impl DeleteOptions {
@@ -220,18 +239,21 @@ impl DeleteOptions {
             options.resource_version = Some(version.to_owned());
         }
         if let Some(dry_run) = body.get(&["dryRun"]).and_then(Value::as_array)
-            && let Some(first) = dry_run.first()
+            && !dry_run.is_empty()
         {
             if dry_run.iter().any(|value| value.as_str() != Some("All")) {
-                return Err(ApiError::bad_request(format!("dryRun: Unsupported value: {first}: supported values: \"All\"")));
+                return Err(refused("DeleteOptions", FieldError::not_supported(&FieldPath::new("dryRun"), dry_run.clone(), &["All"])));
             }
             options.dry_run = true;
         }
         options.checked()
     }
     fn checked(self) -> Result<Self, ApiError> {
-        if self.propagation.is_some() && self.orphan_dependents.is_some() {
-            return Err(ApiError::bad_request("orphanDependents and deletionPropagation cannot be both set"));
+        if let Some(policy) = self.propagation
+            && self.orphan_dependents.is_some()
+        {
+            let path = FieldPath::new("propagationPolicy");
+            return Err(refused("DeleteOptions", FieldError::invalid(&path, format!("{policy:?}"), "orphanDependents and deletionPropagation cannot be both set")));
         }
         Ok(self)
     }

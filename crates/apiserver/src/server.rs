@@ -92,7 +92,7 @@ impl ApiServer {
         let user = impersonation::impersonate(core, request.headers(), user)?;
         // From here on the request may be passed on to nodes, pods and services, whom a caller's credentials are no business of.
         crate::authentication::remove_credentials(request.headers_mut());
-        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let query = Query::of(request.method(), request.uri().query().unwrap_or_default())?;
         let context = RequestContext {
             accept,
             content_type: header_text(&request, header::CONTENT_TYPE).into(),
