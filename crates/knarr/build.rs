@@ -1,4 +1,5 @@
-//! Asks the linker to keep one of several identical functions, which generic code leaves behind by the thousand.
+//! Asks the linker to keep one of several identical functions, which generic code leaves behind by the thousand, and to write
+//! down relocations in the short form (RELR, which glibc reads since 2.36).
 
 use std::env;
 
@@ -9,5 +10,6 @@ fn main() {
     // having different addresses, so folding all of them is sound.
     if is("PROFILE", "release") && is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("CARGO_CFG_TARGET_ENV", "gnu") {
         println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }

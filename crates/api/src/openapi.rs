@@ -151,7 +151,7 @@ pub fn v3_document(group: &str, version: &str, kinds: &[PublishedKind]) -> Optio
     if here.is_empty() {
         return None;
     }
-    let mut schemas = schemas::Schemas::new(Dialect::V3, descriptions::of(group, version));
+    let mut schemas = schemas::Schemas::new(Dialect::V3, descriptions::Descriptions::unpack());
     let paths = paths::write(&here, &mut schemas);
     Some(json!({
         "openapi": "3.0.0",
@@ -166,14 +166,7 @@ pub fn v3_document(group: &str, version: &str, kinds: &[PublishedKind]) -> Optio
 
 /// `/openapi/v2`: everything in one document.
 pub fn v2_document(kinds: &[PublishedKind]) -> Value {
-    let mut versions: Vec<GroupVersion> = kinds.iter().map(|kind| kind.kind.group_version()).collect();
-    versions.sort();
-    versions.dedup();
-    let mut texts = Map::new();
-    for version in &versions {
-        texts.append(&mut descriptions::of(&version.group, &version.version));
-    }
-    let mut schemas = schemas::Schemas::new(Dialect::V2, texts);
+    let mut schemas = schemas::Schemas::new(Dialect::V2, descriptions::Descriptions::unpack());
     let paths = paths::write(&kinds.iter().collect::<Vec<_>>(), &mut schemas);
     json!({
         "swagger": "2.0",

@@ -88,7 +88,7 @@ pub struct EmbeddedStore {
 
 impl EmbeddedStore {
     /// Finishes the writes that are queued, closes the log cleanly and releases the directory. Later calls fail with
-    /// [`StoreError::Unavailable`], and watches end with it.
+    /// [`StoreError::Closed`], and watches end with it.
     pub async fn close(&self) {
         let (closed, when_closed) = oneshot::channel();
         // An error of either means that it is closed already.
@@ -99,7 +99,7 @@ impl EmbeddedStore {
 
     fn why_ended(&self) -> StoreError {
         let why = self.ended.lock().clone();
-        why.unwrap_or_else(|| StoreError::Unavailable("the store is closed".to_owned()))
+        why.unwrap_or(StoreError::Closed)
     }
 }
 

@@ -91,7 +91,7 @@ impl Writer {
             closed
         }));
         let reason = match &closed {
-            Ok(_) => StoreError::Unavailable("the store is closed".to_owned()),
+            Ok(_) => StoreError::Closed,
             Err(_) => {
                 tracing::error!(place, "the store's writing thread panicked; nothing more is written");
                 StoreError::Poisoned { place, reason: "the writing thread panicked".to_owned() }

@@ -39,9 +39,9 @@ async fn values_and_revisions_survive_a_restart() {
     let deleted = store.write(&key, Expect::AtRevision(gone), Change::Delete).await.unwrap();
     store.close().await;
     let closed = store.get(&key, ReadAt::Latest).await;
-    assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
+    assert!(matches!(closed, Err(StoreError::Closed)), "{closed:?}");
     let closed = store.write(&key, Expect::Absent, put("x")).await;
-    assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
+    assert!(matches!(closed, Err(StoreError::Closed)), "{closed:?}");
 
     let store = open(directory.path());
     assert_eq!(store.current().await.unwrap(), deleted, "the last write was a delete");

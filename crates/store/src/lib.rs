@@ -198,6 +198,9 @@ pub enum StoreError {
         /// Newest there is.
         newest: Revision,
     },
+    /// It was closed, as the process is about to end.
+    #[error("the store is closed")]
+    Closed,
     /// The disk is full: reads go on, and writes do again when there is room.
     #[error("the data directory {directory} is full: free some space, then writing goes on")]
     NoSpace {

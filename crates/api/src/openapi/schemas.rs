@@ -3,7 +3,7 @@
 use meta::schema::{Item, ListType, Shape, TypeIndex, Types, UnknownFields};
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, PublishedKind};
+use super::{Dialect, PublishedKind, descriptions::Descriptions};
 use crate::table::WireForm;
 
 pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -12,12 +12,12 @@ const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.
 /// Definitions as they are asked for, each with all that it refers to.
 pub(super) struct Schemas {
     pub(super) dialect: Dialect,
-    descriptions: Map<String, Value>,
+    descriptions: Descriptions,
     definitions: Map<String, Value>,
 }
 
 impl Schemas {
-    pub(super) fn new(dialect: Dialect, descriptions: Map<String, Value>) -> Self {
+    pub(super) fn new(dialect: Dialect, descriptions: Descriptions) -> Self {
         Self { dialect, descriptions, definitions: Map::new() }
     }
 
@@ -99,7 +99,7 @@ impl Schemas {
         }
         // Types may contain themselves; from here on this one counts as defined.
         self.definitions.insert(object.name.to_string(), Value::Null);
-        let words = self.descriptions.get(&*object.name).cloned().unwrap_or_default();
+        let words = self.descriptions.of(&object.name);
         let mut definition = Map::new();
         definition.insert("type".to_owned(), json!("object"));
         let list_words = list_description(&object.name).filter(|_| object.embedded_resource && !words.is_object());
@@ -114,7 +114,7 @@ impl Schemas {
             let form = facts.iter().find(|fact| usize::from(fact.field) == position).map_or(WireForm::Plain, |fact| fact.form);
             let extensions = object.name.starts_with(EXTENSIONS);
             let mut property = self.item(&field.item, form, extensions);
-            if let Some(words) = words["properties"][&*field.name]["description"].as_str().or_else(|| common_words(&field.name).filter(|_| is_list)) {
+            if let Some(words) = words["properties"][&*field.name].as_str().or_else(|| common_words(&field.name).filter(|_| is_list)) {
                 property = described(self.dialect, property, words);
             }
             // A list's items are never applied, so upstream says nothing of who owns them.
@@ -207,8 +207,9 @@ impl Schemas {
                 ("FieldsV1" | "RawExtension" | "Patch", _) => json!({"type": "object"}),
                 _ => json!({}),
             };
-            if let Some(words) = self.descriptions.get(name).map(|words| &words["description"]).filter(|words| words.is_string()) {
-                set(&mut schema, "description", words.clone());
+            let words = self.descriptions.of(name);
+            if words["description"].is_string() {
+                set(&mut schema, "description", words["description"].clone());
             }
             self.definitions.insert(name.to_owned(), schema);
         }

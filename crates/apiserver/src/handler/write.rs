@@ -43,7 +43,7 @@ pub struct Written {
 /// A store's failure as clients see it.
 pub fn store_failure(error: &StoreError) -> ApiError {
     match error {
-        StoreError::Unavailable(_) | StoreError::NoSpace { .. } => ApiError::unavailable(error.to_string()),
+        StoreError::Unavailable(_) | StoreError::Closed | StoreError::NoSpace { .. } => ApiError::unavailable(error.to_string()),
         _ => ApiError::internal(error),
     }
 }

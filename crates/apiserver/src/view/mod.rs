@@ -283,6 +283,8 @@ impl MemoryView {
             while let Some(event) = events.next().await {
                 match event {
                     Ok(event) => follower.apply(event),
+                    // The end of the process, not a failure.
+                    Err(StoreError::Closed) => break,
                     Err(failure) => {
                         error!(%failure, "the view cannot follow the store any more; restart the server");
                         break;
