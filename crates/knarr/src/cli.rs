@@ -335,8 +335,11 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Says what went wrong, and what to do where the message itself does not.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("knarr: {error:#}");
+    let is_full = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| error.kind() == std::io::ErrorKind::StorageFull);
+    let advice = if is_full { "; make room there, then start again" } else { "" };
+    eprintln!("knarr: {error:#}{advice}");
     ExitCode::FAILURE
 }
 

@@ -86,6 +86,10 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
         }).map(drop));
     }
 
+    // Volumes of Secrets are files below it.
+    let node_directory = settings.run_directory.join("node");
+    runtime_embedded::ensure_memory_backed(&node_directory).with_context(|| format!("{} cannot be kept in memory", node_directory.display()))?;
+
     let mut options = pod_network::Options::new(&settings.cluster, &settings.name, &settings.run_directory);
     options.cluster_ranges.clone_from(&settings.cluster_ranges);
     let network = RoutedPodNetwork::open(options).context("the pod network cannot be set up")?;
@@ -138,7 +142,7 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
 
     let changed = network.changed();
     let mut config =
-        NodeConfig::new(&settings.name, settings.client, runtime, Arc::new(network), settings.data_directory.join("node"), settings.run_directory.join("node"));
+        NodeConfig::new(&settings.name, settings.client, runtime, Arc::new(network), settings.data_directory.join("node"), node_directory);
     config.node_ips = settings.addresses;
     config.cluster_dns = dns;
     config.cluster_domain = settings.cluster_domain;

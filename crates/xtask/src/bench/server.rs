@@ -64,7 +64,9 @@ impl Drop for Server {
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         let _ = self.process.wait();
         // A server that stops leaves what its pods need; here are none, so everything may go.
-        let _ = Command::new("umount").args(["--lazy", &format!("{}/bench/runtime", self.run_directory)]).stderr(Stdio::null()).status();
+        for part in ["runtime", "node"] {
+            let _ = Command::new("umount").args(["--lazy", &format!("{}/bench/{part}", self.run_directory)]).stderr(Stdio::null()).status();
+        }
         let _ = fs::remove_dir_all(&self.run_directory);
         for table in ["knarr-bench-bench-pods", "knarr-bench-bench-services"] {
             let _ = Command::new("nft").args(["delete", "table", "inet", table]).stderr(Stdio::null()).status();
