@@ -81,6 +81,8 @@ pub struct Core {
     pub service_account_tokens: Option<ServiceAccountTokens>,
     /// How nodes and pods are reached.
     pub dialer: Arc<dyn dialer::Dialer>,
+    /// Versions that other servers answer for.
+    pub aggregation: crate::aggregation::Aggregation,
     /// Takes the tunnels of agents in.
     pub tunnels: Option<dialer::TunnelRegistry>,
     /// Checks of `/readyz` that have not passed yet, by name.

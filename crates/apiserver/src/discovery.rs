@@ -7,6 +7,7 @@ use kinds::{KindInfo, Scheme};
 use serde_json::{Value, json};
 
 use crate::{
+    aggregation::{self, Remotes},
     core::{Core, RequestContext},
     http_body::{Body, full},
     negotiation::{Negotiated, negotiate},
@@ -32,22 +33,24 @@ fn version_rank(version: &str) -> (u8, i64, i64) {
 }
 
 /// Groups in the order they were first served, each with its versions.
-fn groups(scheme: &Scheme) -> Vec<(String, Vec<String>)> {
+fn groups(scheme: &Scheme, remotes: &Remotes) -> Vec<(String, Vec<String>)> {
     let mut order: Vec<(String, Vec<String>)> = Vec::new();
     let mut position: BTreeMap<String, usize> = BTreeMap::new();
-    for kind in scheme.kinds() {
-        let info = kind.info();
-        let index = *position.entry(info.kind.group.to_string()).or_insert_with(|| {
-            order.push((info.kind.group.to_string(), Vec::new()));
+    let own = scheme.kinds().map(|kind| (&*kind.info().kind.group, &*kind.info().kind.version));
+    for (group, version) in own.chain(remotes.iter().map(|remote| (&*remote.group, &*remote.version))) {
+        let index = *position.entry(group.to_owned()).or_insert_with(|| {
+            order.push((group.to_owned(), Vec::new()));
             order.len() - 1
         });
         if let Some((_, versions)) = order.get_mut(index)
-            && !versions.iter().any(|known| **known == *info.kind.version)
+            && !versions.iter().any(|known| known == version)
         {
-            versions.push(info.kind.version.to_string());
+            versions.push(version.to_owned());
         }
     }
-    order.push((usage_metrics::GROUP.to_owned(), vec![usage_metrics::VERSION.to_owned()]));
+    if !position.contains_key(usage_metrics::GROUP) {
+        order.push((usage_metrics::GROUP.to_owned(), vec![usage_metrics::VERSION.to_owned()]));
+    }
     for (_, versions) in &mut order {
         versions.sort_by_key(|version| version_rank(version));
     }
@@ -154,14 +157,19 @@ fn aggregated_resource(info: &KindInfo) -> Value {
     entry
 }
 
-fn aggregated(scheme: &Scheme, core_group: bool, version: &str) -> Value {
-    let items: Vec<Value> = groups(scheme)
+fn aggregated(scheme: &Scheme, remotes: &Remotes, core_group: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(scheme, remotes)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core_group)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
+                    if let Some(remote) = remotes.iter().find(|remote| remote.group == group && remote.version == *version) {
+                        let resources = aggregation::discovery::aggregated(&remote.resources, &group, version);
+                        let freshness = if remote.available { "Current" } else { "Stale" };
+                        return json!({"version": version, "resources": resources, "freshness": freshness});
+                    }
                     let mut resources: Vec<Value> = kinds_of(scheme, &group, version).into_iter().map(aggregated_resource).collect();
                     resources.extend(measured_resources(&group, version).map(|(name, kind, namespaced)| {
                         json!({
@@ -213,10 +221,11 @@ fn entity_tag(bytes: &[u8]) -> String {
 /// 404 for groups and versions that are not served, 406.
 pub fn answer(core: &Core, context: &RequestContext, if_none_match: Option<&str>) -> Result<Response<Body>, ApiError> {
     let scheme = core.scheme.load();
+    let remotes = core.aggregation.remotes();
     let path = context.info.path.trim_matches('/');
     let parts: Vec<&str> = path.split('/').collect();
     if let (["api" | "apis"], Some(version)) = (parts.as_slice(), aggregated_version(&context.accept)) {
-        let bytes = serde_json::to_vec(&aggregated(&scheme, path == "api", version)).map_err(ApiError::internal)?;
+        let bytes = serde_json::to_vec(&aggregated(&scheme, &remotes, path == "api", version)).map_err(ApiError::internal)?;
         let tag = entity_tag(&bytes);
         let unchanged = if_none_match == Some(tag.as_str());
         let mut response = Response::new(full(if unchanged { Vec::new() } else { bytes }));
@@ -240,11 +249,11 @@ pub fn answer(core: &Core, context: &RequestContext, if_none_match: Option<&str>
         }
         ["apis"] => {
             let list: Vec<Value> =
-                groups(&scheme).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| group_value(group, versions)).collect();
+                groups(&scheme, &remotes).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| group_value(group, versions)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
         }
         ["apis", group] => {
-            let all = groups(&scheme);
+            let all = groups(&scheme, &remotes);
             let (group, versions) = all.iter().find(|(known, _)| known == group && !known.is_empty()).ok_or_else(ApiError::no_such_path)?;
             let mut value = group_value(group, versions);
             value["kind"] = json!("APIGroup");

@@ -51,6 +51,14 @@ pub fn text_answer(code: StatusCode, text: impl Into<String>) -> Response<Body> 
 /// # Errors
 /// 413 where it is larger than [`MAXIMUM_BODY_BYTES`], 400 where the client broke off.
 pub async fn read_all(body: Body) -> Result<Bytes, ApiError> {
+    read_up_to(body, MAXIMUM_BODY_BYTES).await
+}
+
+/// Reads a whole body of at most so many bytes.
+///
+/// # Errors
+/// 413 where it is larger, 400 where the other side broke off.
+pub async fn read_up_to(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut body = body;
     let mut first: Option<Bytes> = None;
     let mut whole: Option<bytes::BytesMut> = None;
@@ -59,8 +67,8 @@ pub async fn read_all(body: Body) -> Result<Bytes, ApiError> {
         let frame = frame.map_err(|error| ApiError::bad_request(format!("the request body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
-        if length > MAXIMUM_BODY_BYTES {
-            return Err(ApiError::too_large(MAXIMUM_BODY_BYTES));
+        if length > limit {
+            return Err(ApiError::too_large(limit));
         }
         match (&mut whole, first.take()) {
             (Some(buffer), _) => buffer.extend_from_slice(&data),

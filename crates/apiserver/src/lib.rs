@@ -11,12 +11,14 @@
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
 //! - [`bootstrap`]: what a new cluster begins with
 //! - [`custom_resources`]: kinds that definitions add while the server runs
+//! - [`aggregation`]: groups that another server answers for
 //!
 //! Nothing but this crate opens a store, and nothing in it knows a node's or a controller's insides.
 
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod aggregation;
 pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;

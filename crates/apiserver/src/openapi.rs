@@ -18,6 +18,7 @@ use meta::{ApiError, Reason};
 use parking_lot::Mutex;
 
 use crate::{
+    aggregation::{Remotes, documents},
     core::{Core, RequestContext},
     http_body::{Body, empty, full},
 };
@@ -60,7 +61,7 @@ fn published(kind: &dyn ServedKind) -> PublishedKind {
             .iter()
             .map(|sub| PublishedSubresource { name: sub.name.clone(), kind: sub.kind.clone(), verbs: sub.verbs.clone() })
             .collect(),
-        custom: info.custom.then(|| Arc::new(openapi::describe_shape(kind.schema()))),
+        custom: None,
     }
 }
 
@@ -115,12 +116,40 @@ impl<'a> Wanted<'a> {
 }
 
 impl Documents {
-    fn get(&self, scheme: &Arc<Scheme>, wanted: Wanted<'_>) -> Result<Option<Document>, ApiError> {
+    /// A document with what other servers publish in it.
+    fn with_remotes(&self, scheme: &Arc<Scheme>, remotes: &Remotes, custom: impl Fn() -> Vec<PublishedKind>, wanted: Wanted<'_>) -> Result<Option<Document>, ApiError> {
+        let theirs = documents::hash(remotes);
+        if theirs.is_empty() || matches!(wanted, Wanted::Version(..)) {
+            return self.get(scheme, custom, wanted);
+        }
+        let plain = if wanted == Wanted::Index { wanted } else { Wanted::Second { protobuf: false } };
+        let Some(own) = self.get(scheme, custom, plain)? else { return Ok(None) };
+        let hash = format!("{}{theirs}", own.hash);
+        let name = format!("{wanted:?} with others");
+        if let Some(known) = self.kept.lock().documents.get(&name).filter(|known| *known.hash == *hash) {
+            return Ok(Some(known.clone()));
+        }
+        let mut value = serde_json::from_slice(&expand(&own.gzip)?).map_err(ApiError::internal)?;
+        match wanted {
+            Wanted::Index => documents::add_to_index(&mut value, remotes),
+            _ => documents::add_to_second(&mut value, remotes),
+        }
+        let (bytes, content_type) = match wanted {
+            Wanted::Second { protobuf: true } => (openapi::v2_protobuf(&value), V2_PROTOBUF_CONTENT_TYPE),
+            _ => (serde_json::to_vec(&value).map_err(ApiError::internal)?, "application/json"),
+        };
+        let document = Document { hash: hash.into(), gzip: compress(&bytes)?, content_type };
+        self.kept.lock().documents.insert(name, document.clone());
+        Ok(Some(document))
+    }
+
+    /// `custom` gives the custom kinds as their definitions write them, words and value rules included.
+    fn get(&self, scheme: &Arc<Scheme>, custom: impl Fn() -> Vec<PublishedKind>, wanted: Wanted<'_>) -> Result<Option<Document>, ApiError> {
         let name = format!("{wanted:?}");
         let kinds = {
             let mut kept = self.kept.lock();
             if !kept.scheme.as_ref().is_some_and(|known| Arc::ptr_eq(known, scheme)) {
-                let kinds = scheme.kinds().map(|kind| published(kind.as_ref())).collect();
+                let kinds = scheme.kinds().filter(|kind| !kind.info().custom).map(|kind| published(kind.as_ref())).chain(custom()).collect();
                 *kept = Kept { scheme: Some(scheme.clone()), kinds, documents: HashMap::new() };
             }
             if let Some(document) = kept.documents.get(&name) {
@@ -155,7 +184,7 @@ pub fn answer(core: &Core, context: &RequestContext, headers: &HeaderMap) -> Res
         return Err(ApiError::new(406, Reason::NotAcceptable, "only the following media types are accepted: application/json"));
     }
     let scheme = core.scheme.load_full();
-    let document = core.openapi.get(&scheme, wanted)?.ok_or_else(ApiError::no_such_path)?;
+    let document = core.openapi.with_remotes(&scheme, &core.aggregation.remotes(), || crate::custom_resources::published(core, &scheme), wanted)?.ok_or_else(ApiError::no_such_path)?;
     let asked_hash = context.query.value("hash").filter(|hash| !hash.is_empty());
     let mut response = Response::new(empty());
     let set = |response: &mut Response<Body>, name, value: &str| {
@@ -207,11 +236,11 @@ mod tests {
     #[test]
     fn documents_are_made_once_and_come_back_whole() {
         let (documents, scheme) = (Documents::default(), Arc::new(kinds::served::serve_all()));
-        let first = documents.get(&scheme, Wanted::Version("apps", "v1")).unwrap().unwrap();
-        let again = documents.get(&scheme, Wanted::Version("apps", "v1")).unwrap().unwrap();
+        let first = documents.get(&scheme, Vec::new, Wanted::Version("apps", "v1")).unwrap().unwrap();
+        let again = documents.get(&scheme, Vec::new, Wanted::Version("apps", "v1")).unwrap().unwrap();
         assert_eq!(first.gzip.as_ptr(), again.gzip.as_ptr());
         let value: serde_json::Value = serde_json::from_slice(&expand(&first.gzip).unwrap()).unwrap();
         assert_eq!(value["openapi"], "3.0.0");
-        assert!(documents.get(&scheme, Wanted::Version("no", "v1")).unwrap().is_none());
+        assert!(documents.get(&scheme, Vec::new, Wanted::Version("no", "v1")).unwrap().is_none());
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 
 use crate::{
+    aggregation,
     authentication::ConnectionIdentity,
     authorization::{Attributes, Authorizer, Decision},
     core::{Core, RequestContext},
@@ -104,6 +105,9 @@ impl ApiServer {
             info,
         };
         self.authorize(&context)?;
+        if let Some(remote) = core.aggregation.answers(&context.info) {
+            return aggregation::pass_on(core, &context, &remote, request).await;
+        }
         if !context.info.is_resource {
             return self.path(context, request).await;
         }

@@ -10,6 +10,7 @@ use store::{Store, StoreError};
 
 use crate::{
     admission::{self, AdmissionChain},
+    aggregation::{self, Aggregation, FrontProxy},
     authentication::{Authentication, bootstrap_token::BootstrapTokenAuthenticator, service_account::ServiceAccountTokenAuthenticator},
     authorization::{Authorization, node::NodeAuthorizer, rbac::Rbac},
     bootstrap,
@@ -40,6 +41,8 @@ pub struct Parts {
     pub dialer: Arc<dyn dialer::Dialer>,
     /// Takes the tunnels of agents in; none where nodes are reached without.
     pub tunnels: Option<dialer::TunnelRegistry>,
+    /// What proves requests of this server to those it aggregates.
+    pub front_proxy: Option<FrontProxy>,
     /// The clock; [`system_clock`] but in tests.
     pub clock: Clock,
 }
@@ -55,6 +58,9 @@ pub enum OpenError {
     /// The store could not be read.
     #[error("the store cannot be read")]
     Store(#[source] StoreError),
+    /// The front proxy's certificate cannot be used.
+    #[error("the certificate for aggregated servers cannot be used")]
+    FrontProxy(#[source] pki::PkiError),
     /// What every cluster begins with could not be written.
     #[error("the cluster's first objects could not be written")]
     Bootstrap(#[source] ApiError),
@@ -140,9 +146,14 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         service_account_tokens: parts.tokens,
         dialer: parts.dialer,
         tunnels: parts.tunnels,
+        aggregation: Aggregation::new(parts.front_proxy.clone()).map_err(OpenError::FrontProxy)?,
         starting: Mutex::new(vec!["bootstrap"]),
     });
     bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;
+    if let Some(front_proxy) = &parts.front_proxy {
+        aggregation::trust::publish(&core, front_proxy).await.map_err(OpenError::Bootstrap)?;
+    }
     crate::custom_resources::start(&core).await;
+    aggregation::follow::start(&core);
     Ok(ApiServer::new(core))
 }

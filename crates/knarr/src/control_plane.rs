@@ -104,12 +104,21 @@ impl ControlPlane {
             advertise: Some(advertise),
             own_node: (!arguments.disable_agent).then(|| arguments.node_name.clone().unwrap_or_else(crate::server::host_name)),
         };
+        // An authority of its own: nobody whose certificate the cluster's authority signed may speak for others.
+        let proxy_authority = ClusterAuthority::open_or_create(&data.join("pki").join("front-proxy"), now)?;
+        let proxy_subject = pki::Subject::new(apiserver::aggregation::trust::FRONT_PROXY_NAME, std::iter::empty::<String>());
+        let front_proxy = apiserver::aggregation::FrontProxy {
+            client: proxy_authority.ensure_client("client", &proxy_subject, now)?,
+            authority_pem: proxy_authority.certificate_pem().to_owned(),
+            client_authority_pem: authority.certificate_pem().to_owned(),
+        };
         let server = setup::open(setup::Parts {
             store: store.clone(),
             facts,
             tokens: Some(ServiceAccountTokens { signer, verifier }),
             dialer: Arc::new(dialer.clone()),
             tunnels: Some(dialer.tunnels.clone()),
+            front_proxy: Some(front_proxy),
             clock: setup::system_clock(),
         })
         .await?;

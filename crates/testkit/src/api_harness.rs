@@ -25,6 +25,14 @@ impl ApiHarness {
     /// # Panics
     /// Where the server does not open; a test can do nothing about it.
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A new cluster with something else in it than the others have.
+    ///
+    /// # Panics
+    /// Where the server does not open.
+    pub async fn start_with(edit: impl FnOnce(&mut setup::Parts)) -> Self {
         let facts = ClusterFacts {
             service_cidrs: vec!["10.96.0.0/16".to_owned()],
             node_ports: (30_000, 32_767),
@@ -35,14 +43,16 @@ impl ApiHarness {
             advertise: None,
             own_node: None,
         };
-        let parts = setup::Parts {
+        let mut parts = setup::Parts {
             store: Arc::new(store::memory::MemoryStore::new()),
             facts,
             tokens: None,
             dialer: Arc::new(dialer::ClusterDialer::default()),
             tunnels: None,
+            front_proxy: None,
             clock: setup::system_clock(),
         };
+        edit(&mut parts);
         Self { server: setup::open(parts).await.expect("an API server over a store in memory") }
     }
 

@@ -20,7 +20,8 @@ use crate::{
 /// Namespaces every cluster has.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-async fn ensure(core: &Arc<Core>, value: Value) -> Result<bool, ApiError> {
+/// Makes an object that is not there yet; whether it was made.
+pub(crate) async fn ensure(core: &Arc<Core>, value: Value) -> Result<bool, ApiError> {
     let object = Object::from_value(value).map_err(|_| ApiError::internal("a bootstrap object is no JSON object"))?;
     let group_version = meta::GroupVersion::parse(object.api_version());
     let kind: Arc<dyn ServedKind> = core.kind_named(&group_version.group, &group_version.version, object.kind())?;
@@ -37,7 +38,7 @@ async fn ensure(core: &Arc<Core>, value: Value) -> Result<bool, ApiError> {
 }
 
 /// Changes an object of the server's own, with all retries of an update.
-async fn change(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespace: &str, name: &str, edit: impl Fn(&mut Object) + Send + Sync) -> Result<(), ApiError> {
+pub(crate) async fn change(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespace: &str, name: &str, edit: impl Fn(&mut Object) + Send + Sync) -> Result<(), ApiError> {
     let context = RequestContext::internal(core, "update", namespace, name);
     let compute = |old: Option<&Object>| {
         let mut object = old.cloned().ok_or_else(|| ApiError::not_found(&kind.info().group_resource(), name))?;

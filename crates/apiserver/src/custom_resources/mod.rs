@@ -59,10 +59,9 @@ fn definition_kind(core: &Core) -> Result<Arc<dyn ServedKind>, ApiError> {
     core.kind_named(GROUP, "v1", KIND)
 }
 
-/// Every custom kind that is served, with its schema as it is written in its definition.
-pub fn published(core: &Core) -> Vec<PublishedKind> {
+/// Every custom kind of a Scheme, with its schema as it is written in its definition.
+pub fn published(core: &Core, scheme: &Scheme) -> Vec<PublishedKind> {
     let definitions = core.view_named(DEFINITIONS);
-    let scheme = core.scheme.load();
     scheme
         .kinds()
         .map(|kind| kind.info())

@@ -122,7 +122,13 @@ fn service_destination(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str,
 
 /// Takes any certificate: a pod's name and address prove nothing, and upstream checks none here either.
 #[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+pub struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl Default for AnyCertificate {
+    fn default() -> Self {
+        Self(pki::tls::provider())
+    }
+}
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
@@ -140,12 +146,11 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 async fn secure(connection: Box<dyn Connection>, address: IpAddr) -> Result<impl Connection, ApiError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+    let config = rustls::ClientConfig::builder_with_provider(pki::tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(ApiError::internal)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let connecting = connector.connect(ServerName::IpAddress(address.into()), connection);

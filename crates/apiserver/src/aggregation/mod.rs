@@ -1,0 +1,107 @@
+//! Aggregation: groups and versions that another server answers for, as an APIService says.
+//!
+//! - [`follow`]: keeps the list of such servers in line with the APIServices, and their condition `Available`
+//! - [`back_end`]: one of those servers, and how requests are passed on to it, with who sent them in headers
+//! - [`discovery`], [`documents`]: what they serve, among what is served here
+//! - [`trust`]: what they need to know to believe those headers
+//!
+//! Requests are authorized here first, and by the other server again. Source: Kubernetes `kube-aggregator/pkg`.
+
+pub mod back_end;
+pub mod discovery;
+pub mod documents;
+pub mod follow;
+pub mod trust;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::Response;
+use meta::ApiError;
+use pki::{PkiError, SwappableCertificate};
+use serde_json::Value;
+
+use crate::{
+    core::{Core, RequestContext},
+    http_body::{Body, Request},
+    request_info::RequestInfo,
+};
+use back_end::BackEndServer;
+
+/// What proves to other servers that a request comes from this one.
+#[derive(Clone)]
+pub struct FrontProxy {
+    /// Shown to them.
+    pub client: pki::Credential,
+    /// Issued it; they are told to believe no other.
+    pub authority_pem: String,
+    /// Issues the certificates of users, whom they may believe directly.
+    pub client_authority_pem: String,
+}
+
+/// One version of a group that another server answers for.
+pub struct Remote {
+    /// Group.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// `groupPriorityMinimum` and `versionPriority`; more comes first.
+    pub priority: (i64, i64),
+    /// The server.
+    pub server: BackEndServer,
+    /// Whether it answered when it was last looked at.
+    pub available: bool,
+    /// Its resources as it listed them.
+    pub resources: Vec<Value>,
+    /// Its OpenAPI documents, as far as it has them.
+    pub documents: documents::RemoteDocuments,
+}
+
+/// Every version that is served elsewhere, the ones of higher priority first.
+pub type Remotes = Vec<Arc<Remote>>;
+
+/// The state of aggregation.
+#[derive(Default)]
+pub struct Aggregation {
+    remotes: ArcSwap<Remotes>,
+    certificate: Option<Arc<SwappableCertificate>>,
+}
+
+impl Aggregation {
+    /// Nothing is aggregated yet. Without a front proxy's certificate other servers take requests for anonymous ones.
+    ///
+    /// # Errors
+    /// Where the certificate cannot be used.
+    pub fn new(front_proxy: Option<FrontProxy>) -> Result<Self, PkiError> {
+        let certificate = front_proxy.as_ref().map(|proxy| SwappableCertificate::new(&proxy.client)).transpose()?;
+        Ok(Self { remotes: ArcSwap::default(), certificate })
+    }
+
+    /// Every version that is served elsewhere.
+    pub fn remotes(&self) -> Arc<Remotes> {
+        self.remotes.load_full()
+    }
+
+    /// Who answers a request, where that is another server: for everything below `/apis/GROUP/VERSION`, and for that version's
+    /// own OpenAPI document.
+    pub fn answers(&self, info: &RequestInfo) -> Option<Arc<Remote>> {
+        let remotes = self.remotes.load();
+        let is_its_document = |remote: &Remote| {
+            let rest = info.path.strip_prefix("/openapi/v3/apis/").map(|rest| rest.trim_end_matches('/'));
+            rest.and_then(|rest| rest.split_once('/')) == Some((&remote.group, &remote.version))
+        };
+        let found = remotes.iter().find(|remote| (*remote.group == *info.group && *remote.version == *info.version) || is_its_document(remote));
+        found.cloned()
+    }
+}
+
+/// Passes a request on, as it came but for its credentials.
+///
+/// # Errors
+/// 503 where the other server cannot be reached.
+pub async fn pass_on(core: &Core, context: &RequestContext, remote: &Remote, request: Request) -> Result<Response<Body>, ApiError> {
+    if !remote.available {
+        return Err(ApiError::unavailable("service unavailable"));
+    }
+    remote.server.send(core, &context.user, request).await
+}

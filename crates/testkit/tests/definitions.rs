@@ -1,0 +1,139 @@
+//! Custom resources as clients see them: what is published about them, and how they are read and written.
+
+use serde_json::{Value, json};
+use testkit::{ApiHarness, api_harness::Caller};
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn schema() -> Value {
+    json!({
+        "description": "Foo CRD for Testing",
+        "type": "object",
+        "properties": {
+            "spec": {
+                "type": "object", "description": "Specification of Foo",
+                "properties": {
+                    "bars": {
+                        "description": "List of Bars and their specs.", "type": "array",
+                        "items": {"type": "object", "required": ["name"], "properties": {
+                            "name": {"description": "Name of Bar.", "type": "string"},
+                            "age": {"description": "Age of Bar.", "type": "string"},
+                            "feeling": {"description": "Whether Bar is feeling great.", "type": "string", "enum": ["Great", "Down"]},
+                            "bazs": {"description": "List of Bazs.", "type": "array", "items": {"type": "string"}},
+                        }},
+                    },
+                },
+            },
+            "status": {"description": "Status of Foo", "type": "object", "properties": {"size": {"type": "integer", "format": "int64", "minimum": 1}}},
+        },
+    })
+}
+
+fn definition(schema: &Value) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}, "subresources": {"status": {}}}],
+        },
+    })
+}
+
+/// Makes a definition and waits until it is established.
+async fn establish(caller: &Caller, definition: &Value) {
+    let created = caller.post(DEFINITIONS, definition).await.expect(201);
+    let (name, revision) = (&created["metadata"]["name"], &created["metadata"]["resourceVersion"]);
+    let mut watch = caller.watch(&format!("{DEFINITIONS}?watch=true&fieldSelector=metadata.name={}&resourceVersion={}", name.as_str().unwrap(), revision.as_str().unwrap())).await;
+    loop {
+        let event = watch.next().await.expect("the watch goes on");
+        let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        if conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True") {
+            return;
+        }
+    }
+}
+
+/// A published schema without what the server adds to every one.
+fn as_written(mut published: Value) -> Value {
+    for name in ["apiVersion", "kind", "metadata"] {
+        published["properties"].as_object_mut().unwrap().remove(name);
+    }
+    published.as_object_mut().unwrap().remove("x-kubernetes-group-version-kind");
+    published
+}
+
+#[tokio::test]
+async fn a_schema_is_published_as_it_is_written() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    establish(&caller, &definition(&schema())).await;
+    let second = caller.get("/openapi/v2").await.expect(200);
+    assert_eq!(as_written(second["definitions"]["com.example.v1.Widget"].clone()), schema());
+    let third = caller.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    assert_eq!(as_written(third["components"]["schemas"]["com.example.v1.Widget"].clone()), schema());
+}
+
+#[tokio::test]
+async fn a_changed_schema_is_published_at_once_and_a_withdrawn_version_no_more() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    let mut with_two = definition(&schema());
+    let mut other = with_two["spec"]["versions"][0].clone();
+    (other["name"], other["storage"]) = (json!("v2"), json!(false));
+    with_two["spec"]["versions"].as_array_mut().unwrap().push(other);
+    establish(&caller, &with_two).await;
+    let before = caller.get("/openapi/v2").await.expect(200);
+    assert!(before["definitions"]["com.example.v2.Widget"].is_object());
+    let patch = json!([
+        {"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/description", "value": "changed"},
+        {"op": "replace", "path": "/spec/versions/1/served", "value": false},
+    ]);
+    caller.patch(&format!("{DEFINITIONS}/widgets.example.com"), "json-patch", &patch).await.expect(200);
+    // The definition's watch of its own tells nothing of the document, so this asks again until it is there; it must be soon.
+    for _ in 0..100 {
+        let document = caller.get("/openapi/v2").await.expect(200);
+        if document["definitions"]["com.example.v1.Widget"]["description"] == "changed" {
+            assert!(document["definitions"]["com.example.v2.Widget"].is_null());
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the changed schema is not published");
+}
+
+#[tokio::test]
+async fn strict_reading_names_every_field_that_is_not_there_or_twice() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    establish(&caller, &definition(&schema())).await;
+    let text = r#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a","unknownMeta":"x"},"spec":{"foo":1,"bars":[{"name":"b","age":"1","age":"2"}]}}"#;
+    let strict = caller.send("POST", &format!("{WIDGETS}?fieldValidation=Strict"), &[("content-type", "application/json")], text).await;
+    let message = strict.expect(400)["message"].as_str().unwrap_or_default().to_owned();
+    for part in ["strict decoding error: ", r#"unknown field "spec.foo""#, r#"duplicate field "spec.bars[0].age""#, r#"unknown field "metadata.unknownMeta""#] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    let warned = caller.send("POST", &format!("{WIDGETS}?fieldValidation=Warn"), &[("content-type", "application/json")], text).await;
+    warned.expect(201);
+    let warnings: Vec<&str> = warned.headers.get_all("warning").iter().filter_map(|value| value.to_str().ok()).collect();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    let refused = caller.post(WIDGETS, &json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "b"}, "spec": {"bars": [{"age": "1", "feeling": "So-so"}]}})).await;
+    let message = refused.expect(422)["message"].as_str().unwrap_or_default().to_owned();
+    assert!(message.contains("spec.bars[0].name: Required value") && message.contains(r#"spec.bars[0].feeling: Unsupported value: "So-so""#), "{message}");
+}
+
+#[tokio::test]
+async fn a_field_applied_by_two_is_a_conflict_in_custom_resources_too() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    establish(&caller, &definition(&schema())).await;
+    let applied = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"bars": [{"name": "b"}]}});
+    caller.patch(&format!("{WIDGETS}/a?fieldManager=one"), "apply-patch", &applied).await.expect(201);
+    let other = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"bars": [{"name": "c"}]}});
+    let conflict = caller.patch(&format!("{WIDGETS}/a?fieldManager=two"), "apply-patch", &other).await.expect(409);
+    assert!(conflict["message"].as_str().unwrap().contains(r#"conflict with "one": .spec.bars"#), "{conflict}");
+    caller.patch(&format!("{WIDGETS}/a?fieldManager=two&force=true"), "apply-patch", &other).await.expect(200);
+    let status = caller.patch(&format!("{WIDGETS}/a/status"), "merge-patch", &json!({"status": {"size": 4}, "spec": {"bars": []}})).await.expect(200);
+    assert_eq!((&status["status"]["size"], &status["spec"]["bars"][0]["name"]), (&json!(4), &json!("c")));
+}
