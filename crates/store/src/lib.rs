@@ -233,7 +233,7 @@ impl StoreError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::NoSpace { .. } | Self::Unavailable(_) | Self::Future { .. } => true,
-            Self::Conflict { .. } | Self::Compacted { .. } | Self::Poisoned { .. } | Self::Corrupt { .. } => false,
+            Self::Conflict { .. } | Self::Compacted { .. } | Self::Poisoned { .. } | Self::Corrupt { .. } | Self::Closed => false,
         }
     }
 }
