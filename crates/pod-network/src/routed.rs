@@ -470,6 +470,8 @@ impl Shared {
 
     /// Deletes routes from before a restart that lead to nodes which are gone.
     fn sweep_routes(&self) -> Result<(), OpenError> {
+        // A pod that is being connected has its route before it is among the attachments.
+        let _links = self.links.lock();
         let state = self.state.lock();
         let own_addresses = state.peers.node(&self.options.node_name).map(|node| node.addresses.clone()).unwrap_or_default();
         let wanted = state.peers.paths(&self.options.node_name, &self.names, &|address| self.reach(address, &own_addresses));
