@@ -1,5 +1,6 @@
 //! Load that `cargo xtask bench` puts on a cluster, and the times that it took, printed as one JSON object.
 //!
+//! - `knarr-load objects NAMESPACE COUNT`: that many config maps of 1 KiB, to be listed
 //! - `knarr-load watchers COUNT ROUNDS`: that many watches on connections of their own; how long after each write all have seen it
 //! - `knarr-load pods IMAGE ONE_BY_ONE AT_ONCE`: pods made one at a time, from the request to Ready; then many at once, until all run
 //!
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use api::core::v1::{ConfigMap, Pod};
 use client::{Api, FeedEvent, Selection, Source, feed};
-use futures::io::AsyncBufReadExt;
+use futures::{StreamExt, TryStreamExt, io::AsyncBufReadExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams, Request, WatchParams};
 use serde_json::json;
@@ -83,6 +84,21 @@ async fn watchers(count: usize, rounds: usize) -> Outcome<serde_json::Value> {
     Ok(json!({ "median_ms": milliseconds(&mut last, 0.5), "worst_ms": milliseconds(&mut last, 1.0) }))
 }
 
+async fn objects(namespace: &str, count: usize) -> Outcome<serde_json::Value> {
+    let api: Api<ConfigMap> = Api::namespaced(connect().await?, namespace);
+    let make = |number: usize| {
+        let api = api.clone();
+        async move {
+            let mut object = config_map(&format!("load-{number}"));
+            object.data = Some([("key".to_owned(), "x".repeat(1024))].into());
+            api.create(&PostParams::default(), &object).await.map(drop)
+        }
+    };
+    let started = Instant::now();
+    stream::iter(0..count).map(make).buffer_unordered(16).try_collect::<()>().await?;
+    Ok(json!({ "all_ms": started.elapsed().as_secs_f64() * 1000.0 }))
+}
+
 fn pod(name: &str, image: &str) -> Outcome<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": { "name": name },
@@ -147,9 +163,10 @@ async fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let measured = match *words {
+        ["objects", namespace, count] => objects(namespace, count.parse()?).await?,
         ["watchers", count, rounds] => watchers(count.parse()?, rounds.parse()?).await?,
         ["pods", image, one_by_one, at_once] => pods(image, one_by_one.parse()?, at_once.parse()?).await?,
-        _ => return Err("usage: knarr-load watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE".into()),
+        _ => return Err("usage: knarr-load objects NAMESPACE COUNT | watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE".into()),
     };
     println!("{measured}");
     Ok(())

@@ -132,10 +132,13 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
         fs::write(script.path(), lua).context("cannot write the load script")?;
         note(what, load(connections, arguments.seconds, &token, &format!("/api/v1/namespaces/{namespace}/configmaps"), Some(script.path()))?, target);
     }
+    say("listing 5000 objects");
+    server.kubectl(&["create", "namespace", "load-list"])?;
+    load::own(&program, &server, &["objects", "load-list", "5000"])?;
     let header = format!("Authorization: Bearer {token}");
-    let list = format!("https://127.0.0.1:{PORT}/api/v1/namespaces/load-16/configmaps?limit=5000");
+    let list = format!("https://127.0.0.1:{PORT}/api/v1/namespaces/load-list/configmaps");
     let mut times = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..11 {
         let said = curl(&["--header", &header, "--output", "/dev/null", "--write-out", "%{time_pretransfer} %{time_total}", &list])?;
         let mut numbers = said.split(' ').filter_map(|number| number.parse::<f64>().ok());
         if let (Some(connected), Some(total)) = (numbers.next(), numbers.next()) {
