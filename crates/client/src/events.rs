@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use crate::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube_core::params::{Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
@@ -65,7 +65,7 @@ struct Told {
 impl EventRecorder {
     /// Events of `component` (on node `host`, where it is one node's), written through `client`. Must be called within a tokio
     /// runtime; stops when the last clone is dropped.
-    pub fn new(client: kube::Client, component: &str, host: Option<&str>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(client: crate::Client, component: &str, host: Option<&str>, clock: Arc<dyn Clock>) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         let source = EventSource { component: Some(component.to_owned()), host: host.map(str::to_owned) };
         tokio::spawn(Writer { client, source, clock, stories: HashMap::new(), budgets: HashMap::new(), similar: HashMap::new(), last_stamp: 0 }.run(receiver));
@@ -73,7 +73,7 @@ impl EventRecorder {
     }
 
     /// Says something about an object.
-    pub fn record<K: kube::Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, message: impl Into<String>) {
+    pub fn record<K: kube_core::Resource<DynamicType = ()>>(&self, object: &K, kind: EventType, reason: &str, message: impl Into<String>) {
         self.record_about(reference(object), kind, reason, message);
     }
 
@@ -87,7 +87,7 @@ impl EventRecorder {
 }
 
 /// A reference to an object, with uid and revision.
-pub fn reference<K: kube::Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
+pub fn reference<K: kube_core::Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     let metadata = object.meta();
     ObjectReference {
         api_version: Some(K::api_version(&()).into_owned()),
@@ -117,7 +117,7 @@ struct Story {
 }
 
 struct Writer {
-    client: kube::Client,
+    client: crate::Client,
     source: EventSource,
     clock: Arc<dyn Clock>,
     stories: HashMap<StoryId, Story>,
@@ -138,7 +138,7 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, told: Told) -> kube::Result<()> {
+    async fn write(&mut self, told: Told) -> crate::Result<()> {
         let now = self.clock.elapsed();
         self.forget_old(now);
         let mut story = StoryId {

@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use kube::client::Body;
+use crate::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -71,7 +71,7 @@ impl FakeApi {
     }
 
     /// A client of it, that of an administrator.
-    pub fn client(&self) -> kube::Client {
+    pub fn client(&self) -> crate::Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| -> BoxFuture<'static, Result<Answer, Infallible>> {
             let api = api.clone();
@@ -81,7 +81,7 @@ impl FakeApi {
     }
 
     /// All objects of a kind.
-    pub fn objects<K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned>(&self) -> Vec<K> {
+    pub fn objects<K: kube_core::Resource<DynamicType = ()> + serde::de::DeserializeOwned>(&self) -> Vec<K> {
         let path = K::url_path(&(), None);
         let state = self.state.lock();
         let of_kind = state.objects.iter().filter(|(place, _)| format!("{}/{}", place.prefix, place.resource) == path);
@@ -89,7 +89,7 @@ impl FakeApi {
     }
 
     /// Lets discovery tell of a kind. (Its objects are kept without that, too.)
-    pub fn serve<K: kube::Resource<DynamicType = ()>>(&self) {
+    pub fn serve<K: kube_core::Resource<DynamicType = ()>>(&self) {
         let served = Served {
             group: K::group(&()).into_owned(),
             version: K::version(&()).into_owned(),
@@ -151,7 +151,7 @@ impl FakeApi {
             };
         }
         let written = format!("{} {}", parts.method, parts.uri.path());
-        let bytes = body.collect_bytes().await.unwrap_or_default();
+        let bytes = body.collect().await.unwrap_or_default().to_bytes();
         let value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
         let content_type = parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut state = self.state.lock();
@@ -400,7 +400,7 @@ mod tests {
     use crate::{Informers, ObjectKey};
     use k8s_openapi::api::core::v1::ConfigMap;
     use crate::Api;
-    use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+    use kube_core::params::{DeleteParams, Patch, PatchParams, PostParams};
     use tokio_util::sync::CancellationToken;
 
     #[tokio::test]

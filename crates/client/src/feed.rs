@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::io::{AsyncBufRead, AsyncBufReadExt};
 use futures::FutureExt;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
-use kube::api::{ListParams, Request, WatchParams};
+use kube_core::{Request, params::{ListParams, WatchParams}};
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -55,7 +55,7 @@ impl Selection {
 /// A collection to read, and as whom.
 #[derive(Clone)]
 pub struct Source {
-    client: kube::Client,
+    client: crate::Client,
     url_path: String,
     selection: Selection,
     metadata_only: bool,
@@ -63,7 +63,7 @@ pub struct Source {
 
 impl Source {
     /// The objects of kind `K` that `selection` picks. `dynamic` is `()` for the types of `k8s-openapi`.
-    pub fn new<K: kube::Resource>(client: kube::Client, dynamic: &K::DynamicType, selection: Selection) -> Self {
+    pub fn new<K: kube_core::Resource>(client: crate::Client, dynamic: &K::DynamicType, selection: Selection) -> Self {
         let url_path = K::url_path(dynamic, selection.namespace.as_deref());
         Self { client, url_path, selection, metadata_only: false }
     }
@@ -73,7 +73,7 @@ impl Source {
         Self { metadata_only: true, ..self }
     }
 
-    async fn list<K: Watchable>(&self) -> kube::Result<Listing<K>> {
+    async fn list<K: Watchable>(&self) -> crate::Result<Listing<K>> {
         // Revision 0: what the server has at hand will do, since the watch brings what is newer.
         let parameters = ListParams {
             label_selector: self.selection.labels.clone(),
@@ -82,7 +82,7 @@ impl Source {
         };
         let request = Request::new(&self.url_path);
         let request = if self.metadata_only { request.list_metadata(&parameters) } else { request.list(&parameters) };
-        Listing::from_json(&exchange(&self.client, request.map_err(kube::Error::BuildRequest)?).await?)
+        Listing::from_json(&exchange(&self.client, request.map_err(crate::Error::BuildRequest)?).await?)
     }
 }
 
@@ -133,7 +133,7 @@ struct Bookmark {
 /// The lines of a watch. Boxed, so that the code behind it is this crate's alone.
 type Lines = Box<dyn AsyncBufRead + Send + Unpin>;
 
-fn open(client: &kube::Client, mut request: http::Request<Vec<u8>>) -> BoxFuture<'static, kube::Result<Lines>> {
+fn open(client: &crate::Client, mut request: http::Request<Vec<u8>>) -> BoxFuture<'static, crate::Result<Lines>> {
     // Packing a watch would only cost time, as it comes from the same machine or network.
     request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
     let client = client.clone();
@@ -141,12 +141,12 @@ fn open(client: &kube::Client, mut request: http::Request<Vec<u8>>) -> BoxFuture
 }
 
 /// The next line, none at the end. A line that the end cuts off counts as the end.
-async fn next_line<'a>(lines: &mut Lines, line: &'a mut Vec<u8>) -> kube::Result<Option<&'a [u8]>> {
+async fn next_line<'a>(lines: &mut Lines, line: &'a mut Vec<u8>) -> crate::Result<Option<&'a [u8]>> {
     line.clear();
     match lines.read_until(b'\n', line).await {
         Ok(_) if line.last() == Some(&b'\n') => Ok(Some(line)),
         Ok(_) => Ok(None),
-        Err(error) => Err(kube::Error::ReadEvents(error)),
+        Err(error) => Err(crate::Error::ReadEvents(error)),
     }
 }
 
@@ -156,7 +156,7 @@ enum WatchEnd {
     Closed,
     /// The revision to go on from is no longer kept.
     Expired,
-    Failed(kube::Error),
+    Failed(crate::Error),
 }
 
 /// Reads `source` and hands every event to `deliver`, for ever. Stop it by dropping the future.
@@ -194,7 +194,7 @@ pub async fn run<K: Watchable>(source: Source, mut deliver: impl FnMut(FeedEvent
 }
 
 /// Waits before the next try. There is no event to wait for: the server is away or refuses.
-async fn wait(source: &Source, action: &str, error: &kube::Error, backoff: &mut Backoff) {
+async fn wait(source: &Source, action: &str, error: &crate::Error, backoff: &mut Backoff) {
     let delay = backoff.next_delay();
     if delay < Duration::from_secs(1) {
         tracing::debug!(path = source.url_path, %error, "could not {action}; trying again in {delay:?}");
@@ -217,7 +217,7 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
         if source.metadata_only { request.watch_metadata(&parameters, revision) } else { request.watch(&parameters, revision) };
     let request = match request {
         Ok(request) => request,
-        Err(error) => return WatchEnd::Failed(kube::Error::BuildRequest(error)),
+        Err(error) => return WatchEnd::Failed(crate::Error::BuildRequest(error)),
     };
     let reading = async {
         let mut lines = match open(&source.client, request).await {
@@ -251,25 +251,25 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
     }
 }
 
-fn read_frame<K: Watchable>(line: &[u8]) -> kube::Result<FeedEvent<K>> {
-    let frame: Frame<'_> = serde_json::from_slice(line).map_err(kube::Error::SerdeError)?;
+fn read_frame<K: Watchable>(line: &[u8]) -> crate::Result<FeedEvent<K>> {
+    let frame: Frame<'_> = serde_json::from_slice(line).map_err(crate::Error::SerdeError)?;
     let text = frame.object.get();
     Ok(match frame.kind {
-        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(K::from_json(text.as_bytes()).map_err(kube::Error::SerdeError)?),
-        FrameKind::Deleted => FeedEvent::Deleted(K::from_json(text.as_bytes()).map_err(kube::Error::SerdeError)?),
+        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(K::from_json(text.as_bytes()).map_err(crate::Error::SerdeError)?),
+        FrameKind::Deleted => FeedEvent::Deleted(K::from_json(text.as_bytes()).map_err(crate::Error::SerdeError)?),
         FrameKind::Bookmark => {
-            let bookmark: Bookmark = serde_json::from_str(text).map_err(kube::Error::SerdeError)?;
+            let bookmark: Bookmark = serde_json::from_str(text).map_err(crate::Error::SerdeError)?;
             FeedEvent::Progress(bookmark.metadata.resource_version.unwrap_or_default())
         }
-        FrameKind::Error => return Err(kube::Error::Api(serde_json::from_str(text).map_err(kube::Error::SerdeError)?)),
+        FrameKind::Error => return Err(crate::Error::Api(serde_json::from_str(text).map_err(crate::Error::SerdeError)?)),
     })
 }
 
-fn failure(error: kube::Error) -> WatchEnd {
+fn failure(error: crate::Error) -> WatchEnd {
     if crate::status_code(&error) == Some(410) { WatchEnd::Expired } else { WatchEnd::Failed(error) }
 }
 
-fn advance<K: kube::Resource>(revision: &mut String, object: &K) {
+fn advance<K: kube_core::Resource>(revision: &mut String, object: &K) {
     if let Some(newer) = &object.meta().resource_version {
         revision.clone_from(newer);
     }

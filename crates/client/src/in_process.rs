@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use kube::client::Body;
+use crate::Body;
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::Identity;
@@ -20,7 +20,7 @@ use crate::Identity;
 const PIPE_BYTES: usize = 64 * 1024;
 
 /// Makes a client whose requests are answered by `service`, each as `identity`. Must be called within a tokio runtime.
-pub fn in_process<S, B>(service: S, identity: Identity) -> kube::Client
+pub fn in_process<S, B>(service: S, identity: Identity) -> crate::Client
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
@@ -29,7 +29,7 @@ where
     B::Error: Into<BoxError>,
 {
     let user_agent = user_agent(&identity);
-    kube::Client::new(InProcess { service, identity, user_agent }, "default")
+    crate::Client::new(InProcess { service, identity, user_agent })
 }
 
 #[derive(Clone)]
@@ -91,7 +91,7 @@ where
         let (service, identity) = (service.clone(), identity.clone());
         async move {
             // A request that asks for an upgrade has no body.
-            let mut request = request.map(|_| Body::empty());
+            let mut request = request.map(|_| Body::default());
             request.extensions_mut().insert(identity);
             service.oneshot(request).await.map_err(std::io::Error::other)
         }
@@ -149,7 +149,7 @@ mod tests {
             Ok::<_, Infallible>(answer.body(Full::new(Bytes::new())).unwrap())
         });
         let client = in_process(service, Identity::user("olga", &[]));
-        let request = Request::get("/exec").header("Connection", "Upgrade").header("Upgrade", "x").body(Body::empty()).unwrap();
+        let request = Request::get("/exec").header("Connection", "Upgrade").header("Upgrade", "x").body(Body::default()).unwrap();
         let answer = client.send(request).await.unwrap();
         assert_eq!(answer.status(), 101);
         let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());

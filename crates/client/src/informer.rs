@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 use crate::{FeedEvent, Index, ObjectKey, key_of, revision_of};
 
 /// What an informer can hold: any type of the API.
-pub trait Watchable: kube::Resource + Json + Clone + Debug + Send + Sync + 'static {}
-impl<K: kube::Resource + Json + Clone + Debug + Send + Sync + 'static> Watchable for K {}
+pub trait Watchable: kube_core::Resource + Json + Clone + Debug + Send + Sync + 'static {}
+impl<K: kube_core::Resource + Json + Clone + Debug + Send + Sync + 'static> Watchable for K {}
 
 /// One object was created (`old` is absent), changed, or removed (`new` is absent). Both are given where an object was replaced
 /// by another of the same name, too: compare uids where that matters.

@@ -16,21 +16,21 @@ pub struct Informers {
 }
 
 struct Inner {
-    client: kube::Client,
+    client: crate::Client,
     stop: CancellationToken,
     running: Mutex<HashMap<(TypeId, Selection), Box<dyn Any + Send + Sync>>>,
 }
 
 impl Informers {
     /// Informers that read through `client` until `stop` is cancelled.
-    pub fn new(client: kube::Client, stop: CancellationToken) -> Self {
+    pub fn new(client: crate::Client, stop: CancellationToken) -> Self {
         Self { inner: Arc::new(Inner { client, stop, running: Mutex::default() }) }
     }
 
     /// The informer of all objects of a kind. Must be called within a tokio runtime, as it may start the watch.
     pub fn of<K>(&self) -> Informer<K>
     where
-        K: Watchable + kube::Resource<DynamicType = ()>,
+        K: Watchable + kube_core::Resource<DynamicType = ()>,
     {
         self.selected(Selection::default())
     }
@@ -38,7 +38,7 @@ impl Informers {
     /// The informer of some objects of a kind, which has a watch of its own: worth it only where the selection is much smaller.
     pub fn selected<K>(&self, selection: Selection) -> Informer<K>
     where
-        K: Watchable + kube::Resource<DynamicType = ()>,
+        K: Watchable + kube_core::Resource<DynamicType = ()>,
     {
         let mut running = self.inner.running.lock();
         let id = (TypeId::of::<K>(), selection);
@@ -54,7 +54,7 @@ impl Informers {
     }
 
     /// The client the informers read through.
-    pub fn client(&self) -> &kube::Client {
+    pub fn client(&self) -> &crate::Client {
         &self.inner.client
     }
 

@@ -1,8 +1,9 @@
-//! The Client seam: everybody but the API server reaches the cluster through a [`kube::Client`] made here, and keeps what it
+//! The Client seam: everybody but the API server reaches the cluster through a [`Client`] made here, and keeps what it
 //! reads in shared informers.
 //!
+//! - [`transport`]: the handle itself, and what may go wrong
 //! - [`in_process`]: a client over the API server's own service, without a socket; authorization and admission stay
-//! - [`connect`], [`connect_with_tls`]: the same client over TLS
+//! - [`connect`], [`connect_with_tls`]: the same client over TLS; [`kubeconfig`] reads whom to connect to
 //! - [`requests`]: requests for the objects of one kind
 //! - [`identity`]: who an in-process request is from
 //! - [`feed`]: one list and watch, resumed after every kind of interruption
@@ -25,8 +26,10 @@ pub mod identity;
 pub mod index;
 pub mod informer;
 pub mod informers;
+pub mod kubeconfig;
 pub mod metadata;
 pub mod requests;
+pub mod transport;
 mod in_process;
 mod over_tls;
 
@@ -40,13 +43,21 @@ pub use in_process::in_process;
 pub use index::Index;
 pub use informer::{Change, Informer, Watchable};
 pub use informers::Informers;
+pub use kubeconfig::Kubeconfig;
 pub use over_tls::{ConnectError, connect, connect_with_tls};
 
 pub use meta::ObjectKey;
 pub use metadata::MetadataOnly;
+pub use transport::{Body, Client, Error, Result, Status};
+
+// What the crate `kube` knows of the API without sending anything: how requests look, and what a kind is called.
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+pub use kube_core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, WatchParams};
+pub use kube_core::request::Error as RequestError;
+pub use kube_core::{ApiResource, Request, Resource, ResourceExt, Selector as Expressions, SelectorExt};
 
 /// The key of an object: its namespace, if it lives in one, and its name.
-pub fn key_of<K: kube::Resource>(object: &K) -> ObjectKey {
+pub fn key_of<K: kube_core::Resource>(object: &K) -> ObjectKey {
     let metadata = object.meta();
     ObjectKey {
         namespace: metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).map(Into::into),
@@ -55,29 +66,29 @@ pub fn key_of<K: kube::Resource>(object: &K) -> ObjectKey {
 }
 
 /// The revision an object was last written at, as a number that grows with every write of the whole cluster. 0 when it has none.
-pub fn revision_of<K: kube::Resource>(object: &K) -> u64 {
+pub fn revision_of<K: kube_core::Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The status code the API answered with; `None` when no answer came.
-pub fn status_code(error: &kube::Error) -> Option<u16> {
+pub fn status_code(error: &crate::Error) -> Option<u16> {
     match error {
-        kube::Error::Api(status) => Some(status.code),
+        crate::Error::Api(status) => Some(status.code),
         _ => None,
     }
 }
 
 /// Whether the API said that the object does not exist.
-pub fn is_not_found(error: &kube::Error) -> bool {
+pub fn is_not_found(error: &crate::Error) -> bool {
     status_code(error) == Some(404)
 }
 
 /// Whether the API refused because the object was changed meanwhile, or exists already.
-pub fn is_conflict(error: &kube::Error) -> bool {
+pub fn is_conflict(error: &crate::Error) -> bool {
     status_code(error) == Some(409)
 }
 
 /// Whether the API refused to create an object because one of its name is there already.
-pub fn is_already_exists(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
+pub fn is_already_exists(error: &crate::Error) -> bool {
+    matches!(error, crate::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::ApiResource;
+use kube_core::ApiResource;
 use serde::{Deserialize, Serialize};
 
 /// What `PartialObjectMetadata` holds, for an object of any kind.
@@ -16,9 +16,9 @@ pub struct MetadataOnly {
 
 api::json_codec!(MetadataOnly);
 
-impl kube::Resource for MetadataOnly {
+impl kube_core::Resource for MetadataOnly {
     type DynamicType = ApiResource;
-    type Scope = kube::core::DynamicResourceScope;
+    type Scope = kube_core::DynamicResourceScope;
 
     fn kind(resource: &ApiResource) -> Cow<'_, str> {
         resource.kind.as_str().into()

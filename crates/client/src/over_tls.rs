@@ -1,14 +1,18 @@
 //! A client over TLS: from a kubeconfig, or from a TLS configuration whose certificates may be swapped while it is used.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderValue, Request, Uri, header};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use tower::{BoxError, ServiceBuilder};
+use tower::Service;
+
+use crate::kubeconfig::{Kubeconfig, KubeconfigError};
+use crate::transport::{Body, Client};
 
 /// A server that does not accept a connection in this time is taken as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,44 +24,43 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub enum ConnectError {
     /// The kubeconfig names no usable cluster or user.
     #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// Its certificates or keys cannot be used.
-    #[error("TLS cannot be set up from the kubeconfig")]
-    Tls(#[source] kube::Error),
+    Kubeconfig(#[from] KubeconfigError),
     /// The server's address is not an `https://host:port` one.
     #[error("{0} is not the address of a server, which looks like https://host:port")]
     Address(Uri),
+    /// The token or the name holds characters that no header may.
+    #[error("a token or a name that cannot be sent")]
+    Header(#[from] header::InvalidHeaderValue),
 }
 
 /// Makes a client from a kubeconfig's current context. Nothing is sent yet.
-pub async fn connect(kubeconfig: Kubeconfig) -> Result<kube::Client, ConnectError> {
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let connector = config.rustls_https_connector_with_connector(tcp()).map_err(ConnectError::Tls)?;
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(ConnectError::Tls)?)
-        .map_err(BoxError::from)
-        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector));
-    Ok(kube::Client::new(service, config.default_namespace))
+pub fn connect(kubeconfig: Kubeconfig, user_agent: &str) -> Result<Client, ConnectError> {
+    connect_with_tls(kubeconfig.server, kubeconfig.tls, kubeconfig.token.as_deref(), user_agent)
 }
 
 /// Makes a client of `server` (`https://host:port`) that proves itself, and checks the server, as `tls` says; so a certificate
-/// resolver in `tls` can hand out a renewed certificate without a new client. Nothing is sent yet.
-pub fn connect_with_tls(server: Uri, tls: Arc<rustls::ClientConfig>) -> Result<kube::Client, ConnectError> {
+/// resolver in `tls` can hand out a renewed certificate without a new client. With `token` it shows that too. `user_agent` is what
+/// managed fields call the writer. Nothing is sent yet.
+pub fn connect_with_tls(server: Uri, tls: Arc<rustls::ClientConfig>, token: Option<&str>, user_agent: &str) -> Result<Client, ConnectError> {
     if server.scheme_str() != Some("https") || server.host().is_none() {
         return Err(ConnectError::Address(server));
     }
-    let config = kube::Config::new(server);
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(Arc::unwrap_or_clone(tls))
         .https_only()
         .enable_http1()
         .wrap_connector(tcp());
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .map_err(BoxError::from)
-        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector));
-    Ok(kube::Client::new(service, config.default_namespace))
+    let authorization = token.map(|token| {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+        value.set_sensitive(true);
+        Ok::<_, header::InvalidHeaderValue>(value)
+    });
+    Ok(Client::new(OverTls {
+        http: HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector),
+        server,
+        authorization: authorization.transpose()?,
+        user_agent: HeaderValue::from_str(user_agent)?,
+    }))
 }
 
 fn tcp() -> HttpConnector {
@@ -67,4 +70,42 @@ fn tcp() -> HttpConnector {
     connector.set_keepalive(Some(KEEP_ALIVE));
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector
+}
+
+/// Completes requests, which name a path only, and sends them.
+#[derive(Clone)]
+struct OverTls {
+    http: HttpClient<HttpsConnector<HttpConnector>, Body>,
+    server: Uri,
+    authorization: Option<HeaderValue>,
+    user_agent: HeaderValue,
+}
+
+impl OverTls {
+    /// The address of `path` on the server, which may have a path of its own (a proxy's).
+    fn address(&self, path: &Uri) -> Uri {
+        let suffix = path.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let mut parts = self.server.clone().into_parts();
+        parts.path_and_query = format!("{}{suffix}", self.server.path().trim_end_matches('/')).parse().ok();
+        Uri::from_parts(parts).unwrap_or_else(|_| self.server.clone())
+    }
+}
+
+impl Service<Request<Body>> for OverTls {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper_util::client::legacy::Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.http.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        *request.uri_mut() = self.address(request.uri());
+        request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        }
+        self.http.call(request)
+    }
 }

@@ -338,7 +338,7 @@ fn the_cluster_is_followed() {
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let services = kube::Api::<k8s_openapi::api::core::v1::Service>::namespaced(api.client(), "shop");
+        let services = client::Api::<k8s_openapi::api::core::v1::Service>::namespaced(api.client(), "shop");
         let object = json!({"metadata": {"name": "web"}, "spec": {"clusterIPs": ["10.96.0.7"]}});
         services.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
     });

@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Backoff, Clock};
+use client::{Api, Backoff, Clock, PostParams};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use client::Api;
-use kube::api::PostParams;
 use tokio_util::sync::CancellationToken;
 
 /// When a leader counts as gone, and how often it says that it is not.
@@ -93,7 +91,7 @@ fn next_step(settings: &LeaderSettings, seen: &Observation, now: Duration, stamp
 
 /// Waits until we lead, then runs `lead`, with a token that is cancelled when leadership is lost. Returns when leadership was lost or
 /// `stop` was cancelled; the Lease is given back then, so that a successor need not wait.
-pub async fn lead<F>(client: kube::Client, settings: LeaderSettings, clock: Arc<dyn Clock>, stop: CancellationToken, lead: impl FnOnce(CancellationToken) -> F)
+pub async fn lead<F>(client: client::Client, settings: LeaderSettings, clock: Arc<dyn Clock>, stop: CancellationToken, lead: impl FnOnce(CancellationToken) -> F)
 where
     F: Future<Output = ()>,
 {
@@ -144,7 +142,7 @@ impl Election {
     }
 
     /// One look, and one write where it is our turn. True when we hold the Lease.
-    async fn attempt(&self, seen: &mut Observation, look: bool) -> kube::Result<bool> {
+    async fn attempt(&self, seen: &mut Observation, look: bool) -> client::Result<bool> {
         if look || seen.lease.is_none() {
             seen.update(self.api.get_opt(&self.settings.name).await?, self.clock.elapsed());
         }

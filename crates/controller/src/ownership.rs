@@ -2,8 +2,7 @@
 //! one are adopted, own ones that no longer match are released.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use client::Api;
-use kube::api::{Patch, PatchParams};
+use client::{Api, Patch, PatchParams};
 
 use crate::{Doing, ReconcileError};
 
@@ -24,12 +23,12 @@ pub fn controller_uid(metadata: &ObjectMeta) -> Vec<String> {
 
 /// A reference that makes `owner` the controller of whoever carries it, and keeps `owner` until that one is gone where its removal
 /// is done in the foreground.
-pub fn controller_reference<K: kube::Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+pub fn controller_reference<K: client::Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
     OwnerReference { controller: Some(true), block_owner_deletion: Some(true), ..plain_reference(owner) }
 }
 
 /// A reference that only lets the object go when `owner` is gone.
-pub fn plain_reference<K: kube::Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+pub fn plain_reference<K: client::Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),
         kind: K::kind(&()).into_owned(),
@@ -72,7 +71,7 @@ pub fn claim(owner: &ObjectMeta, object: &ObjectMeta, selected: bool) -> Claim {
 /// Adopts an object: adds `reference` to it, provided that it was not changed meanwhile. `None` when it is gone.
 pub async fn adopt<K>(api: &Api<K>, object: &K, reference: OwnerReference) -> Result<Option<K>, ReconcileError>
 where
-    K: kube::Resource + Clone + api::Json + std::fmt::Debug,
+    K: client::Resource + Clone + api::Json + std::fmt::Debug,
 {
     let mut references = object.meta().owner_references.clone().unwrap_or_default();
     references.retain(|other| other.uid != reference.uid);
@@ -83,7 +82,7 @@ where
 /// Releases an object: removes the reference to `owner_uid`, provided that it was not changed meanwhile. `None` when it is gone.
 pub async fn release<K>(api: &Api<K>, object: &K, owner_uid: &str) -> Result<Option<K>, ReconcileError>
 where
-    K: kube::Resource + Clone + api::Json + std::fmt::Debug,
+    K: client::Resource + Clone + api::Json + std::fmt::Debug,
 {
     let mut references = object.meta().owner_references.clone().unwrap_or_default();
     references.retain(|other| other.uid != owner_uid);
@@ -92,7 +91,7 @@ where
 
 async fn set_references<K>(api: &Api<K>, object: &K, references: Vec<OwnerReference>, action: &str) -> Result<Option<K>, ReconcileError>
 where
-    K: kube::Resource + Clone + api::Json + std::fmt::Debug,
+    K: client::Resource + Clone + api::Json + std::fmt::Debug,
 {
     let name = object.meta().name.as_deref().unwrap_or_default();
     let patch = serde_json::json!({ "metadata": {

@@ -48,7 +48,7 @@ pub enum ReconcileError {
         action: String,
         /// Why not.
         #[source]
-        source: kube::Error,
+        source: client::Error,
     },
     /// An object says something that cannot be acted upon.
     #[error("{0}")]
@@ -68,7 +68,7 @@ pub trait Doing<T> {
     fn doing(self, action: impl FnOnce() -> String) -> Result<T, ReconcileError>;
 }
 
-impl<T> Doing<T> for kube::Result<T> {
+impl<T> Doing<T> for client::Result<T> {
     fn doing(self, action: impl FnOnce() -> String) -> Result<T, ReconcileError> {
         self.map_err(|source| ReconcileError::Api { action: action(), source })
     }

@@ -6,7 +6,7 @@ use client::{Clock, EventRecorder, Informers};
 use controller::Runner;
 
 /// Makes the client that acts as one controller's service account.
-pub type ClientFor = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
+pub type ClientFor = Arc<dyn Fn(&str) -> client::Client + Send + Sync>;
 
 /// What every controller is handed. Cheap to clone.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub struct ControllerContext {
 
 impl ControllerContext {
     /// The client that acts as the service account `name` of `kube-system`.
-    pub fn client(&self, name: &str) -> kube::Client {
+    pub fn client(&self, name: &str) -> client::Client {
         (self.client_for)(name)
     }
 

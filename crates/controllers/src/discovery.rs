@@ -1,8 +1,7 @@
 //! Which resources the API serves now: for the controllers that act on objects of every kind.
 
-use client::ObjectKey;
+use client::{ApiResource, ObjectKey};
 use controller::{Doing, ReconcileError};
-use kube::core::ApiResource;
 
 /// A resource, in the version of its group that is preferred.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,9 +63,9 @@ impl ServedResource {
 }
 
 /// Asks the API what it serves. Sorted; each resource once.
-pub async fn served_resources(client: &kube::Client) -> Result<Vec<ServedResource>, ReconcileError> {
-    let core = client.list_core_api_versions_aggregated().await.doing(|| "discover the core API".to_owned())?;
-    let groups = client.list_api_groups_aggregated().await.doing(|| "discover the API groups".to_owned())?;
+pub async fn served_resources(client: &client::Client) -> Result<Vec<ServedResource>, ReconcileError> {
+    let core = client.discover("/api").await.doing(|| "discover the core API".to_owned())?;
+    let groups = client.discover("/apis").await.doing(|| "discover the API groups".to_owned())?;
     let mut found: Vec<ServedResource> = Vec::new();
     for group in core.items.into_iter().chain(groups.items) {
         let name = group.metadata.and_then(|metadata| metadata.name).unwrap_or_default();

@@ -98,16 +98,16 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
 }
 
 /// What the API said, without what surrounds it; for events and conditions.
-fn api_message(error: &kube::Error) -> String {
+fn api_message(error: &client::Error) -> String {
     match error {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        client::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         other => other.to_string(),
     }
 }
 
 /// Whether a write was refused because its namespace is going away.
-fn namespace_is_terminating(error: &kube::Error) -> bool {
-    let kube::Error::Api(status) = error else { return false };
+fn namespace_is_terminating(error: &client::Error) -> bool {
+    let client::Error::Api(status) = error else { return false };
     let causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }

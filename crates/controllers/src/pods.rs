@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Index, Informer};
+use client::{Api, Index, Informer, Patch, PatchParams};
 use controller::ownership::controller_of;
 use controller::{Doing, ReconcileError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
-use client::Api;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 /// The annotation by which a user says which pods of a set are cheaper to lose.

@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use client::{Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, Index, Informer, ObjectKey, PostParams};
 use controller::ownership::{Claim, adopt, claim, controller_of};
 use controller::{Doing, ReconcileError, Writes};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
-use client::Api;
-use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::selector::Selector;
@@ -41,7 +39,7 @@ pub struct Owner<'a> {
 
 /// Reads and writes revisions for one controller.
 pub struct Revisions {
-    client: kube::Client,
+    client: client::Client,
     informer: Informer<ControllerRevision>,
     by_controller: Index<ControllerRevision>,
     writes: Writes<ControllerRevision>,

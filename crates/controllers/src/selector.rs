@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use kube::core::{Selector as Expressions, SelectorExt};
+use client::{Expressions, SelectorExt};
 
 /// Which objects a workload selects. An empty selector selects nothing, as for all workloads.
 #[derive(Debug, Clone)]

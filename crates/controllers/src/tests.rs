@@ -2,12 +2,10 @@
 
 use super::*;
 use client::fake::FakeApi;
-use client::{Informers, SystemClock};
+use client::{Api, Informers, Patch, PatchParams, PostParams, SystemClock};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use client::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;

@@ -55,7 +55,7 @@ async fn ensure_token(server: &ApiServer, token: Option<&str>) -> anyhow::Result
     let (id, secret) = token.split_once('.').context("--token must look like ID.SECRET, 6 and 16 lower-case letters or digits")?;
     let client = client::in_process(server.clone(), Identity::user("system:admin", &["system:masters"]));
     let secrets: client::Api<api::core::v1::Secret> = client::Api::namespaced(client, "kube-system");
-    match secrets.create(&kube::api::PostParams::default(), &crate::token::secret(id, secret, None, "given on the command line")).await {
+    match secrets.create(&client::PostParams::default(), &crate::token::secret(id, secret, None, "given on the command line")).await {
         Ok(_) => Ok(()),
         Err(error) if client::is_already_exists(&error) => Ok(()),
         Err(error) => Err(error).context("the token could not be made"),
@@ -154,7 +154,7 @@ impl ControlPlane {
     }
 
     /// A client in process.
-    pub fn client(&self, identity: Identity) -> kube::Client {
+    pub fn client(&self, identity: Identity) -> client::Client {
         client::in_process(self.server.clone(), identity)
     }
 

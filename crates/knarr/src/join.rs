@@ -5,13 +5,9 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use client::{Api, FeedEvent, Selection, Source, feed};
+use client::{Api, FeedEvent, ObjectMeta, PostParams, Resource, Selection, Source, feed};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use kube::{
-    Config, Resource,
-    api::{ObjectMeta, PostParams},
-};
 use pki::{AlternativeNames, CertificateRequest, Credential, JoinToken, PrivateKey, Subject, SwappableCertificate, Usage};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -84,7 +80,7 @@ pub struct Membership {
     /// Shown to the API server.
     pub client_certificate: Arc<SwappableCertificate>,
     /// The API, as `system:node:NAME`.
-    pub client: kube::Client,
+    pub client: client::Client,
     /// The same for connections that are no requests.
     pub tls: Arc<rustls::ClientConfig>,
     server: String,
@@ -99,7 +95,7 @@ fn subject(node: &str) -> Subject {
 }
 
 /// Asks for a certificate, and waits for it.
-async fn request(client: &kube::Client, signer: &str, node: &str, names: &AlternativeNames, usages: &[Usage]) -> anyhow::Result<Credential> {
+async fn request(client: &client::Client, signer: &str, node: &str, names: &AlternativeNames, usages: &[Usage]) -> anyhow::Result<Credential> {
     let key = PrivateKey::generate()?;
     let pem = CertificateRequest::create(&subject(node), names, usages, &key)?;
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
@@ -182,10 +178,8 @@ impl Membership {
             Some(credential) => credential,
             None => {
                 let token: JoinToken = token.parse()?;
-                let mut config = Config::new(url.clone());
-                config.root_cert = Some(authorities.iter().map(|certificate| certificate.to_vec()).collect());
-                config.auth_info.token = Some(token.bearer().into());
-                let bootstrap = kube::Client::try_from(config)?;
+                let tls = Arc::new(pki::tls::client_config(&authorities, None)?);
+                let bootstrap = client::connect_with_tls(url.clone(), tls, Some(&token.bearer()), "kubelet")?;
                 info!(server = server.url(), node, "joining the cluster");
                 let usages = [Usage::DigitalSignature, Usage::ClientAuth];
                 let names = AlternativeNames::default();
@@ -197,7 +191,7 @@ impl Membership {
         };
         let client_certificate = SwappableCertificate::new(&credential)?;
         let tls = Arc::new(pki::tls::client_config(&authorities, Some(client_certificate.clone()))?);
-        let client = client::connect_with_tls(url, tls.clone())?;
+        let client = client::connect_with_tls(url, tls.clone(), None, "kubelet")?;
         Ok(Self {
             tls,
             server: server.url(),

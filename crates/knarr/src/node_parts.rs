@@ -43,9 +43,9 @@ pub struct NodeSettings {
     /// Domain of the cluster's names.
     pub cluster_domain: String,
     /// The API, as `system:node:NAME`.
-    pub client: kube::Client,
+    pub client: client::Client,
     /// The API, for the service proxy, the pod network and DNS.
-    pub proxy_client: kube::Client,
+    pub proxy_client: client::Client,
     /// Labels of the Node.
     pub labels: Vec<(String, String)>,
     /// The host, where the node lives in namespaces of its own.

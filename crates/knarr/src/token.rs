@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use api::core::v1::Secret;
 use jiff::{SignedDuration, Timestamp};
-use client::Api;
-use kube::{
-    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
-    config::Kubeconfig,
-};
+use client::{Api, DeleteParams, Kubeconfig, ListParams, ObjectMeta, PostParams};
 use pki::{Fingerprint, JoinToken};
 
 use crate::cli::{TokenArgs, TokenCommand};
@@ -47,8 +43,8 @@ pub fn run(arguments: TokenArgs) -> anyhow::Result<()> {
 
 async fn act(arguments: TokenArgs) -> anyhow::Result<()> {
     let path = arguments.kubeconfig.unwrap_or_else(|| arguments.data_dir.join("admin.kubeconfig"));
-    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}: run this on the server, as root", path.display()))?;
-    let client = client::connect(kubeconfig).await?;
+    let kubeconfig = Kubeconfig::read(&path).with_context(|| format!("cannot read {}: run this on the server, as root", path.display()))?;
+    let client = client::connect(kubeconfig, "knarr-token")?;
     let secrets: Api<Secret> = Api::namespaced(client, "kube-system");
     match arguments.command {
         TokenCommand::Create { ttl_hours, description } => {

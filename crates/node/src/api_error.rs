@@ -2,9 +2,9 @@
 
 /// A refusal's message, or why no answer came. `kube`'s own text repeats the whole Status.
 #[must_use]
-pub fn words(problem: &kube::Error) -> String {
+pub fn words(problem: &client::Error) -> String {
     match problem {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        client::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         other => other.to_string(),
     }
 }

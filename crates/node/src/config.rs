@@ -29,7 +29,7 @@ pub struct NodeConfig {
     /// Its addresses, the primary one first.
     pub node_ips: Vec<IpAddr>,
     /// The API server, as `system:node:NAME`.
-    pub client: kube::Client,
+    pub client: client::Client,
     /// What runs containers.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What connects pods.
@@ -77,7 +77,7 @@ impl NodeConfig {
     #[must_use]
     pub fn new(
         name: impl Into<String>,
-        client: kube::Client,
+        client: client::Client,
         runtime: Arc<dyn ContainerRuntime>,
         network: Arc<dyn PodSandboxNetwork>,
         data_directory: impl Into<PathBuf>,

@@ -17,7 +17,7 @@ pub struct EventRecorder {
 impl EventRecorder {
     /// A recorder whose events a task writes until the recorder is dropped.
     #[must_use]
-    pub fn start(client: kube::Client, node_name: &str, clock: Arc<dyn Clock>) -> Self {
+    pub fn start(client: client::Client, node_name: &str, clock: Arc<dyn Clock>) -> Self {
         Self { recorder: client::EventRecorder::new(client, "kubelet", Some(node_name), clock), node_name: node_name.to_owned() }
     }
 

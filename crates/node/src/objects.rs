@@ -86,7 +86,7 @@ impl Drop for Entry {
 /// All watched objects.
 #[derive(Clone)]
 pub struct WatchedObjects {
-    client: kube::Client,
+    client: client::Client,
     entries: Arc<Mutex<HashMap<Reference, Weak<Entry>>>>,
 }
 
@@ -101,7 +101,7 @@ pub struct Subscriptions {
 impl WatchedObjects {
     /// Nothing watched yet.
     #[must_use]
-    pub fn new(client: kube::Client) -> Self {
+    pub fn new(client: client::Client) -> Self {
         Self { client, entries: Arc::default() }
     }
 

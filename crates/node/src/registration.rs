@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use client::{Api, Backoff, EventType, FeedEvent, Selection, Source, feed, status_code};
+use client::{Api, Backoff, EventType, FeedEvent, Patch, PatchParams, PostParams, Selection, Source, feed, status_code};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -13,9 +13,6 @@ use k8s_openapi::{
         core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
-};
-use kube::{
-    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -93,7 +90,7 @@ impl Registration {
     }
 
     /// Creates the Node, or brings the labels of an existing one up to date.
-    async fn register(&self) -> Result<Node, kube::Error> {
+    async fn register(&self) -> Result<Node, client::Error> {
         let config = &self.context.config;
         let node = Node {
             metadata: ObjectMeta {
@@ -214,7 +211,7 @@ impl Registration {
         }
     }
 
-    async fn renew(&self, api: &Api<Lease>, node: &Node) -> Result<(), kube::Error> {
+    async fn renew(&self, api: &Api<Lease>, node: &Node) -> Result<(), client::Error> {
         let config = &self.context.config;
         let now = MicroTime(config.clock.now());
         let patch = json!({ "spec": { "renewTime": now, "holderIdentity": config.name, "leaseDurationSeconds": config.lease_duration.as_secs() } });

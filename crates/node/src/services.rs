@@ -31,7 +31,7 @@ pub struct ServiceDirectory {
 impl ServiceDirectory {
     /// Follows the services until it is stopped.
     #[must_use]
-    pub fn start(client: kube::Client, stop: CancellationToken) -> Self {
+    pub fn start(client: client::Client, stop: CancellationToken) -> Self {
         let (tell_synced, synced) = flag::channel(false);
         let services = Arc::new(RwLock::new(ByName::new()));
         let target = Arc::downgrade(&services);

@@ -8,8 +8,7 @@ use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{Pod, ServiceAccount},
 };
-use client::Api;
-use kube::api::PostParams;
+use client::{Api, PostParams};
 use parking_lot::Mutex;
 
 use crate::{
@@ -47,7 +46,7 @@ struct Key {
 /// Gets tokens.
 #[derive(Clone)]
 pub struct TokenSource {
-    client: kube::Client,
+    client: client::Client,
     clock: Arc<dyn Clock>,
     known: Arc<Mutex<HashMap<Key, Token>>>,
 }
@@ -55,7 +54,7 @@ pub struct TokenSource {
 impl TokenSource {
     /// A source without tokens.
     #[must_use]
-    pub fn new(client: kube::Client, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(client: client::Client, clock: Arc<dyn Clock>) -> Self {
         Self { client, clock, known: Arc::default() }
     }
 

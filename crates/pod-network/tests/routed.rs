@@ -280,7 +280,7 @@ fn the_nodes_of_the_cluster_are_followed_and_stale_routes_swept() {
         let object = serde_json::json!({"metadata": {"name": name}, "spec": {"podCIDR": range, "podCIDRs": [range]},
             "status": {"addresses": [{"type": "InternalIP", "address": address}]}});
         let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(object).unwrap();
-        let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
+        let nodes = client::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
         runtime.block_on(async { nodes.create(&Default::default(), &node).await.expect("create") });
     };
     create("b", "192.168.0.2", "10.244.1.0/24");
@@ -303,7 +303,7 @@ fn the_nodes_of_the_cluster_are_followed_and_stale_routes_swept() {
         assert!(std::time::Instant::now() < deadline, "{}", a.command("nft", &["list", "ruleset"]));
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
+    let nodes = client::Api::<k8s_openapi::api::core::v1::Node>::all(api.client());
     runtime.block_on(async { nodes.delete("b", &Default::default()).await.expect("delete") });
     until("10.244.1.0/24", false);
     stop.cancel();

@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api::core::v1::{Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
-use client::{Api, Clock, Informer, ObjectKey};
-use kube::api::PostParams;
+use client::{Api, Clock, Informer, ObjectKey, PostParams};
 use thiserror::Error;
 
 use crate::{
@@ -20,7 +19,7 @@ const VOLUMES_WITHIN: Duration = Duration::from_secs(600);
 pub enum BindError {
     /// The API refused, or did not answer.
     #[error(transparent)]
-    Api(#[from] kube::Error),
+    Api(#[from] client::Error),
     /// A claim had no volume in time, or lost the node that was chosen for it.
     #[error("the claim {0} got no volume on the chosen node")]
     NoVolume(ObjectKey),
@@ -30,9 +29,9 @@ pub enum BindError {
 ///
 /// # Errors
 /// As the API answers.
-pub async fn bind(client: &kube::Client, pod: &PodInfo, node: &str) -> Result<(), BindError> {
+pub async fn bind(client: &client::Client, pod: &PodInfo, node: &str) -> Result<(), BindError> {
     let binding = Binding {
-        metadata: kube::api::ObjectMeta {
+        metadata: client::ObjectMeta {
             name: Some(pod.name.clone()),
             namespace: Some(pod.namespace.clone()),
             uid: Some(pod.uid.clone()),
@@ -40,9 +39,9 @@ pub async fn bind(client: &kube::Client, pod: &PodInfo, node: &str) -> Result<()
         },
         target: ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_owned()), ..Default::default() },
     };
-    let body = api::Json::to_json(&binding).map_err(kube::Error::SerdeError)?;
-    let request = kube::api::Request::new(<Pod as kube::Resource>::url_path(&(), Some(&pod.namespace)));
-    let request = request.create_subresource("binding", &pod.name, &PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
+    let body = api::Json::to_json(&binding).map_err(client::Error::SerdeError)?;
+    let request = client::Request::new(<Pod as client::Resource>::url_path(&(), Some(&pod.namespace)));
+    let request = request.create_subresource("binding", &pod.name, &PostParams::default(), body).map_err(client::Error::BuildRequest)?;
     client::requests::exchange(client, request).await?;
     Ok(())
 }
@@ -52,7 +51,7 @@ pub async fn bind(client: &kube::Client, pod: &PodInfo, node: &str) -> Result<()
 /// # Errors
 /// Where the API refuses, or a claim stays without volume.
 pub async fn bind_volumes(
-    client: &kube::Client,
+    client: &client::Client,
     clock: &Arc<dyn Clock>,
     claims: &Informer<PersistentVolumeClaim>,
     volumes: &Informer<PersistentVolume>,

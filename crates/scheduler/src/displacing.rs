@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use api::core::v1::Pod;
-use client::{Api, Clock};
+use client::{Api, Clock, DeleteParams, Patch, PatchParams, Preconditions};
 use futures::future::join_all;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 
 use crate::pod_info::PodInfo;
@@ -14,12 +13,12 @@ use crate::pod_info::PodInfo;
 ///
 /// # Errors
 /// The first failure but that of a pod that is gone already.
-pub async fn displace(client: &kube::Client, clock: &Arc<dyn Clock>, scheduler: &str, victims: &[Arc<PodInfo>]) -> kube::Result<()> {
+pub async fn displace(client: &client::Client, clock: &Arc<dyn Clock>, scheduler: &str, victims: &[Arc<PodInfo>]) -> client::Result<()> {
     let all = join_all(victims.iter().map(|victim| displace_one(client, clock, scheduler, victim))).await;
     all.into_iter().find(|result| result.as_ref().is_err_and(|error| !client::is_not_found(error))).unwrap_or(Ok(()))
 }
 
-async fn displace_one(client: &kube::Client, clock: &Arc<dyn Clock>, scheduler: &str, victim: &PodInfo) -> kube::Result<()> {
+async fn displace_one(client: &client::Client, clock: &Arc<dyn Clock>, scheduler: &str, victim: &PodInfo) -> client::Result<()> {
     if victim.terminating {
         return Ok(());
     }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use api::core::v1::Pod;
-use client::{Api, Clock};
-use kube::api::{Patch, PatchParams};
+use client::{Api, Clock, Patch, PatchParams};
 use serde_json::json;
 use tracing::debug;
 
@@ -20,7 +19,7 @@ pub struct Report {
 }
 
 /// Writes a report, where the pod does not say the same already.
-pub async fn write(client: kube::Client, clock: Arc<dyn Clock>, pod: Arc<PodInfo>, known: Arc<Pod>, report: Report) {
+pub async fn write(client: client::Client, clock: Arc<dyn Clock>, pod: Arc<PodInfo>, known: Arc<Pod>, report: Report) {
     let status = known.status.as_ref();
     let mut patch = serde_json::Map::new();
     if let Some(message) = &report.unschedulable {

@@ -53,7 +53,7 @@ enum Message {
 
 /// The scheduler. [`Scheduler::run`] works until it is stopped.
 pub struct Scheduler {
-    client: kube::Client,
+    client: client::Client,
     informers: Informers,
     clock: Arc<dyn Clock>,
     profiles: Vec<Profile>,
@@ -90,7 +90,7 @@ fn keep<Key: Ord, Value>(map: &mut BTreeMap<Key, Value>, key: Key, value: Option
 
 impl Scheduler {
     /// A scheduler that acts through these clients.
-    pub fn new(options: SchedulerOptions, client: kube::Client, informers: Informers, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(options: SchedulerOptions, client: client::Client, informers: Informers, clock: Arc<dyn Clock>) -> Self {
         let recorder = |profile: &Profile| EventRecorder::new(client.clone(), &profile.name, None, clock.clone());
         let events = options.profiles.iter().map(recorder).collect();
         let (sender, messages) = mpsc::unbounded_channel();

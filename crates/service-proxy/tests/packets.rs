@@ -402,8 +402,8 @@ fn the_cluster_is_followed_until_the_proxy_is_stopped() {
     });
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let services = kube::Api::<Service>::namespaced(api.client(), "default");
-        let slices = kube::Api::<EndpointSlice>::namespaced(api.client(), "default");
+        let services = client::Api::<Service>::namespaced(api.client(), "default");
+        let slices = client::Api::<EndpointSlice>::namespaced(api.client(), "default");
         let object = json!({"metadata": {"name": "web"}, "spec": cluster_ip("web", "10.96.0.10")});
         services.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.expect("create");
         let object = json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},

@@ -62,7 +62,7 @@ impl ApiHarness {
     }
 
     /// A kube client that acts as somebody.
-    pub fn client(&self, identity: Identity) -> kube::Client {
+    pub fn client(&self, identity: Identity) -> client::Client {
         client::in_process(self.server.clone(), identity)
     }
 

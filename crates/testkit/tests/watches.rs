@@ -1,8 +1,7 @@
 //! Watches and the forms objects are shown in.
 
-use client::Identity;
+use client::{Identity, PostParams};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
 use serde_json::{Value, json};
 use testkit::ApiHarness;
 
@@ -122,10 +121,10 @@ async fn yaml_goes_in_and_comes_out() {
 }
 
 #[tokio::test]
-async fn a_kube_client_sees_the_same_server() {
+async fn a_client_in_process_sees_the_same_server() {
     let api = ApiHarness::start().await;
     let client = api.client(Identity::user("test-administrator", &["system:masters"]));
-    let maps = kube::Api::<ConfigMap>::namespaced(client, "default");
+    let maps = client::Api::<ConfigMap>::namespaced(client, "default");
     let map: ConfigMap = serde_json::from_value(map("a")).unwrap();
     maps.create(&PostParams::default(), &map).await.unwrap();
     assert_eq!(maps.get("a").await.unwrap().data, map.data);

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use client::{Api, Index, Informer, ObjectKey, Selection, key_of};
+use client::{Api, DeleteParams, Index, Informer, ObjectKey, Patch, PatchParams, PostParams, Preconditions, Selection, key_of};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
 use crate::ControllerContext;
@@ -37,7 +36,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, root_ca: &str) {
 }
 
 struct AccountTokens {
-    client: kube::Client,
+    client: client::Client,
     secrets: Informer<Secret>,
     by_account: Index<Secret>,
     accounts: Informer<ServiceAccount>,

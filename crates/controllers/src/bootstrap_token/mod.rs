@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey, Selection};
+use client::{Api, DeleteParams, Informer, ObjectKey, Preconditions, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use client::Api;
-use kube::api::{DeleteParams, Preconditions};
 
 use crate::ControllerContext;
 
@@ -26,7 +24,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct TokenCleaner {
-    client: kube::Client,
+    client: client::Client,
     tokens: Informer<Secret>,
     clock: Arc<dyn client::Clock>,
 }

@@ -2,14 +2,12 @@
 //! address in it is known to be the node's own.
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use client::Api;
-use kube::api::PostParams;
 use pki::CertificateRequest;
 
 use super::{CONTROLLER, Extra, NODE_CLIENT, NODE_SERVING, has, usages};
@@ -20,7 +18,7 @@ const NODE_GROUP: &str = "system:nodes";
 
 /// Approves.
 pub(super) struct Approver {
-    client: kube::Client,
+    client: client::Client,
     requests: Informer<CertificateSigningRequest>,
     nodes: Informer<Node>,
     clock: std::sync::Arc<dyn client::Clock>,

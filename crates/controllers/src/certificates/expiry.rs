@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, DeleteParams, Informer, ObjectKey};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use client::Api;
-use kube::api::DeleteParams;
 
 use super::CONTROLLER;
 use crate::ControllerContext;
@@ -22,7 +20,7 @@ const PENDING: Duration = Duration::from_secs(24 * 3600);
 
 /// Removes.
 pub(super) struct Cleaner {
-    client: kube::Client,
+    client: client::Client,
     requests: Informer<CertificateSigningRequest>,
     clock: Arc<dyn client::Clock>,
 }

@@ -4,14 +4,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use jiff::SignedDuration;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use client::Api;
-use kube::api::PostParams;
 use pki::{CertificateRequest, ClusterAuthority, Usage};
 
 use super::{CLIENT, CONTROLLER, NODE_CLIENT, NODE_SERVING, has, is_issued, usages};
@@ -24,7 +22,7 @@ const SHORTEST: SignedDuration = SignedDuration::from_secs(600);
 
 /// Signs.
 pub(super) struct Signer {
-    client: kube::Client,
+    client: client::Client,
     requests: Informer<CertificateSigningRequest>,
     authority: Arc<ClusterAuthority>,
     clock: Arc<dyn client::Clock>,

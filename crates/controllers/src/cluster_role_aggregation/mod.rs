@@ -1,11 +1,9 @@
 //! A ClusterRole may be the sum of others, chosen by label: `admin`, `edit` and `view` grow by the roles that come with custom resources.
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use client::Api;
-use kube::api::PostParams;
 use std::sync::Arc;
 
 use crate::ControllerContext;
@@ -19,7 +17,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct Aggregation {
-    client: kube::Client,
+    client: client::Client,
     roles: Informer<ClusterRole>,
 }
 

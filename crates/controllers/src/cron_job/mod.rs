@@ -6,12 +6,10 @@ mod schedule;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
 use controller::ownership::controller_uid;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use client::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::ControllerContext;
 use plan::plan;
@@ -34,7 +32,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct CronJobController {
-    client: kube::Client,
+    client: client::Client,
     cron_jobs: Informer<CronJob>,
     jobs: Informer<Job>,
     jobs_by_controller: Index<Job>,

@@ -12,14 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
 use controller::batches::slow_start;
 use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, release};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use client::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::revisions::{self, Owner, REVISION_LABEL, Revisions};
 use crate::selector::Selector;
@@ -53,7 +51,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct DaemonSetController {
-    client: kube::Client,
+    client: client::Client,
     sets: Informer<DaemonSet>,
     nodes: Informer<Node>,
     pods: Informer<Pod>,

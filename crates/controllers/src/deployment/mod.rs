@@ -16,13 +16,11 @@ mod rollout;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
 use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, is_controlled_by, release};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use client::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::selector::Selector;
 use crate::{ControllerContext, pods};
@@ -56,7 +54,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct DeploymentController {
-    client: kube::Client,
+    client: client::Client,
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
     sets_by_controller: Index<ReplicaSet>,

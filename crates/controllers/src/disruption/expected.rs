@@ -51,7 +51,7 @@ impl Scales {
 
     /// How many pods there should be, and how many of them have to stay healthy.
     /// Source: Kubernetes 1.36, `getExpectedPodCount`.
-    pub async fn expected(&self, client: &kube::Client, namespace: &str, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<(i32, i32), ScaleError> {
+    pub async fn expected(&self, client: &client::Client, namespace: &str, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<(i32, i32), ScaleError> {
         let spec = budget.spec.clone().unwrap_or_default();
         let total = |percentage: &IntOrString, of: i32| crate::scaled_value(Some(percentage), of, true).unwrap_or(0);
         match (&spec.max_unavailable, &spec.min_available) {
@@ -69,7 +69,7 @@ impl Scales {
     }
 
     /// The sum of the sizes of all controllers of the pods, each once.
-    async fn sum_of_scales(&self, client: &kube::Client, namespace: &str, pods: &[Arc<Pod>]) -> Result<i32, ScaleError> {
+    async fn sum_of_scales(&self, client: &client::Client, namespace: &str, pods: &[Arc<Pod>]) -> Result<i32, ScaleError> {
         let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
         for pod in pods {
             // A pod of no controller counts for nothing here; upstream does not sync such budgets at all with percentages.
@@ -84,7 +84,7 @@ impl Scales {
     }
 
     /// The uid and size of what finally has a size: for a ReplicaSet of a Deployment, the Deployment.
-    async fn size_of(&self, client: &kube::Client, namespace: &str, controller: &OwnerReference) -> Result<(String, i32), ScaleError> {
+    async fn size_of(&self, client: &client::Client, namespace: &str, controller: &OwnerReference) -> Result<(String, i32), ScaleError> {
         let found = |metadata: &ObjectMeta, size: Option<i32>| {
             (metadata.uid.as_ref() == Some(&controller.uid)).then(|| (controller.uid.clone(), size.unwrap_or(1)))
         };
@@ -108,7 +108,7 @@ impl Scales {
     }
 
     /// The size of anything else that has a scale subresource.
-    async fn size_of_other(&self, client: &kube::Client, namespace: &str, controller: &OwnerReference) -> Result<(String, i32), ScaleError> {
+    async fn size_of_other(&self, client: &client::Client, namespace: &str, controller: &OwnerReference) -> Result<(String, i32), ScaleError> {
         let unmanaged = || ScaleError::Unmanaged(format!("found no controller ref for pods, or {} {} has no scale", controller.kind, controller.name));
         let place = crate::scale::find(client, &controller.api_version, &controller.kind, namespace, &controller.name).await.map_err(ScaleError::Api)?;
         let answer = place.ok_or_else(unmanaged)?.read(client).await;

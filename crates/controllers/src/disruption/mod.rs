@@ -7,13 +7,11 @@ mod plan;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Informer, ObjectKey};
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use client::Api;
-use kube::api::PostParams;
 
 use crate::selector::Selector;
 use crate::{ControllerContext, pods};
@@ -36,7 +34,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct DisruptionController {
-    client: kube::Client,
+    client: client::Client,
     budgets: Informer<PodDisruptionBudget>,
     pods: Informer<Pod>,
     scales: Scales,

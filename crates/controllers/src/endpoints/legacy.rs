@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, DeleteParams, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use client::Api;
-use kube::api::{DeleteParams, PostParams};
 
 use super::backends::{self, BackendPort};
 use super::{inherited_labels, services_of_pods};
@@ -22,7 +20,7 @@ const CAPACITY: usize = 1000;
 
 /// Keeps the Endpoints.
 pub(super) struct EndpointsController {
-    client: kube::Client,
+    client: client::Client,
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,

@@ -9,8 +9,7 @@ mod mirror;
 mod pack;
 mod slices;
 
-use client::ObjectKey;
-use client::Informer;
+use client::{Informer, ObjectKey};
 use controller::{Change, Runner, Trigger};
 use k8s_openapi::api::core::v1::{Pod, Service};
 

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams};
 use controller::ownership::controller_reference;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use client::Api;
-use kube::api::{DeleteParams, PostParams};
 
 use super::backends::{self, BackendPort};
 use super::pack::{Changes, Frame, Group, MANAGED_BY, SERVICE_NAME, pack};
@@ -148,7 +146,7 @@ fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: &impl Fn
 
 /// Reads and writes the slices that one of the two slice controllers manages.
 pub(super) struct SliceWriter {
-    client: kube::Client,
+    client: client::Client,
     slices: Informer<EndpointSlice>,
     by_service: Index<EndpointSlice>,
     pub writes: Writes<EndpointSlice>,

@@ -2,12 +2,11 @@
 //! the garbage collector.
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Informer, ObjectKey};
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey, PostParams};
 use controller::ownership::{controller_reference, is_controlled_by};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimTemplate, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
 
 use crate::{ControllerContext, pods};
 
@@ -25,7 +24,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct EphemeralVolumes {
-    client: kube::Client,
+    client: client::Client,
     pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
     events: EventRecorder,

@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::ObjectKey;
+use client::{DeleteParams, GetParams, ObjectKey, Patch, PatchParams, Preconditions, PropagationPolicy, Request};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{DeleteParams, GetParams, Patch, PatchParams, Preconditions, PropagationPolicy, Request};
 use serde_json::json;
 
 use crate::ControllerContext;
@@ -36,7 +35,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
 }
 
 struct GarbageCollector {
-    client: kube::Client,
+    client: client::Client,
     monitors: Arc<Monitors>,
 }
 
@@ -58,9 +57,9 @@ impl GarbageCollector {
         Ok(live.filter(|metadata| metadata.uid.as_deref() == Some(&node.uid)))
     }
 
-    async fn metadata(&self, resource: &ServedResource, key: &ObjectKey) -> kube::Result<Option<ObjectMeta>> {
+    async fn metadata(&self, resource: &ServedResource, key: &ObjectKey) -> client::Result<Option<ObjectMeta>> {
         let request = Request::new(resource.path(key.namespace.as_deref())).get_metadata(&key.name, &GetParams::default());
-        match self.client.request::<client::MetadataOnly>(request.map_err(kube::Error::BuildRequest)?).await {
+        match self.client.request::<client::MetadataOnly>(request.map_err(client::Error::BuildRequest)?).await {
             Ok(object) => Ok(Some(object.metadata)),
             Err(error) if client::is_not_found(&error) => Ok(None),
             Err(error) => Err(error),
@@ -73,7 +72,7 @@ impl GarbageCollector {
         change["resourceVersion"] = json!(metadata.resource_version);
         let patch = Patch::Merge(json!({ "metadata": change }));
         let request = Request::new(resource.path(key.namespace.as_deref())).patch_metadata(&key.name, &PatchParams::default(), &patch);
-        let request = request.map_err(kube::Error::BuildRequest).doing(|| format!("describe a change of {key}"))?;
+        let request = request.map_err(client::Error::BuildRequest).doing(|| format!("describe a change of {key}"))?;
         match self.client.request_text(request).await {
             Err(error) if client::is_not_found(&error) => Ok(()),
             other => other.map(drop).doing(|| format!("change the owners or finalizers of {} {key}", resource.name())),
@@ -171,7 +170,7 @@ impl GarbageCollector {
         let preconditions = Preconditions { uid: Some(node.uid.to_string()), resource_version: None };
         let parameters = DeleteParams { propagation_policy: Some(policy), preconditions: Some(preconditions), ..DeleteParams::default() };
         let request = Request::new(node.resource.path(node.key.namespace.as_deref())).delete(&node.key.name, &parameters);
-        let request = request.map_err(kube::Error::BuildRequest).doing(|| format!("describe the removal of {}", node.key))?;
+        let request = request.map_err(client::Error::BuildRequest).doing(|| format!("describe the removal of {}", node.key))?;
         match self.client.request_text(request).await {
             // Gone, or another object of the same name: either way, this one is not there any more.
             Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(Outcome::Settled),

@@ -23,7 +23,7 @@ const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")]
 
 /// The watches and the graph they feed.
 pub(super) struct Monitors {
-    client: kube::Client,
+    client: client::Client,
     content: Content,
     stop: CancellationToken,
     graph: Mutex<Graph>,
@@ -41,7 +41,7 @@ struct Monitor {
 }
 
 impl Monitors {
-    pub fn new(client: kube::Client, content: Content, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(client: client::Client, content: Content, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             client,
             content,

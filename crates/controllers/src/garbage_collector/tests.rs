@@ -2,8 +2,7 @@ use super::*;
 use crate::tests::{context, within};
 use client::fake::FakeApi;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
-use client::Api;
-use kube::api::PostParams;
+use client::{Api, PostParams};
 
 /// A cluster with a garbage collector, in which a ConfigMap owns a Secret, which blocks it.
 struct World {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{ListParams, Request};
+use client::{ListParams, Request};
 use meta::quantity::Quantity;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub(super) struct Sample {
 /// Samples by the name of the pod.
 pub(super) type Samples = BTreeMap<String, Sample>;
 
-async fn read(client: &kube::Client, path: String, parameters: &ListParams, metric_selector: Option<&str>) -> Result<Vec<Value>, String> {
+async fn read(client: &client::Client, path: String, parameters: &ListParams, metric_selector: Option<&str>) -> Result<Vec<Value>, String> {
     let mut request = Request::new(path).list(parameters).map_err(|error| error.to_string())?;
     if let Some(selector) = metric_selector {
         let mut query = request.uri().to_string();
@@ -49,7 +49,7 @@ fn selector_text(selector: Option<&LabelSelector>) -> Option<String> {
 }
 
 /// What pods use of a resource: all their containers together, or one of them. Pods of which a part is unknown are left out.
-pub(super) async fn of_resource(client: &kube::Client, namespace: &str, selector: &str, resource: &str, container: Option<&str>) -> Result<Samples, String> {
+pub(super) async fn of_resource(client: &client::Client, namespace: &str, selector: &str, resource: &str, container: Option<&str>) -> Result<Samples, String> {
     let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods");
     let items = read(client, path, &ListParams::default().labels(selector), None).await;
     let items = items.map_err(|error| format!("unable to fetch metrics from resource metrics API: {error}"))?;
@@ -70,7 +70,7 @@ fn sample_of(item: &Value, resource: &str, container: Option<&str>) -> Option<Sa
 }
 
 /// A metric that every pod has.
-pub(super) async fn of_pods(client: &kube::Client, namespace: &str, selector: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<Samples, String> {
+pub(super) async fn of_pods(client: &client::Client, namespace: &str, selector: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<Samples, String> {
     let path = format!("/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*/{metric}");
     let items = read(client, path, &ListParams::default().labels(selector), selector_text(filter).as_deref()).await;
     let items = items.map_err(|error| format!("unable to fetch metrics from custom metrics API: {error}"))?;
@@ -84,7 +84,7 @@ pub(super) async fn of_pods(client: &kube::Client, namespace: &str, selector: &s
 }
 
 /// A metric of some other object; `resource` as in `ingresses.networking.k8s.io`.
-pub(super) async fn of_object(client: &kube::Client, namespace: &str, resource: &str, name: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<i64, String> {
+pub(super) async fn of_object(client: &client::Client, namespace: &str, resource: &str, name: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<i64, String> {
     let path = if resource == "namespaces" {
         format!("/apis/custom.metrics.k8s.io/v1beta1/namespaces/{name}/metrics/{metric}")
     } else {
@@ -96,7 +96,7 @@ pub(super) async fn of_object(client: &kube::Client, namespace: &str, resource: 
 }
 
 /// A metric of something outside the cluster: the sum of all its series.
-pub(super) async fn external(client: &kube::Client, namespace: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<i64, String> {
+pub(super) async fn external(client: &client::Client, namespace: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<i64, String> {
     let path = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}");
     let parameters = selector_text(filter).map_or_else(ListParams::default, |selector| ListParams::default().labels(&selector));
     let items = read(client, path, &parameters, None).await.map_err(|error| format!("unable to fetch metrics from external metrics API: {error}"))?;

@@ -14,13 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Informer, ObjectKey};
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus, MetricStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::PostParams;
 use parking_lot::Mutex;
 
 use crate::ControllerContext;
@@ -48,7 +47,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct Autoscalers {
-    client: kube::Client,
+    client: client::Client,
     autoscalers: Informer<HorizontalPodAutoscaler>,
     pods: Informer<Pod>,
     /// What was recommended and done lately. A restart forgets it, as upstream does.

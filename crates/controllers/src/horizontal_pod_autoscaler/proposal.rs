@@ -58,7 +58,7 @@ fn current(usage: &Usage) -> MetricValueStatus {
 }
 
 /// Asks one metric.
-pub(super) async fn propose(client: &kube::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, Failure> {
+pub(super) async fn propose(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, Failure> {
     let (reason, kind) = match metric.type_.as_str() {
         "Resource" => ("FailedGetResourceMetric", "resource"),
         "ContainerResource" => ("FailedGetContainerResourceMetric", "container resource"),
@@ -78,7 +78,7 @@ pub(super) async fn propose(client: &kube::Client, metric: &MetricSpec, workload
 }
 
 /// What pods, or their containers, use of a resource.
-async fn resource(client: &kube::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
+async fn resource(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
     let whole = metric.resource.as_ref().map(|source| (source.name.clone(), None, source.target.clone()));
     let part = metric.container_resource.as_ref().map(|source| (source.name.clone(), Some(source.container.clone()), source.target.clone()));
     let (name, container, wanted) = whole.or(part).ok_or("the metric has no source")?;
@@ -101,7 +101,7 @@ async fn resource(client: &kube::Client, metric: &MetricSpec, workload: &Workloa
     Ok(Proposal { replicas, name: words, status })
 }
 
-async fn of_pods(client: &kube::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
+async fn of_pods(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
     let source = metric.pods.clone().unwrap_or_default();
     let samples = metrics::of_pods(client, workload.namespace, workload.selector, &source.metric.name, source.metric.selector.as_ref()).await?;
     let wanted = milli(source.target.average_value.as_ref()).ok_or("a pods metric needs an average value")?;
@@ -133,7 +133,7 @@ fn for_value(milli_value: i64, target: &MetricTarget, workload: &Workload<'_>) -
     Ok((replicas, MetricValueStatus { value: quantity(milli_value), ..MetricValueStatus::default() }))
 }
 
-async fn of_object(client: &kube::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
+async fn of_object(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
     let source = metric.object.clone().ok_or("the metric has no source")?;
     let object = source.described_object;
     let group = object.api_version.as_deref().and_then(|version| version.split_once('/')).map_or("", |(group, _)| group);
@@ -147,7 +147,7 @@ async fn of_object(client: &kube::Client, metric: &MetricSpec, workload: &Worklo
     Ok(Proposal { replicas, name, status: MetricStatus { type_: metric.type_.clone(), object: Some(status), ..MetricStatus::default() } })
 }
 
-async fn external(client: &kube::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
+async fn external(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
     let source = metric.external.clone().unwrap_or_default();
     let value = metrics::external(client, workload.namespace, &source.metric.name, source.metric.selector.as_ref()).await?;
     let (replicas, current) = for_value(value, &source.target, workload)?;

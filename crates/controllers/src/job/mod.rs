@@ -13,14 +13,12 @@ mod success_policy;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, Patch, PatchParams, PostParams, Preconditions};
 use controller::batches::slow_start;
 use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, release};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use client::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
 use crate::selector::Selector;
@@ -53,7 +51,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct JobController {
-    client: kube::Client,
+    client: client::Client,
     jobs: Informer<Job>,
     pods: Informer<Pod>,
     pods_by_controller: Index<Pod>,

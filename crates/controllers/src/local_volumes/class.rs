@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Api, Informer, ObjectKey};
+use client::{Api, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
 
 use super::{CONTROLLER, PROVISIONER};
 use crate::ControllerContext;
@@ -21,7 +20,7 @@ pub(super) fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct FirstClass {
-    client: kube::Client,
+    client: client::Client,
     classes: Informer<StorageClass>,
 }
 

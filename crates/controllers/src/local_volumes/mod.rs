@@ -9,11 +9,12 @@ mod class;
 mod volume;
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Index, Informer, ObjectKey, key_of};
+use client::{
+    Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, Patch, PatchParams, PostParams, Preconditions, key_of,
+};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
 use crate::ControllerContext;
@@ -47,7 +48,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct LocalVolumes {
-    client: kube::Client,
+    client: client::Client,
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,

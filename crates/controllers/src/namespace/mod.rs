@@ -8,13 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, DeleteParams, Informer, ListParams, MetadataOnly, ObjectKey, PostParams, Request};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
-use client::Api;
-use kube::api::{DeleteParams, ListParams, PostParams, Request};
-use client::MetadataOnly;
 use serde::Deserialize;
 
 use crate::ControllerContext;
@@ -39,7 +36,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
 }
 
 struct NamespaceController {
-    client: kube::Client,
+    client: client::Client,
     namespaces: Informer<Namespace>,
     content: Content,
     clock: std::sync::Arc<dyn client::Clock>,
@@ -90,17 +87,17 @@ impl NamespaceController {
         remaining
     }
 
-    async fn list(&self, namespace: &str, resource: &ServedResource) -> kube::Result<Vec<MetadataOnly>> {
+    async fn list(&self, namespace: &str, resource: &ServedResource) -> client::Result<Vec<MetadataOnly>> {
         let request = Request::new(resource.path(Some(namespace))).list_metadata(&ListParams::default());
-        let list: MetadataList = self.client.request(request.map_err(kube::Error::BuildRequest)?).await?;
+        let list: MetadataList = self.client.request(request.map_err(client::Error::BuildRequest)?).await?;
         Ok(list.items)
     }
 
-    async fn delete_all(&self, namespace: &str, resource: &ServedResource) -> kube::Result<()> {
+    async fn delete_all(&self, namespace: &str, resource: &ServedResource) -> client::Result<()> {
         let requests = Request::new(resource.path(Some(namespace)));
         let background = DeleteParams::background();
         if resource.can("deletecollection") {
-            let request = requests.delete_collection(&background, &ListParams::default()).map_err(kube::Error::BuildRequest)?;
+            let request = requests.delete_collection(&background, &ListParams::default()).map_err(client::Error::BuildRequest)?;
             match self.client.request_text(request).await {
                 Err(error) if client::status_code(&error) == Some(405) => {}
                 other => return other.map(drop),
@@ -108,7 +105,7 @@ impl NamespaceController {
         }
         for object in self.list(namespace, resource).await? {
             let name = object.metadata.name.unwrap_or_default();
-            let request = requests.delete(&name, &background).map_err(kube::Error::BuildRequest)?;
+            let request = requests.delete(&name, &background).map_err(client::Error::BuildRequest)?;
             match self.client.request_text(request).await {
                 Err(error) if !client::is_not_found(&error) => return Err(error),
                 _ => {}

@@ -5,11 +5,9 @@ mod ranges;
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Informer, ObjectKey};
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey, Patch, PatchParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::Node;
-use client::Api;
-use kube::api::{Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -42,7 +40,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, cluster_cidrs: &[Stri
 }
 
 struct NodeIpam {
-    client: kube::Client,
+    client: client::Client,
     nodes: Informer<Node>,
     ranges: Vec<ClusterRange>,
     /// Ranges given out that the cache may not show yet, by node.

@@ -12,12 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey, Selection};
+use client::{Api, EventRecorder, EventType, Index, Informer, ObjectKey, Patch, PatchParams, PostParams, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use client::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -47,7 +45,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, grace: Duration) {
 type Reports = Arc<Mutex<HashMap<Arc<str>, Duration>>>;
 
 struct NodeLifecycle {
-    client: kube::Client,
+    client: client::Client,
     nodes: Informer<Node>,
     leases: Informer<Lease>,
     pods: Informer<Pod>,

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Index, Informer, ObjectKey, key_of};
+use client::{Api, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, key_of};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::PostParams;
 
 use super::claim_plan::{Facts, Step, plan};
 use super::{
@@ -17,7 +16,7 @@ use super::{
 use crate::{ControllerContext, pods};
 
 pub(super) struct Claims {
-    client: kube::Client,
+    client: client::Client,
     claims: Informer<PersistentVolumeClaim>,
     /// Claims without a volume, by class.
     pending: Index<PersistentVolumeClaim>,

@@ -2,11 +2,10 @@
 //! once they are to go and nobody needs them.
 
 use async_trait::async_trait;
-use client::{Api, Index, Informer, ObjectKey};
+use client::{Api, Index, Informer, ObjectKey, Patch, PatchParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use super::{claims_of, pods_by_claim, volume_phase};
@@ -51,7 +50,7 @@ where
 }
 
 struct ClaimProtection {
-    client: kube::Client,
+    client: client::Client,
     claims: Informer<PersistentVolumeClaim>,
     pods: Informer<Pod>,
     pods_by_claim: Index<Pod>,
@@ -86,7 +85,7 @@ impl Reconciler for ClaimProtection {
 }
 
 struct VolumeProtection {
-    client: kube::Client,
+    client: client::Client,
     volumes: Informer<PersistentVolume>,
 }
 

@@ -2,11 +2,10 @@
 
 use super::*;
 use crate::tests::{context, within};
-use client::Api;
+use client::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use client::fake::FakeApi;
 use controller::Runner;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 fn claim(name: &str, spec: Value) -> PersistentVolumeClaim {

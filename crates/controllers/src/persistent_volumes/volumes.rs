@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Informer, ObjectKey};
+use client::{Api, EventRecorder, EventType, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::PostParams;
 
 use super::volume_plan::{Step, plan};
 use super::{CONTROLLER, binding, claim_reference, volume_of};
 use crate::ControllerContext;
 
 pub(super) struct Volumes {
-    client: kube::Client,
+    client: client::Client,
     volumes: Informer<PersistentVolume>,
     claims: Informer<PersistentVolumeClaim>,
     writes: Writes<PersistentVolume>,

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, Index, Informer, ObjectKey, Preconditions};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
-use client::Api;
-use kube::api::{DeleteParams, Preconditions};
 use parking_lot::Mutex;
 
 use crate::{ControllerContext, pods};
@@ -39,7 +37,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct PodGarbage {
-    client: kube::Client,
+    client: client::Client,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     pods_by_node: Index<Pod>,

@@ -8,14 +8,12 @@ mod status;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
 use controller::batches::slow_start;
 use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, release};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use client::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::ControllerContext;
 use crate::pods;
@@ -33,7 +31,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct ReplicaController<K> {
-    client: kube::Client,
+    client: client::Client,
     owners: Informer<K>,
     owners_by_controller: Index<K>,
     pods: Informer<Pod>,

@@ -8,7 +8,7 @@ use crate::selector::Selector;
 
 /// A kind that keeps a number of pods. The status of both has the same fields, so one type stands for it.
 pub(super) trait ReplicaOwner:
-    client::Watchable + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + serde::Serialize
+    client::Watchable + client::Resource<DynamicType = (), Scope = NamespaceResourceScope> + serde::Serialize
 {
     const KIND: &'static str;
     /// In logs and metrics.

@@ -16,7 +16,7 @@ const REPLICA_FAILURE: &str = "ReplicaFailure";
 #[derive(Debug)]
 pub(super) struct Failure {
     pub reason: &'static str,
-    pub error: kube::Error,
+    pub error: client::Error,
 }
 
 /// The status of a set with these pods. `terminating` counts those that are asked to go and have not ended.
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_failure_is_reported_once_and_withdrawn_when_it_is_over() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let failure = || Failure { reason: "FailedCreate", error: kube::Error::LinesCodecMaxLineLengthExceeded };
+        let failure = || Failure { reason: "FailedCreate", error: client::Error::LinesCodecMaxLineLengthExceeded };
         let first = conditions(Vec::new(), Some(&failure()), at(1)).unwrap();
         let second = conditions(first.clone(), Some(&failure()), at(2)).unwrap();
         assert_eq!(first, second);

@@ -9,12 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use client::Api;
-use kube::api::PostParams;
 
 use crate::content::Content;
 use crate::{ControllerContext, pods};
@@ -40,7 +38,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
 }
 
 struct QuotaController {
-    client: kube::Client,
+    client: client::Client,
     quotas: Informer<ResourceQuota>,
     pods: Informer<Pod>,
     services: Informer<Service>,

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey, Selection};
+use client::{Api, Informer, ObjectKey, PostParams, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use client::Api;
-use kube::api::PostParams;
 
 use crate::ControllerContext;
 
@@ -56,7 +54,7 @@ fn is_active(namespace: &Namespace) -> bool {
 }
 
 /// A namespace that goes away while something is made in it does not need it any more.
-fn unless_gone<T>(result: kube::Result<T>) -> kube::Result<()> {
+fn unless_gone<T>(result: client::Result<T>) -> client::Result<()> {
     match result {
         Err(error) if client::is_not_found(&error) || client::is_already_exists(&error) || crate::namespace_is_terminating(&error) => Ok(()),
         other => other.map(drop),
@@ -64,7 +62,7 @@ fn unless_gone<T>(result: kube::Result<T>) -> kube::Result<()> {
 }
 
 struct DefaultAccounts {
-    client: kube::Client,
+    client: client::Client,
     namespaces: Informer<Namespace>,
     accounts: Informer<ServiceAccount>,
 }
@@ -93,7 +91,7 @@ impl Reconciler for DefaultAccounts {
 }
 
 struct RootCertificates {
-    client: kube::Client,
+    client: client::Client,
     namespaces: Informer<Namespace>,
     maps: Informer<ConfigMap>,
     root_ca: Arc<str>,
@@ -140,7 +138,7 @@ mod tests {
     use super::*;
     use crate::tests::context;
     use client::fake::FakeApi;
-    use kube::api::DeleteParams;
+    use client::DeleteParams;
 
     #[tokio::test]
     async fn a_new_namespace_gets_both_and_gets_them_back() {

@@ -1,13 +1,11 @@
 //! The volume claims of a StatefulSet's pods. They are made with the pod and outlive it, unless the set says otherwise.
 
-use client::{Informer, ObjectKey};
+use client::{Api, Informer, ObjectKey, Patch, PatchParams, PostParams};
 use controller::ownership::plain_reference;
 use controller::{Doing, ReconcileError};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use client::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::identity;
@@ -42,7 +40,7 @@ fn goes_with_set(set: &StatefulSet) -> bool {
 }
 
 /// Makes the claims a pod needs, where they are missing. A claim that was to go with an earlier pod of this name is kept.
-pub(super) async fn ensure(client: &kube::Client, known: &Informer<PersistentVolumeClaim>, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
+pub(super) async fn ensure(client: &client::Client, known: &Informer<PersistentVolumeClaim>, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
     let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
     let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
     for claim in claims(set, pod) {
@@ -65,7 +63,7 @@ pub(super) async fn ensure(client: &kube::Client, known: &Informer<PersistentVol
 }
 
 /// A pod goes because the set shrinks: its claims go with it where the set wants that.
-pub(super) async fn let_go_with(client: &kube::Client, known: &Informer<PersistentVolumeClaim>, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
+pub(super) async fn let_go_with(client: &client::Client, known: &Informer<PersistentVolumeClaim>, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
     if policy(set).1.as_deref() != Some("Delete") {
         return Ok(());
     }

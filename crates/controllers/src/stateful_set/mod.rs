@@ -11,14 +11,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
 use controller::batches::slow_start;
 use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, release};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use client::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::revisions::{History, Owner, Revisions, template_of};
 use crate::selector::Selector;
@@ -49,7 +47,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct StatefulSetController {
-    client: kube::Client,
+    client: client::Client,
     sets: Informer<StatefulSet>,
     claims: Informer<PersistentVolumeClaim>,
     pods: Informer<Pod>,

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{EventRecorder, EventType, Index, Informer, ObjectKey};
+use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, Preconditions};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
-use client::Api;
-use kube::api::{DeleteParams, Preconditions};
 use parking_lot::Mutex;
 
 use crate::{ControllerContext, pods, taints};
@@ -35,7 +33,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct TaintEviction {
-    client: kube::Client,
+    client: client::Client,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     pods_by_node: Index<Pod>,

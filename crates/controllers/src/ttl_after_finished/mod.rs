@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Informer, ObjectKey};
+use client::{Api, DeleteParams, Informer, ObjectKey, Preconditions};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use client::Api;
-use kube::api::{DeleteParams, Preconditions};
 
 use crate::ControllerContext;
 use crate::job::{finish_time, is_finished};
@@ -22,7 +20,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
 }
 
 struct TtlAfterFinished {
-    client: kube::Client,
+    client: client::Client,
     jobs: Informer<Job>,
     clock: Arc<dyn client::Clock>,
 }

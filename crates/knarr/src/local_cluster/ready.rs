@@ -9,9 +9,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use api::core::v1::Node;
-use client::{Api, FeedEvent, Selection, Source, feed};
+use client::{Api, FeedEvent, ListParams, Selection, Source, feed};
 use jiff::Timestamp;
-use kube::api::ListParams;
 use pki::{ClusterAuthority, Kubeconfig, SwappableCertificate, kubeconfig::KubeconfigUser};
 use tokio::sync::mpsc;
 
@@ -39,11 +38,11 @@ pub fn admin_kubeconfig(settings: &Settings) -> anyhow::Result<Kubeconfig> {
 }
 
 /// The cluster, as its administrator; to be called within an asynchronous runtime.
-pub fn admin_client(settings: &Settings) -> anyhow::Result<kube::Client> {
+pub fn admin_client(settings: &Settings) -> anyhow::Result<client::Client> {
     let authority = authority(settings)?;
     let certificate = SwappableCertificate::new(&authority.issue_admin(Timestamp::now())?)?;
     let tls = pki::tls::client_config(std::slice::from_ref(authority.certificate()), Some(certificate))?;
-    Ok(client::connect_with_tls(settings.api()?.parse()?, Arc::new(tls))?)
+    Ok(client::connect_with_tls(settings.api()?.parse()?, Arc::new(tls), None, "knarr-up")?)
 }
 
 /// When a Node was last said to be ready, where it is.

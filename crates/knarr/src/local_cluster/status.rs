@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::bail;
 use api::core::v1::Node;
-use client::Api;
-use kube::api::ListParams;
+use client::{Api, ListParams};
 use serde::Serialize;
 
 use super::{

@@ -17,13 +17,10 @@ use std::{
     time::Duration,
 };
 
-use client::{Api, Backoff, EventType, revision_of};
+use client::{Api, Backoff, DeleteParams, EventType, Patch, PatchParams, Preconditions, revision_of};
 use container_runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError, SandboxId, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},

@@ -3,12 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
-use client::{Api, fake::FakeApi};
+use client::{Api, DeleteParams, PostParams, fake::FakeApi};
 use container_runtime::{ContainerRuntime, fake::FakeRuntime};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PodStatus, Secret};
-use kube::{
-    api::{DeleteParams, PostParams},
-};
 use pod_sandbox_network::{AttachRequest, PodNetworkError, PodSandboxNetwork};
 use serde_json::{Value, json};
 
@@ -199,8 +196,8 @@ async fn a_missing_config_map_holds_the_container_back_until_it_is_there() {
     let mounted = container.spec.mounts.iter().find(|mount| mount.container_path == "/v").unwrap().host_path.clone().unwrap();
     assert!(mounted.starts_with(bench.directory.path().join("run")), "content lives in memory");
     assert_eq!(std::fs::read_to_string(mounted.join("k")).unwrap(), "one");
-    let change = kube::api::Patch::Merge(json!({ "data": { "k": "two" } }));
-    maps.patch("settings", &kube::api::PatchParams::default(), &change).await.unwrap();
+    let change = client::Patch::Merge(json!({ "data": { "k": "two" } }));
+    maps.patch("settings", &client::PatchParams::default(), &change).await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), async {
         while std::fs::read_to_string(mounted.join("k")).unwrap() != "two" {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -257,8 +254,8 @@ async fn what_the_api_does_not_know_is_removed_after_the_list() {
     bench.until_phase("Running").await;
     bench.stop.cancel();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let forget = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
-    bench.pods().patch("web", &kube::api::PatchParams::default(), &forget).await.unwrap();
+    let forget = client::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    bench.pods().patch("web", &client::PatchParams::default(), &forget).await.unwrap();
     bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
     bench.stop = CancellationToken::new();
     bench.start_agent();
@@ -373,8 +370,8 @@ async fn a_changed_annotation_heals_a_sub_path_at_once() {
     };
     let status = bench.until(|status| waits(status).as_deref() == Some("CreateContainerConfigError")).await;
     assert_eq!(status.phase.as_deref(), Some("Pending"));
-    let patch = kube::api::Patch::Merge(json!({ "metadata": { "annotations": { "part": "one" } } }));
-    bench.pods().patch("web", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    let patch = client::Patch::Merge(json!({ "metadata": { "annotations": { "part": "one" } } }));
+    bench.pods().patch("web", &client::PatchParams::default(), &patch).await.unwrap();
     // Far sooner than the next try that the failure itself would have brought.
     tokio::time::timeout(Duration::from_secs(5), bench.until_phase("Running")).await.unwrap();
 }

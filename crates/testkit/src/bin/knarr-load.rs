@@ -9,10 +9,9 @@
 use std::time::{Duration, Instant};
 
 use api::core::v1::{ConfigMap, Pod};
-use client::{Api, FeedEvent, Selection, Source, feed};
+use client::{Api, DeleteParams, FeedEvent, PostParams, Request, Selection, Source, WatchParams, feed};
 use futures::{StreamExt, TryStreamExt, io::AsyncBufReadExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, PostParams, Request, WatchParams};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
@@ -21,9 +20,9 @@ const NAMESPACE: &str = "default";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-async fn connect() -> Outcome<kube::Client> {
+async fn connect() -> Outcome<client::Client> {
     let path = std::env::var("KUBECONFIG").map_err(|_| "KUBECONFIG must name a kubeconfig")?;
-    Ok(client::connect(kube::config::Kubeconfig::read_from(path)?).await?)
+    Ok(client::connect(client::Kubeconfig::read(path.as_ref())?, "knarr-load")?)
 }
 
 fn config_map(name: &str) -> ConfigMap {
@@ -37,7 +36,7 @@ fn milliseconds(times: &mut [Duration], share: f64) -> f64 {
 }
 
 /// Reads a watch and says when it is open, and when it sees an object of each round's name.
-async fn watch_one(client: kube::Client, opened: mpsc::UnboundedSender<()>, seen: mpsc::UnboundedSender<Instant>) -> Outcome<()> {
+async fn watch_one(client: client::Client, opened: mpsc::UnboundedSender<()>, seen: mpsc::UnboundedSender<Instant>) -> Outcome<()> {
     let parameters = WatchParams { label_selector: None, timeout: Some(290), ..WatchParams::default() };
     let request = Request::new(format!("/api/v1/namespaces/{NAMESPACE}/configmaps")).watch(&parameters, "0")?;
     let mut lines = Box::pin(client.request_stream(request).await?);

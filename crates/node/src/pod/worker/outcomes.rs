@@ -20,9 +20,9 @@ pub(super) enum Outcome {
     SandboxStopped(SandboxId, Result<(), String>),
     Launched(String, Launched),
     Killed(ContainerId, Timestamp, Result<(), RuntimeError>),
-    Written(Result<Box<Pod>, kube::Error>),
+    Written(Result<Box<Pod>, client::Error>),
     Released(Result<(), String>),
-    Deleted(Result<(), kube::Error>),
+    Deleted(Result<(), client::Error>),
     /// Something old was removed; nothing follows from it.
     Tidied,
 }
@@ -159,7 +159,7 @@ impl Worker {
         }
     }
 
-    fn take_written(&mut self, result: Result<Box<Pod>, kube::Error>) {
+    fn take_written(&mut self, result: Result<Box<Pod>, client::Error>) {
         self.writing = false;
         match result {
             Ok(pod) => {
