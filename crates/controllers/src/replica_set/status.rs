@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_failure_is_reported_once_and_withdrawn_when_it_is_over() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let failure = || Failure { reason: "FailedCreate", error: client::Error::LinesCodecMaxLineLengthExceeded };
+        let failure = || Failure { reason: "FailedCreate", error: client::Error::Service("away".into()) };
         let first = conditions(Vec::new(), Some(&failure()), at(1)).unwrap();
         let second = conditions(first.clone(), Some(&failure()), at(2)).unwrap();
         assert_eq!(first, second);
