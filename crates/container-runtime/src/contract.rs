@@ -110,6 +110,7 @@ impl Subject {
             stdin_once: false,
             tty: false,
             stop_signal: None,
+            processes_of: None,
             annotations: BTreeMap::from([("hash".to_owned(), "abc".to_owned())]),
             labels: BTreeMap::new(),
         }
@@ -336,6 +337,9 @@ async fn specs_come_back(subject: &Subject) {
     let limits = ResourceLimits { memory_bytes: Some(128 << 20), cpu_shares: Some(512), ..ResourceLimits::default() };
     subject.runtime.update_resources(&id, &limits).await.expect("new limits");
     assert_eq!(subject.status(&id).await.spec.resources, limits);
+    subject.runtime.update_sandbox_resources(&sandbox, &limits).await.expect("new limits of the pod");
+    let sandboxes = subject.runtime.list_sandboxes().await.expect("a list");
+    assert!(sandboxes.iter().any(|known| known.id == sandbox && known.spec.resources == limits));
     assert!(subject.runtime.container_usage(&id).await.expect("a usage").processes > 0);
     subject.remove(&sandbox).await;
 }

@@ -324,6 +324,13 @@ impl ContainerRuntime for FakeRuntime {
         Ok(())
     }
 
+    async fn update_sandbox_resources(&self, sandbox: &SandboxId, limits: &ResourceLimits) -> Result<(), RuntimeError> {
+        let mut state = self.count("update_sandbox_resources");
+        let found = state.sandboxes.get_mut(sandbox).ok_or_else(|| RuntimeError::NoSuchSandbox(sandbox.clone()))?;
+        found.spec.resources = limits.clone();
+        Ok(())
+    }
+
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<(), RuntimeError> {
         self.stop_sandbox(sandbox).await?;
         let mut state = self.count("remove_sandbox");
@@ -594,6 +601,11 @@ impl ContainerRuntime for FakeRuntime {
 
     async fn list_images(&self) -> Result<Vec<ImageStatus>, RuntimeError> {
         Ok(self.count("list_images").images.values().cloned().collect())
+    }
+
+    async fn mount_image(&self, image: &ImageId, _target: &std::path::Path) -> Result<(), RuntimeError> {
+        let state = self.count("mount_image");
+        if state.images.values().any(|known| known.id == *image) { Ok(()) } else { Err(RuntimeError::NoSuchImage(image.0.clone())) }
     }
 
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {

@@ -82,6 +82,10 @@ pub struct ResourceLimits {
     pub cpu_period_microseconds: Option<u64>,
     /// Bytes of memory.
     pub memory_bytes: Option<i64>,
+    /// Bytes of memory that were asked for. No setting of a cgroup follows from it; it is kept, so that the node sees later what
+    /// a running container was given.
+    #[serde(default)]
+    pub memory_request_bytes: Option<i64>,
     /// Number of processes.
     pub pids: Option<i64>,
     /// Huge page limits by page size (`2MB`), in bytes.
@@ -226,6 +230,9 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Signal that asks it to stop (`SIGTERM` or the image's `StopSignal` where none).
     pub stop_signal: Option<String>,
+    /// Joins the process namespace of this container of the same sandbox instead of having one of its own (for debugging).
+    #[serde(default)]
+    pub processes_of: Option<ContainerId>,
     /// Kept with the container and given back by `list_containers`; the node stores its own facts here (a hash of the
     /// pod's container spec, termination message path and policy).
     pub annotations: BTreeMap<String, String>,
@@ -480,6 +487,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, RuntimeError>;
     /// Kills what runs in it and ends its shim and namespaces; exit records of its containers stay readable.
     async fn stop_sandbox(&self, sandbox: &SandboxId) -> Result<(), RuntimeError>;
+    /// Changes the limits of a pod as a whole (in-place resize).
+    async fn update_sandbox_resources(&self, sandbox: &SandboxId, limits: &ResourceLimits) -> Result<(), RuntimeError>;
     /// Removes it and its containers without a trace, logs excepted.
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<(), RuntimeError>;
     /// All sandboxes.
@@ -521,6 +530,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn import_image(&self, archive: &std::path::Path) -> Result<Vec<String>, RuntimeError>;
     /// All images.
     async fn list_images(&self) -> Result<Vec<ImageStatus>, RuntimeError>;
+    /// Shows the files of an image, which must be present, at a directory of the host, for reading only: for image volumes. Whoever
+    /// asked takes it away by unmounting it. Where it is mounted already, nothing happens.
+    async fn mount_image(&self, image: &ImageId, target: &std::path::Path) -> Result<(), RuntimeError>;
     /// Removes a name, and the image with its last one.
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError>;
 

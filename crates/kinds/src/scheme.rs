@@ -145,6 +145,14 @@ pub trait ServedKind: Send + Sync + 'static {
     fn finish_update(&self, context: &WriteContext, new: &mut Object, old: &Object) -> Result<Vec<FieldError>, String>;
     /// Prepares and validates a changed status.
     fn finish_status_update(&self, context: &WriteContext, new: &mut Object, old: &Object) -> Result<Vec<FieldError>, String>;
+    /// Takes back what an update through a subresource of the object itself may not change.
+    fn prepare_subresource_update(&self, _subresource: &str, _new: &mut Object, _old: &Object) -> Result<(), String> {
+        Ok(())
+    }
+    /// Prepares and validates an update through a subresource of the object itself.
+    fn finish_subresource_update(&self, _subresource: &str, _new: &mut Object, _old: &Object) -> Result<Vec<FieldError>, String> {
+        Ok(Vec::new())
+    }
     /// Words for the client that are no errors.
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
     /// How names must look.
@@ -240,6 +248,25 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
         let typed_old = self.decode(old)?;
         self.strategy.prepare_status_update(context, &mut typed, &typed_old);
         let problems = self.strategy.validate_status_update(&typed, &typed_old);
+        self.encode(&typed, new)?;
+        Ok(problems)
+    }
+    fn prepare_subresource_update(&self, subresource: &str, new: &mut Object, old: &Object) -> Result<(), String> {
+        if !self.strategy.has_rules_for(subresource) {
+            return Ok(());
+        }
+        let mut typed = self.decode(new)?;
+        self.strategy.prepare_subresource_update(subresource, &mut typed, &self.decode(old)?);
+        self.encode(&typed, new)
+    }
+    fn finish_subresource_update(&self, subresource: &str, new: &mut Object, old: &Object) -> Result<Vec<FieldError>, String> {
+        if !self.strategy.has_rules_for(subresource) {
+            return Ok(Vec::new());
+        }
+        let mut typed = self.decode(new)?;
+        let typed_old = self.decode(old)?;
+        self.strategy.prepare_subresource_update(subresource, &mut typed, &typed_old);
+        let problems = self.strategy.validate_subresource_update(subresource, &typed, &typed_old);
         self.encode(&typed, new)?;
         Ok(problems)
     }

@@ -108,6 +108,16 @@ pub trait Strategy: Send + Sync + 'static {
     fn prepare_update(&self, context: &WriteContext, new: &mut Self::Kind, old: &Self::Kind) {}
     /// Last changes of a status update. Everything but status and metadata was taken from `old` already.
     fn prepare_status_update(&self, context: &WriteContext, new: &mut Self::Kind, old: &Self::Kind) {}
+    /// Whether a subresource whose body is the object itself (`pods/resize`) has rules of its own, told by the two methods below.
+    fn has_rules_for(&self, subresource: &str) -> bool {
+        false
+    }
+    /// Takes back what an update through such a subresource may not change.
+    fn prepare_subresource_update(&self, subresource: &str, new: &mut Self::Kind, old: &Self::Kind) {}
+    /// What is wrong with a change through such a subresource.
+    fn validate_subresource_update(&self, subresource: &str, new: &Self::Kind, old: &Self::Kind) -> Vec<FieldError> {
+        Vec::new()
+    }
     /// What is wrong with a new object, metadata apart (the generic handler checks that).
     fn validate(&self, new: &Self::Kind) -> Vec<FieldError>;
     /// What is wrong with a change: by default what is wrong with the new state.

@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     objects::WatchedObjects,
     pod::field_values::NodeFacts,
+    pods::Pods,
     quantity::Amount,
     services::ServiceDirectory,
     tokens::TokenSource,
@@ -148,6 +149,8 @@ pub struct Context {
     pub services: ServiceDirectory,
     /// Service account tokens.
     pub tokens: TokenSource,
+    /// The workers of this node's pods.
+    pub pods: Pods,
     /// Counters.
     pub metrics: Metrics,
     /// Whether pods can be connected, as far as the node's status knows.

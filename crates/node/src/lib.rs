@@ -83,6 +83,7 @@ impl Node {
         let stop = CancellationToken::new();
         let (client, clock) = (config.client.clone(), config.clock.clone());
         let events = EventRecorder::start(client.clone(), &config.name, clock.clone());
+        let pods = Pods::default();
         let context = Arc::new(Context {
             machine: Machine::read(&config.data_directory),
             images: ImagePuller::new(config.runtime.clone(), clock.clone(), events.clone()),
@@ -90,12 +91,13 @@ impl Node {
             objects: WatchedObjects::new(client.clone()),
             services: ServiceDirectory::start(client.clone(), stop.clone()),
             tokens: TokenSource::new(client, clock),
+            pods: pods.clone(),
             metrics: Metrics::default(),
             network_ready: tokio::sync::watch::channel(false).0,
             node_labels: tokio::sync::watch::channel(None).0,
             config,
         });
-        Ok(Self { context, pods: Pods::default(), status_changed: Arc::default(), stop })
+        Ok(Self { context, pods, status_changed: Arc::default(), stop })
     }
 
     /// Tell this when the pod network turns ready or not: the node's status follows at once.

@@ -21,12 +21,15 @@ use crate::{
     config::Context,
     pod::{
         self,
-        admission::{Offer, admit},
+        admission::{Offer, admit, fits},
         is_terminal,
         removal::remove_orphan,
+        resize::{DEFERRED, INFEASIBLE, Refusal},
+        resources::pod_request,
         uid,
         worker::{Desired, View, Worker, WorkerHandle},
     },
+    quantity::Amount,
 };
 
 /// The workers by pod UID, for the node's own API too.
@@ -49,6 +52,40 @@ impl Pods {
         self.views().into_iter().filter(is_wanted).max_by_key(|view| revision_of(&*view.pod))
     }
 
+    /// Grants a pod the resources that its spec asks for, if they fit on this node beside what others were granted.
+    ///
+    /// # Errors
+    /// What is short, and whether waiting may help.
+    pub fn grant(&self, context: &Context, pod: &Arc<Pod>) -> Result<(), Refusal> {
+        let allocatable = context.machine.allocatable(&context.config.reserved);
+        for (resource, capacity, in_thousandths) in [("memory", allocatable.memory, false), ("cpu", allocatable.cpu, true)] {
+            let requested = pod_request(pod, resource);
+            if requested > capacity {
+                let shown = |amount: Amount| if in_thousandths { amount.as_thousandths() } else { amount.as_units() };
+                let message = format!("Node didn't have enough capacity: {resource}, requested: {}, capacity: {}", shown(requested), shown(capacity));
+                return Err(Refusal { reason: INFEASIBLE, message });
+            }
+        }
+        // Held for all of it: two pods must not be granted the same.
+        let workers = self.workers.write();
+        let others: Vec<Arc<Pod>> = granted(&workers).into_iter().filter(|other| uid(other) != uid(pod)).collect();
+        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
+        fits(pod, &others, &allocatable).map_err(|(_, message)| Refusal { reason: DEFERRED, message })?;
+        if let Some(worker) = workers.get(uid(pod)) {
+            worker.view.lock().granted = pod.clone();
+        }
+        Ok(())
+    }
+
+    /// Resources may have become free: whoever waits for some looks again, but for `except`, who frees them.
+    pub fn wake_deferred(&self, except: &str) {
+        for (_, worker) in self.workers.read().iter().filter(|(uid, _)| *uid != except) {
+            if worker.view.lock().is_deferred {
+                worker.wake.notify_one();
+            }
+        }
+    }
+
     /// Takes a pod off this node, for the reason that the message tells.
     pub fn evict(&self, uid: &str, message: String) {
         if let Some(worker) = self.workers.read().get(uid) {
@@ -66,6 +103,12 @@ impl Pods {
             desired.evicted.is_some() && !is_terminal(&worker.view.lock().pod)
         })
     }
+}
+
+/// The pods that hold resources of this node, with what they were granted.
+fn granted(workers: &HashMap<String, WorkerHandle>) -> Vec<Arc<Pod>> {
+    let kept = workers.values().filter(|worker| worker.desired.borrow().refused.is_none());
+    kept.map(|worker| worker.view.lock().granted.clone()).filter(|pod| !is_terminal(pod)).collect()
 }
 
 /// Follows the pods until it is cancelled.
@@ -190,12 +233,8 @@ impl PodManager {
         if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
             return None;
         }
-        let views: Vec<Arc<Pod>> = {
-            let workers = self.pods.workers.read();
-            let desired = workers.values().map(|worker| worker.desired.borrow().clone());
-            desired.filter(|desired| desired.refused.is_none() && !is_terminal(&desired.pod)).map(|desired| desired.pod).collect()
-        };
-        let running: Vec<&Pod> = views.iter().map(|pod| &**pod).collect();
+        let others = granted(&self.pods.workers.read());
+        let running: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
         let config = &self.context.config;
         let labels = self.context.node_labels.borrow().clone().unwrap_or_default();
         let allocatable = self.context.machine.allocatable(&config.reserved);
@@ -285,6 +324,8 @@ impl PodManager {
                 if workers.get(&uid).is_some_and(|worker| worker.desired.borrow().is_gone) {
                     workers.remove(&uid);
                 }
+                drop(workers);
+                self.pods.wake_deferred(&uid);
             }
             Err(problem) => tracing::error!(%problem, "the worker of a pod failed"),
         }

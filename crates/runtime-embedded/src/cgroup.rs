@@ -448,6 +448,7 @@ mod tests {
             cpu_quota_microseconds: Some(50_000),
             cpu_period_microseconds: None,
             memory_bytes: Some(64 << 20),
+            memory_request_bytes: None,
             pids: Some(100),
             huge_page_bytes: BTreeMap::new(),
         }

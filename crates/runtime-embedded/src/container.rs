@@ -310,12 +310,20 @@ impl Inner {
         self.cgroups.create(&cgroup, &record.spec.resources).map_err(|error| format!("could not make its cgroup: {error}"))?;
         self.cgroups.die_together(&cgroup).map_err(|error| error.to_string())?;
         self.cgroups.restrict_devices(&cgroup, &record.spec).map_err(|error| error.to_string())?;
+        let process_namespace = match &record.spec.processes_of {
+            Some(target) => {
+                let pid = self.container(target).ok().filter(|target| target.sandbox == container.sandbox).and_then(|target| target.pid());
+                let pid = pid.ok_or_else(|| format!("container {}, whose processes it is to see, does not run", target.0))?;
+                Some(PathBuf::from(format!("/proc/{pid}/ns/pid")))
+            }
+            None => sandbox.process_namespace(),
+        };
         let console = record.spec.tty.then(|| container.bundle.join("console.sock"));
         let plan = StartPlan {
             id: container.id.0.clone(),
             hostname: sandbox_spec.hostname.clone(),
             host: sandbox_spec.host,
-            process_namespace: sandbox.process_namespace(),
+            process_namespace,
             layers_directory: self.images.layers.directory().to_owned(),
             layers: record.chain_ids.iter().map(|chain_id| Layers::name(chain_id)).collect(),
             upper: writable.join("upper"),

@@ -13,6 +13,7 @@ mod container;
 mod device_filter;
 mod helper;
 mod helper_program;
+mod image_mounts;
 mod images;
 mod inside;
 mod memory_backed;

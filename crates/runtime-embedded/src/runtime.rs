@@ -279,7 +279,10 @@ impl Inner {
 
     /// Removes layers that neither an image nor a container needs.
     pub(crate) fn collect_layers(&self) {
-        self.images.collect_layers(|| self.containers.lock().values().flat_map(|container| container.record.lock().chain_ids.clone()).collect());
+        self.images.collect_layers(|| {
+            let of_containers = self.containers.lock().values().flat_map(|container| container.record.lock().chain_ids.clone()).collect::<Vec<_>>();
+            of_containers.into_iter().chain(self.mounted_layers()).collect()
+        });
     }
 
     /// Has new layers written to the medium, behind everybody's back.
@@ -310,6 +313,10 @@ impl ContainerRuntime for EmbeddedRuntime {
 
     async fn stop_sandbox(&self, sandbox: &SandboxId) -> Result<(), RuntimeError> {
         self.inner.stop_sandbox(sandbox).await
+    }
+
+    async fn update_sandbox_resources(&self, sandbox: &SandboxId, limits: &ResourceLimits) -> Result<(), RuntimeError> {
+        self.inner.update_sandbox_resources(sandbox, limits)
     }
 
     async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<(), RuntimeError> {
@@ -395,6 +402,12 @@ impl ContainerRuntime for EmbeddedRuntime {
 
     async fn list_images(&self) -> Result<Vec<ImageStatus>, RuntimeError> {
         Ok(self.inner.images.list())
+    }
+
+    async fn mount_image(&self, image: &ImageId, target: &Path) -> Result<(), RuntimeError> {
+        let (inner, image, target) = (Arc::clone(&self.inner), image.clone(), target.to_owned());
+        let _layers_are_needed = self.inner.images.arriving.read().await;
+        blocking(move || inner.mount_image(&image, &target)).await
     }
 
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {

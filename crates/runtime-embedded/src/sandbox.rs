@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use container_runtime::{RuntimeError, SandboxId, SandboxSpec, SandboxState, SandboxStatus};
+use container_runtime::{ResourceLimits, RuntimeError, SandboxId, SandboxSpec, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -303,6 +303,15 @@ impl Inner {
         let (inner, cgroups) = (Arc::clone(self), self.containers_of(id).into_iter().map(|container| container.cgroup(&sandbox)).collect::<Vec<_>>());
         blocking(move || cgroups.iter().for_each(|cgroup| inner.cgroups.kill(cgroup))).await;
         Ok(())
+    }
+
+    /// Changes the limits of a pod as a whole.
+    pub fn update_sandbox_resources(&self, id: &SandboxId, limits: &ResourceLimits) -> Result<(), RuntimeError> {
+        let sandbox = self.sandbox(id).ok_or_else(|| RuntimeError::NoSuchSandbox(id.clone()))?;
+        let failed = |source: io::Error| RuntimeError::Io { doing: format!("could not change the limits of sandbox {}: {source}", id.0), source };
+        self.cgroups.apply(&sandbox.cgroup, limits, true).map_err(failed)?;
+        sandbox.record.lock().spec.resources = limits.clone();
+        sandbox.write_record().map_err(failed)
     }
 
     async fn end_shim(&self, sandbox: &Sandbox) {

@@ -559,7 +559,9 @@ async fn attempt_update(
                 None => new.0.remove("status"),
             };
         }
-        Part::Whole | Part::Exact | Part::Admitted => {}
+        // Nobody comes to own what the subresource does not let through.
+        Part::Exact => kind.prepare_subresource_update(&context.info.subresource, &mut new, &old).map_err(damaged)?,
+        Part::Whole | Part::Admitted => {}
     }
     kind.default(&mut new).map_err(damaged)?;
     // Before admission, as for a create.
@@ -589,7 +591,8 @@ async fn attempt_update(
         match part {
             Part::Whole => kind.finish_update(&write_context, &mut new, &old),
             Part::Status => kind.finish_status_update(&write_context, &mut new, &old),
-            Part::Exact | Part::Admitted => Ok(Vec::new()),
+            Part::Exact => kind.finish_subresource_update(&context.info.subresource, &mut new, &old),
+            Part::Admitted => Ok(Vec::new()),
         }
         .map_err(damaged)?,
     );

@@ -35,27 +35,7 @@ pub fn admit(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Result<(), (Stri
     if running.len() >= usize::try_from(offer.max_pods).unwrap_or(usize::MAX) {
         return refuse("OutOfpods", format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {}", running.len(), offer.max_pods));
     }
-    let resources = [
-        ("cpu", offer.allocatable.cpu, true),
-        ("memory", offer.allocatable.memory, false),
-        ("ephemeral-storage", offer.allocatable.ephemeral_storage, false),
-    ];
-    for (resource, capacity, in_thousandths) in resources {
-        let requested = pod_request(pod, resource);
-        let used = running.iter().fold(Amount::default(), |sum, other| sum + pod_request(other, resource));
-        if !requested.is_zero() && used + requested > capacity {
-            let shown = |amount: Amount| if in_thousandths { amount.as_thousandths() } else { amount.as_units() };
-            return refuse(
-                &format!("OutOf{resource}"),
-                format!(
-                    "Node didn't have enough resource: {resource}, requested: {}, used: {}, capacity: {}",
-                    shown(requested),
-                    shown(used),
-                    shown(capacity)
-                ),
-            );
-        }
-    }
+    fits(pod, running, offer.allocatable)?;
     let selector = spec(pod).node_selector.iter().flatten();
     if selector.into_iter().any(|(key, value)| offer.labels.get(key) != Some(value)) {
         return refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned());
@@ -74,6 +54,35 @@ pub fn admit(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Result<(), (Stri
     }
     if clashes {
         return refuse("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether what a pod asks for fits beside what others were granted.
+///
+/// # Errors
+/// The resource that is short, in upstream's words.
+pub fn fits(pod: &Pod, running: &[&Pod], allocatable: &Allocatable) -> Result<(), (String, String)> {
+    let resources = [
+        ("cpu", allocatable.cpu, true),
+        ("memory", allocatable.memory, false),
+        ("ephemeral-storage", allocatable.ephemeral_storage, false),
+    ];
+    for (resource, capacity, in_thousandths) in resources {
+        let requested = pod_request(pod, resource);
+        let used = running.iter().fold(Amount::default(), |sum, other| sum + pod_request(other, resource));
+        if !requested.is_zero() && used + requested > capacity {
+            let shown = |amount: Amount| if in_thousandths { amount.as_thousandths() } else { amount.as_units() };
+            return Err((
+                format!("OutOf{resource}"),
+                format!(
+                    "Node didn't have enough resource: {resource}, requested: {}, used: {}, capacity: {}",
+                    shown(requested),
+                    shown(used),
+                    shown(capacity)
+                ),
+            ));
+        }
     }
     Ok(())
 }

@@ -7,10 +7,13 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{Role, containers, spec};
+use super::{Role, containers, resize::Progress, spec};
 
 /// The conditions that the node writes; others belong to others and are left alone.
 pub const OWNED: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// Conditions that the node writes while something lasts, and takes away afterwards.
+pub const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// A condition's status with its reason and message.
 struct Verdict {
@@ -62,21 +65,38 @@ pub fn conditions(
         .collect()
 }
 
-/// Says of an evicted pod that it was not its own fault: workload controllers replace it without counting a failure.
+/// What became of a change of the pod's resources: nothing to say once it is done.
 #[must_use]
-pub fn disruption(pod: &Pod, message: &str, now: Timestamp) -> PodCondition {
-    const TYPE: &str = "DisruptionTarget";
+pub fn resize(pod: &Pod, progress: &Progress, now: Timestamp) -> Vec<PodCondition> {
+    let condition = |type_: &str, reason: Option<&str>, message: Option<&String>| PodCondition {
+        reason: reason.map(str::to_owned),
+        message: message.cloned(),
+        ..lasting(pod, type_, now)
+    };
+    let pending = progress.pending.as_ref().map(|refusal| condition("PodResizePending", Some(refusal.reason), Some(&refusal.message)));
+    let error = progress.error.as_ref();
+    let in_progress = progress.in_progress.then(|| condition("PodResizeInProgress", error.map(|_| "Error"), error));
+    pending.into_iter().chain(in_progress).collect()
+}
+
+/// A condition that holds, since when it began to.
+fn lasting(pod: &Pod, type_: &str, now: Timestamp) -> PodCondition {
     let old = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let unchanged = old.iter().find(|old| old.type_ == TYPE && old.status == "True");
+    let unchanged = old.iter().find(|old| old.type_ == type_ && old.status == "True");
     PodCondition {
-        type_: TYPE.to_owned(),
+        type_: type_.to_owned(),
         status: "True".to_owned(),
-        reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(message.to_owned()),
         last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
         observed_generation: pod.metadata.generation,
         ..PodCondition::default()
     }
+}
+
+/// Says of an evicted pod that it was not its own fault: workload controllers replace it without counting a failure.
+#[must_use]
+pub fn disruption(pod: &Pod, message: &str, now: Timestamp) -> PodCondition {
+    let (reason, message) = (Some("TerminationByKubelet".to_owned()), Some(message.to_owned()));
+    PodCondition { reason, message, ..lasting(pod, "DisruptionTarget", now) }
 }
 
 fn initialized_verdict(pod: &Pod, phase: &str, initialized: bool, statuses: &[(Role, ContainerStatus)]) -> Verdict {

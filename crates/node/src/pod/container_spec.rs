@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_runtime::{ContainerSpec, Mount, MountPropagation};
+use container_runtime::{ContainerId, ContainerSpec, Mount, MountPropagation};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
 use super::{
@@ -58,6 +58,8 @@ pub struct Parts<'a> {
     pub volumes: &'a Prepared,
     /// Config maps and secrets.
     pub objects: &'a Snapshot,
+    /// A container whose processes it is to see.
+    pub processes_of: Option<&'a ContainerId>,
 }
 
 /// Puts a container's spec together, and writes the files it needs.
@@ -106,6 +108,7 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+        processes_of: parts.processes_of.cloned(),
         annotations,
         labels: BTreeMap::from([("role".to_owned(), format!("{:?}", parts.role))]),
         environment,

@@ -7,12 +7,12 @@ use container_runtime::{ContainerId, ContainerState as Life, ContainerStatus as 
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
-        LinuxContainerUser, Pod, VolumeMountStatus,
+        LinuxContainerUser, Pod, ResourceRequirements, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{Role, annotations, init_containers, plan::{LaunchFailure, ProbeState, crash_loop_message, newest}};
+use super::{Role, annotations, init_containers, plan::{LaunchFailure, ProbeState, crash_loop_message, newest}, resize::shown_resources};
 
 /// What the status of a container depends on.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,12 @@ pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container
         Role::Main | Role::Sidecar => started && probes.is_some_and(|probes| probes.ready),
     };
     let annotation = |key| newest.and_then(|newest| newest.spec.annotations.get(key)).cloned();
-    let shown_resources = container.resources.clone().filter(|resources| newest.is_some() && (resources.requests.is_some() || resources.limits.is_some()));
+    let has_resources = |resources: &ResourceRequirements| newest.is_some() && (resources.requests.is_some() || resources.limits.is_some());
+    let granted = container.resources.clone().filter(has_resources);
+    let shown = match newest.filter(|newest| role != Role::Ephemeral && matches!(newest.state, Life::Running { .. })) {
+        Some(newest) => Some(shown_resources(container, &newest.spec.resources)).filter(has_resources),
+        None => granted.clone(),
+    };
     ContainerStatus {
         name: name.clone(),
         image: annotation(annotations::IMAGE).or_else(|| container.image.clone()).unwrap_or_default(),
@@ -70,8 +75,8 @@ pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container
         started: Some(started),
         last_state: last_state.filter(|state| *state != ContainerState::default()),
         state: Some(state),
-        allocated_resources: shown_resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources: shown_resources,
+        allocated_resources: granted.and_then(|resources| resources.requests),
+        resources: shown,
         user: newest.and_then(|newest| newest.user.clone()).map(|(uid, gid, groups)| ContainerUser {
             linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups).filter(|groups| !groups.is_empty()) }),
         }),

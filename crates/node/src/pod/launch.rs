@@ -3,18 +3,18 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use client::EventType;
-use container_runtime::{ContainerId, RuntimeError, SandboxId};
+use container_runtime::{ContainerId, ContainerState, RuntimeError, SandboxId};
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, container_spec::{Parts, container_spec}, find_container, plan::LaunchFailure};
+use super::{Role, container_spec::{Parts, container_spec}, find_container, plan::{LaunchFailure, newest}, spec};
 use crate::{
     clock::after,
     config::Context,
     hooks,
     metrics::Metrics,
     objects::Subscriptions,
-    volume::Prepared,
+    volume::{self, Prepared},
 };
 
 /// Reason of a container whose description cannot be met.
@@ -96,7 +96,15 @@ impl Launch {
         let ensure = self.context.images.ensure(&self.pod, &container, &objects, &self.context.metrics);
         let Some(image) = cancel.run_until_cancelled(ensure).await else { return Ok(None) };
         let image = image?;
+        let mounted = cancel.run_until_cancelled(volume::image::mount(&self.context, &self.pod, &container, &objects)).await;
+        let Some(mounted) = mounted else { return Ok(None) };
+        mounted?;
+        let target = self.target().await.map_err(|message| {
+            self.tell(EventType::Warning, "Failed", format!("Error: {message}"));
+            self.failure(CONFIG_ERROR, message, RETRY_CONFIG)
+        })?;
         let parts = Parts {
+            processes_of: target.as_ref(),
             context: &self.context,
             pod: &self.pod,
             container: &container,
@@ -123,6 +131,15 @@ impl Launch {
                 Err(self.failure(reason, problem.to_string(), RETRY_CONFIG))
             }
         }
+    }
+
+    /// The running container whose processes an ephemeral one is to see.
+    async fn target(&self) -> Result<Option<ContainerId>, String> {
+        let ephemeral = spec(&self.pod).ephemeral_containers.iter().flatten().find(|container| container.name == self.container);
+        let Some(name) = ephemeral.and_then(|container| container.target_container_name.as_deref()).filter(|name| !name.is_empty()) else { return Ok(None) };
+        let containers = self.context.config.runtime.list_containers(Some(&self.sandbox)).await.map_err(|problem| problem.to_string())?;
+        let newest = newest(&containers, name).filter(|container| matches!(container.state, ContainerState::Running { .. }));
+        newest.map(|container| Some(container.id.clone())).ok_or_else(|| format!("unable to find target container {name}"))
     }
 
     async fn start(&self, id: &ContainerId, cancel: &CancellationToken) -> Launched {

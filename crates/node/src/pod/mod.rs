@@ -3,12 +3,14 @@
 //! * [`plan`]: the decision, pure: what to do next, given the wanted pod and what is observed
 //! * [`worker`]: the deed: one task per pod that observes, asks `plan`, applies, and writes the status
 //! * [`status`] (with `container_status` and `conditions`): what the API shows, pure
+//! * [`allocation`], [`resize`]: what a pod was granted, and changing it while the pod runs
 //! * [`launch`], [`stop`], [`sandbox`], [`removal`]: the deeds that take longer
 //! * [`admission`], [`sysctls`], [`qos`], [`resources`], [`environment`], [`container_spec`], [`files`]: what a pod's fields mean on a node
 //!
 //! This module holds the accessors that all of them use.
 
 pub mod admission;
+pub mod allocation;
 pub mod annotations;
 pub mod back_off;
 pub mod conditions;
@@ -21,6 +23,7 @@ pub mod launch;
 pub mod plan;
 pub mod qos;
 pub mod removal;
+pub mod resize;
 pub mod resources;
 pub mod restart;
 pub mod sandbox;

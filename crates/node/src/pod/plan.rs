@@ -6,15 +6,15 @@
 //! Source of the rules: Kubernetes 1.36, `pkg/kubelet/kuberuntime`, `computePodActions`, and KEP-753 (sidecars).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
-use container_runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId};
+use container_runtime::{ContainerId, ContainerState, ContainerStatus, ResourceLimits, SandboxId};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{Role, annotations, back_off::{BackOffs, go_duration}, containers, full_name, is_sidecar, restart::restarts_after, spec};
+use super::{Role, annotations, back_off::{BackOffs, go_duration}, containers, full_name, is_sidecar, resize::{self, Changes}, restart::restarts_after, spec};
 use crate::clock::{after, until};
 
 /// Something a pod needs once: its volumes, its sandbox.
@@ -73,8 +73,14 @@ pub struct LaunchFailure {
 /// Everything the decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// The wanted pod.
+    /// The wanted pod, with the resources it was granted.
     pub pod: &'a Pod,
+    /// Limits its sandbox has.
+    pub sandbox_limits: Option<&'a ResourceLimits>,
+    /// Limits are being changed now.
+    pub is_resizing: bool,
+    /// Containers that were stopped to get other resources.
+    pub restarting: &'a HashSet<ContainerId>,
     /// The time.
     pub now: Timestamp,
     /// Set once the pod must stop; it never goes back.
@@ -110,10 +116,12 @@ pub enum KillReason {
     Probe(FailedProbe),
     /// Its image in the pod's spec was changed.
     DefinitionChanged,
+    /// It was granted other resources, and its policy asks for a restart.
+    Resized,
 }
 
 /// One thing to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Make the volumes.
     PrepareVolumes,
@@ -148,6 +156,8 @@ pub enum Step {
         /// Why.
         reason: KillReason,
     },
+    /// Give the pod and its containers the limits they were granted.
+    Resize(Changes),
     /// Remove an ended container that nobody asks about any more.
     Remove(ContainerId),
     /// Take the volumes away.
@@ -169,7 +179,7 @@ pub struct Ended {
 }
 
 /// The decision.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// What to do now, in order.
     pub steps: Vec<Step>,
@@ -194,7 +204,14 @@ impl Plan {
 pub fn next_steps(input: &Input<'_>) -> Plan {
     match input.termination {
         Some(termination) => termination_steps(input, termination),
-        None => Syncing { input, plan: Plan::default(), wants_launch: false }.steps(),
+        None => {
+            let sandbox = match input.sandbox {
+                Need::Ready(sandbox) => input.sandbox_limits.map(|limits| (sandbox, limits)),
+                _ => None,
+            };
+            let changes = resize::changes(input.pod, sandbox, input.containers);
+            Syncing { input, plan: Plan::default(), wants_launch: false, changes }.steps()
+        }
     }
 }
 
@@ -220,6 +237,11 @@ fn probe_grace(pod: &Pod, container: &Container, probe: FailedProbe) -> Duration
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// The grace period of a container that is restarted for a change.
+fn pod_grace(pod: &Pod) -> Duration {
+    Duration::from_secs(u64::try_from(spec(pod).termination_grace_period_seconds.unwrap_or(30)).unwrap_or(0))
+}
+
 /// What one container calls for.
 enum Call {
     /// Runs as it should.
@@ -237,6 +259,8 @@ struct Syncing<'a> {
     plan: Plan,
     /// A launch was decided on: they go one after another, since a postStart hook may hold back the next container.
     wants_launch: bool,
+    /// What is left to change of its limits.
+    changes: Changes,
 }
 
 impl Syncing<'_> {
@@ -281,9 +305,25 @@ impl Syncing<'_> {
                 self.container(role, &container);
             }
         }
+        self.resize();
         self.ground();
         self.remove_old();
         self.plan
+    }
+
+    /// Limits follow what was granted. A container that starts with more must find the pod's own limits grown.
+    fn resize(&mut self) {
+        let input = self.input;
+        if self.changes.sandbox_grows {
+            self.plan.steps.retain(|step| !matches!(step, Step::Launch { .. }));
+        }
+        if input.is_resizing || !self.changes.has_updates() {
+            return;
+        }
+        match input.pause_until.filter(|until| *until > input.now) {
+            Some(until) => self.plan.wake(until),
+            None => self.plan.steps.push(Step::Resize(std::mem::take(&mut self.changes))),
+        }
     }
 
     /// Volumes and sandbox come before any container; launches are held back until they are there.
@@ -405,10 +445,8 @@ impl Syncing<'_> {
         let is_changed = made_from.is_some() && made_from != container.image.as_ref();
         let (reason, grace) = match input.probes.get(id).and_then(|probes| probes.failed) {
             Some(probe) => (KillReason::Probe(probe), probe_grace(input.pod, container, probe)),
-            None if is_changed => {
-                let seconds = spec(input.pod).termination_grace_period_seconds.unwrap_or(30);
-                (KillReason::DefinitionChanged, Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-            }
+            None if is_changed => (KillReason::DefinitionChanged, pod_grace(input.pod)),
+            None if self.changes.restarts.contains(id) => (KillReason::Resized, pod_grace(input.pod)),
             None => return,
         };
         match paused {
@@ -448,6 +486,10 @@ impl Syncing<'_> {
             ContainerState::Exited { exit, .. } => (exit.code, exit.finished_at),
         };
         if role == Role::Init && !is_current {
+            return Call::Launch { attempt: next, replaces: None, last_end: None };
+        }
+        if input.restarting.contains(&newest.id) {
+            // It did not end by itself: whatever its restart policy, and without a wait.
             return Call::Launch { attempt: next, replaces: None, last_end: None };
         }
         if (role == Role::Init && code == 0) || !restarts_after(input.pod, role, container, code) {
@@ -542,4 +584,4 @@ fn termination_steps(input: &Input<'_>, termination: Termination) -> Plan {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -44,6 +44,7 @@ fn limits_of(resources: &ResourceRequirements) -> ResourceLimits {
         cpu_quota_microseconds: cpu_limit.map(|limit| cpu_quota(limit.as_thousandths())),
         cpu_period_microseconds: cpu_limit.map(|_| PERIOD_MICROSECONDS.unsigned_abs()),
         memory_bytes: limit("memory").map(Amount::as_units),
+        memory_request_bytes: request("memory").filter(|amount| !amount.is_zero()).map(Amount::as_units),
         pids: None,
         huge_page_bytes: huge_pages(resources.limits.as_ref()),
     }
@@ -78,6 +79,7 @@ pub fn pod_limits(pod: &Pod) -> ResourceLimits {
         cpu_quota_microseconds: cpu_limit.map(|limit| cpu_quota(limit.as_thousandths())),
         cpu_period_microseconds: cpu_limit.map(|_| PERIOD_MICROSECONDS.unsigned_abs()),
         memory_bytes: limited("memory").filter(|_| class != QosClass::BestEffort).map(Amount::as_units),
+        memory_request_bytes: None,
         pids: None,
         huge_page_bytes: huge,
     }

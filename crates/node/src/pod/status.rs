@@ -21,6 +21,7 @@ use super::{
     containers,
     plan::{EVICTED, Ended, LaunchFailure, ProbeState, newest},
     qos::qos_class,
+    resize::Progress,
     spec, uid, uses_host_network,
 };
 
@@ -29,6 +30,10 @@ use super::{
 pub struct StatusInput<'a> {
     /// The pod, with the status the API has.
     pub pod: &'a Pod,
+    /// The same with the resources that it was granted.
+    pub granted: &'a Pod,
+    /// What became of a change of its resources.
+    pub progress: &'a Progress,
     /// The time.
     pub now: Timestamp,
     /// Its containers in the runtime.
@@ -69,7 +74,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         is_terminated: input.is_terminated,
     };
     let statuses: Vec<(Role, ContainerStatus)> =
-        containers(pod).map(|(role, container)| (role, container_status(&sources, role, &container))).collect();
+        containers(input.granted).map(|(role, container)| (role, container_status(&sources, role, &container))).collect();
     let old = pod.status.clone().unwrap_or_default();
     let (mut phase, mut reason, mut message) = (phase(input, &statuses, initialized), None, None);
     let still_runs = statuses.iter().any(|(_, status)| status.state.as_ref().is_some_and(|state| state.running.is_some()));
@@ -98,6 +103,8 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     if let Some(ended) = input.ended.filter(|ended| ended.reason.as_deref() == Some(EVICTED)) {
         conditions.push(conditions::disruption(pod, ended.message.as_deref().unwrap_or_default(), input.now));
     }
+    conditions.extend(conditions::resize(pod, input.progress, input.now));
+    let whole = spec(input.granted).resources.clone().filter(|_| input.has_sandbox);
     let of = |wanted: &[Role]| {
         let list: Vec<_> = statuses.iter().filter(|(role, _)| wanted.contains(role)).map(|(_, status)| status.clone()).collect();
         Some(list).filter(|list| !list.is_empty())
@@ -117,6 +124,8 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         start_time: old.start_time.clone().or(Some(Time(input.now))),
         qos_class: old.qos_class.clone().or_else(|| Some(qos_class(pod).name().to_owned())),
         observed_generation: pod.metadata.generation,
+        allocated_resources: whole.as_ref().and_then(|whole| whole.requests.clone()),
+        resources: whole,
         ..PodStatus::default()
     }
 }
@@ -196,7 +205,8 @@ pub fn status_patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
     let (Value::Object(new), empty) = (new, Map::new()) else { return None };
     let old = old.as_object().unwrap_or(&empty);
     let mut patch = Map::new();
-    const OWNED_FIELDS: [&str; 14] = [
+    const OWNED_FIELDS: [&str; 15] = [
+        "allocatedResources",
         "phase", "reason", "message", "initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses", "hostIP", "hostIPs", "podIP",
         "podIPs", "startTime", "qosClass", "observedGeneration", "resources",
     ];
@@ -219,7 +229,13 @@ pub fn status_patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
     let no_conditions = Vec::new();
     let old_conditions = old.get("conditions").and_then(Value::as_array).unwrap_or(&no_conditions);
     let new_conditions = new.get("conditions").and_then(Value::as_array).unwrap_or(&no_conditions);
-    if new_conditions.iter().any(|condition| !old_conditions.contains(condition)) {
+    let is_new = |wanted: &Value| new_conditions.iter().any(|condition| condition.get("type") == wanted.get("type"));
+    let gone: Vec<Value> = old_conditions
+        .iter()
+        .filter(|old| old.get("type").and_then(Value::as_str).is_some_and(|kind| conditions::PASSING.contains(&kind)) && !is_new(old))
+        .map(|old| json!({ "$patch": "delete", "type": old.get("type") }))
+        .collect();
+    if !gone.is_empty() || new_conditions.iter().any(|condition| !old_conditions.contains(condition)) {
         let with_gone_fields = new_conditions.iter().map(|condition| {
             // Merging keeps what is not named: a reason that is gone must be named to go.
             let mut condition = condition.clone();
@@ -231,7 +247,7 @@ pub fn status_patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
             }
             condition
         });
-        patch.insert("conditions".to_owned(), Value::Array(with_gone_fields.collect()));
+        patch.insert("conditions".to_owned(), Value::Array(with_gone_fields.chain(gone).collect()));
     }
     (!patch.is_empty()).then(|| json!({ "metadata": { "uid": uid(pod) }, "status": patch }))
 }

@@ -48,6 +48,7 @@ impl Stop {
                 KillReason::PodStops => format!("Stopping container {}", self.name),
                 KillReason::Probe(FailedProbe::Liveness) => format!("Container {} failed liveness probe, will be restarted", self.name),
                 KillReason::Probe(FailedProbe::Startup) => format!("Container {} failed startup probe, will be restarted", self.name),
+                KillReason::Resized => format!("Container {} resize requires restart", self.name),
                 KillReason::DefinitionChanged => format!("Container {} definition changed, will be restarted", self.name),
             };
             self.context.events.container(&self.pod, &self.name, EventType::Normal, "Killing", message);

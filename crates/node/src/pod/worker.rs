@@ -8,7 +8,7 @@
 mod outcomes;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::{
         Arc,
@@ -30,12 +30,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::outcomes::Outcome;
 use super::{
+    allocation::Allocation,
     back_off::BackOffs,
     full_name, is_terminal,
     launch::{CONFIG_ERROR, Launch},
     name, namespace,
+    resize::{self, DEFERRED, INFEASIBLE, Progress, Resize},
     removal::{forget_pod, remove_old_logs, stop_sandbox},
-    plan::{EVICTED, Ended, Input, LaunchFailure, Need, Plan, Step, Termination, next_steps},
+    plan::{EVICTED, Ended, Input, KillReason, LaunchFailure, Need, Plan, Step, Termination, next_steps},
     sandbox,
     spec,
     status::{StatusInput, failed_status, pod_status, status_patch},
@@ -73,6 +75,10 @@ pub struct Desired {
 pub struct View {
     /// The pod with its newest status.
     pub pod: Arc<Pod>,
+    /// The same with the resources that it was granted, whatever it asks for meanwhile.
+    pub granted: Arc<Pod>,
+    /// It waits for resources that others hold.
+    pub is_deferred: bool,
     /// Its newest sandbox.
     pub sandbox: Option<SandboxId>,
     /// Its containers.
@@ -117,6 +123,12 @@ pub struct Worker {
     try_again: Arc<AtomicBool>,
     view: Arc<Mutex<View>>,
     pod: Arc<Pod>,
+    allocation: Allocation,
+    granted: Arc<Pod>,
+    progress: Progress,
+    is_resizing: bool,
+    /// Containers that were stopped to get other resources.
+    restarting: HashSet<ContainerId>,
     is_gone: bool,
     refused: Option<(String, String)>,
     objects: Subscriptions,
@@ -159,7 +171,9 @@ impl Worker {
         let wake = Arc::new(Notify::new());
         let (look_again, try_again) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (send_desired, receive_desired) = watch::channel(desired.clone());
-        let view = Arc::new(Mutex::new(View { pod: desired.pod.clone(), ..View::default() }));
+        let allocation = Allocation::of_known_pod(&desired.pod, &context.config.pod_directory(uid(&desired.pod)));
+        let granted = allocation.apply(&desired.pod);
+        let view = Arc::new(Mutex::new(View { pod: desired.pod.clone(), granted: granted.clone(), ..View::default() }));
         let pause = || Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut worker = Self {
             context,
@@ -169,6 +183,11 @@ impl Worker {
             try_again: try_again.clone(),
             view: view.clone(),
             pod: desired.pod,
+            allocation,
+            granted,
+            progress: Progress::default(),
+            is_resizing: false,
+            restarting: HashSet::new(),
             is_gone: desired.is_gone,
             refused: desired.refused,
             objects: Subscriptions::default(),
@@ -333,6 +352,7 @@ impl Worker {
             }
         }
         self.containers = containers;
+        self.restarting.retain(|id| self.containers.iter().any(|container| container.id == *id));
         self.messages.retain(|id, _| self.containers.iter().any(|container| container.id == *id));
         for container in &self.containers {
             if matches!(container.state, ContainerState::Exited { .. }) && !self.messages.contains_key(&container.id) {
@@ -366,6 +386,7 @@ impl Worker {
     fn step(&mut self) -> Option<Timestamp> {
         let now = self.now();
         self.consider_termination(now);
+        self.consider_resize();
         if self.termination.is_none() {
             // Without an address nobody can be asked, as for a moment after the agent's start.
             let addresses = matches!(self.sandbox, Need::Ready(_)).then_some(self.pod_ips.as_slice());
@@ -405,10 +426,13 @@ impl Worker {
         }
         let is_settled = self.write_status(now, is_terminated, &mut wake_at);
         if is_terminated && is_settled {
+            self.context.pods.wake_deferred(uid(&self.pod));
             self.finish();
         }
         *self.view.lock() = View {
             pod: self.pod.clone(),
+            granted: self.granted.clone(),
+            is_deferred: self.progress.pending.as_ref().is_some_and(|refusal| refusal.reason == DEFERRED),
             sandbox: match &self.sandbox {
                 Need::Ready(id) => Some(id.clone()),
                 _ => None,
@@ -421,7 +445,10 @@ impl Worker {
     fn plan(&self, now: Timestamp) -> Plan {
         let killing: HashMap<ContainerId, Timestamp> = self.killing.iter().map(|(id, killing)| (id.clone(), killing.deadline)).collect();
         next_steps(&Input {
-            pod: &self.pod,
+            pod: &self.granted,
+            sandbox_limits: self.sandboxes.last().map(|sandbox| &sandbox.spec.resources),
+            is_resizing: self.is_resizing,
+            restarting: &self.restarting,
             now,
             termination: self.termination,
             volumes: &self.volumes,
@@ -435,6 +462,58 @@ impl Worker {
             probes: &self.probes.states(),
             back_offs: &self.back_offs,
         })
+    }
+
+    /// Asks the node for what the pod's spec asks for, where it was granted something else, and notes how far that has come.
+    fn consider_resize(&mut self) {
+        let wanted = Allocation::wanted_by(&self.pod);
+        let runs = self.termination.is_none() && self.ended.is_none() && self.refused.is_none() && !is_terminal(&self.pod);
+        if runs && wanted != self.allocation {
+            self.ask_for(wanted);
+        } else {
+            self.progress.pending = None;
+        }
+        self.granted = self.allocation.apply(&self.pod);
+        let was_in_progress = self.progress.in_progress;
+        let sandbox = match &self.sandbox {
+            Need::Ready(id) => self.sandboxes.iter().find(|sandbox| sandbox.id == *id).map(|sandbox| (id, &sandbox.spec.resources)),
+            _ => None,
+        };
+        let changes = resize::changes(&self.granted, sandbox, &self.containers);
+        self.progress.in_progress = runs && (self.is_resizing || !changes.is_empty());
+        if was_in_progress && !self.progress.in_progress {
+            self.progress.error = None;
+            if runs {
+                self.tell(EventType::Normal, "ResizeCompleted", "Pod resize completed", None);
+            }
+        }
+    }
+
+    fn ask_for(&mut self, wanted: Allocation) {
+        let refusal = match self.context.pods.grant(&self.context, &self.pod) {
+            Ok(()) => {
+                if let Err(problem) = wanted.write(&self.context.config.pod_directory(uid(&self.pod))) {
+                    tracing::warn!(pod = full_name(&self.pod), %problem, "could not write down what a pod was granted");
+                }
+                self.allocation = wanted;
+                self.granted = self.pod.clone();
+                self.progress = Progress { in_progress: self.progress.in_progress, ..Progress::default() };
+                // Others may have waited for what this one gives back.
+                self.context.pods.wake_deferred(uid(&self.pod));
+                return self.tell(EventType::Normal, "ResizeStarted", "Pod resize started", None);
+            }
+            Err(refusal) => refusal,
+        };
+        if self.progress.pending.as_ref() != Some(&refusal) {
+            let reason = if refusal.reason == INFEASIBLE { "ResizeInfeasible" } else { "ResizeDeferred" };
+            self.tell(EventType::Warning, reason, &format!("Pod resize {}", refusal.reason), Some(&refusal.message));
+            self.progress.pending = Some(refusal);
+        }
+    }
+
+    /// An event about the pod's resize.
+    fn tell(&self, kind: EventType, reason: &str, words: &str, error: Option<&str>) {
+        self.context.events.pod(&self.pod, kind, reason, format!("{words}: {}", resize::details(&self.pod, error)));
     }
 
     fn consider_termination(&mut self, now: Timestamp) {
@@ -465,8 +544,19 @@ impl Worker {
     }
 
     fn begin(&mut self, step: Step, now: Timestamp) {
-        let (context, pod) = (self.context.clone(), self.pod.clone());
+        let (context, pod) = (self.context.clone(), self.granted.clone());
         match step {
+            Step::Resize(changes) => {
+                let Some(sandbox) = self.sandboxes.last() else { return };
+                self.is_resizing = true;
+                let resize =
+                    Resize { context, sandbox: sandbox.id.clone(), before: sandbox.spec.resources.clone(), changes, containers: Arc::new(self.containers.clone()) };
+                let id = sandbox.id.clone();
+                self.tasks.spawn(async move {
+                    let (limits, result) = resize.run().await;
+                    Outcome::Resized(id, limits, result)
+                });
+            }
             Step::PrepareVolumes => {
                 self.volumes = Need::Busy;
                 self.prepare_volumes();
@@ -508,6 +598,9 @@ impl Worker {
                 self.tasks.spawn(async move { Outcome::Launched(container, launch.run().await) });
             }
             Step::Kill { container, name, deadline, reason } => {
+                if reason == KillReason::Resized {
+                    self.restarting.insert(container.clone());
+                }
                 let earlier = self.killing.remove(&container);
                 if let Some(earlier) = &earlier {
                     earlier.task.abort();
@@ -547,7 +640,7 @@ impl Worker {
     }
 
     fn prepare_volumes(&mut self) {
-        let (context, pod, objects) = (self.context.clone(), self.pod.clone(), self.objects.share());
+        let (context, pod, objects) = (self.context.clone(), self.granted.clone(), self.objects.share());
         let mut inputs = self.inputs(Snapshot::default());
         self.tasks.spawn(async move {
             inputs.objects = objects.snapshot().await;
@@ -607,6 +700,8 @@ impl Worker {
             (Some(_), true) => return true,
             (None, _) => pod_status(&StatusInput {
                 pod: &self.pod,
+                granted: &self.granted,
+                progress: &self.progress,
                 now,
                 containers: &self.containers,
                 has_sandbox: matches!(self.sandbox, Need::Ready(_)),

@@ -375,3 +375,76 @@ async fn a_changed_annotation_heals_a_sub_path_at_once() {
     // Far sooner than the next try that the failure itself would have brought.
     tokio::time::timeout(Duration::from_secs(5), bench.until_phase("Running")).await.unwrap();
 }
+
+/// A pod with one container that has these resources, and restarts for other memory.
+fn resizable(cpu: &str, memory: &str) -> Value {
+    let amounts = json!({ "cpu": cpu, "memory": memory });
+    let mut spec = simple("Always");
+    spec["containers"][0]["resources"] = json!({ "requests": amounts, "limits": amounts });
+    spec["containers"][0]["resizePolicy"] = json!([{ "resourceName": "memory", "restartPolicy": "RestartContainer" }]);
+    spec
+}
+
+impl Bench {
+    async fn ask_for(&self, cpu: &str, memory: &str) {
+        let amounts = json!({ "cpu": cpu, "memory": memory });
+        let mut pod = self.pods().get("web").await.unwrap();
+        let resources = json!({ "requests": amounts, "limits": amounts });
+        pod.spec.as_mut().unwrap().containers[0].resources = serde_json::from_value(resources).unwrap();
+        self.pods().replace("web", &PostParams::default(), &pod).await.unwrap();
+    }
+
+    async fn limits(&self) -> container_runtime::ResourceLimits {
+        let container = self.runtime.find_container("web", "c").unwrap();
+        self.runtime.container_status(&container).await.unwrap().spec.resources
+    }
+}
+
+fn shown_limit(status: &PodStatus, resource: &str) -> Option<String> {
+    Some(status.container_statuses.as_ref()?.first()?.resources.as_ref()?.limits.as_ref()?.get(resource)?.0.clone())
+}
+
+#[tokio::test]
+async fn a_running_pod_gets_other_limits_in_place() {
+    let bench = Bench::new().await;
+    bench.create(resizable("100m", "64Mi")).await;
+    let status = bench.until(|status| condition(status, "Ready") == "True").await;
+    assert_eq!(shown_limit(&status, "cpu").as_deref(), Some("100m"));
+    bench.ask_for("200m", "64Mi").await;
+    let status = bench.until(|status| shown_limit(status, "cpu").as_deref() == Some("200m") && condition(status, "PodResizeInProgress") == "absent").await;
+    let container = &status.container_statuses.unwrap()[0];
+    assert_eq!((container.restart_count, container.allocated_resources.as_ref().unwrap()["cpu"].0.as_str()), (0, "200m"));
+    let limits = bench.limits().await;
+    assert_eq!((limits.cpu_quota_microseconds, limits.memory_bytes), (Some(20_000), Some(64 << 20)));
+    assert_eq!(bench.runtime.list_sandboxes().await.unwrap()[0].spec.resources.cpu_quota_microseconds, Some(20_000));
+    assert!(bench.until_event("ResizeStarted").await.starts_with("Pod resize started: {\"containers\":[{\"name\":\"c\""));
+    bench.until_event("ResizeCompleted").await;
+}
+
+#[tokio::test]
+async fn a_container_restarts_for_what_its_policy_says() {
+    let bench = Bench::new().await;
+    bench.create(resizable("100m", "64Mi")).await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    bench.ask_for("100m", "128Mi").await;
+    let status = bench.until(|status| shown_limit(status, "memory").as_deref() == Some("128Mi") && condition(status, "Ready") == "True").await;
+    assert_eq!(status.container_statuses.unwrap()[0].restart_count, 1);
+    assert_eq!(bench.limits().await.memory_bytes, Some(128 << 20));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_not_granted() {
+    let bench = Bench::new().await;
+    bench.create(resizable("100m", "64Mi")).await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    bench.ask_for("10000", "64Mi").await;
+    let status = bench.until(|status| condition(status, "PodResizePending") == "True").await;
+    let pending = status.conditions.unwrap().into_iter().find(|condition| condition.type_ == "PodResizePending").unwrap();
+    assert_eq!(pending.reason.as_deref(), Some("Infeasible"));
+    assert!(pending.message.unwrap().starts_with("Node didn't have enough capacity: cpu, requested: 10000000, capacity: "));
+    assert_eq!(shown_limit(&bench.until(|_| true).await, "cpu").as_deref(), Some("100m"));
+    assert_eq!(bench.limits().await.cpu_quota_microseconds, Some(10_000), "what was granted stands");
+    // Asking for what it has takes the wish back.
+    bench.ask_for("100m", "64Mi").await;
+    bench.until(|status| condition(status, "PodResizePending") == "absent").await;
+}

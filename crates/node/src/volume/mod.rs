@@ -1,6 +1,6 @@
 //! Volumes: one plug-in a file, all behind one small trait.
 //!
-//! * [`empty_dir`], [`host_path`], [`nfs`]: directories; [`claim`]: persistent volumes, of which [`local_volumes`] are kept here
+//! * [`empty_dir`], [`host_path`], [`image`], [`nfs`]: directories; [`claim`]: persistent volumes, of which [`local_volumes`] are kept here
 //! * [`content`]: configMap, secret, downwardAPI and projected volumes, which are files made from the API's objects;
 //!   [`payload`] collects them, [`atomic`] writes them so that a reader sees the old or the new ones, never a mixture
 //! * [`sub_path`]: a part of a volume, safe against symbolic links; [`ownership`]: `fsGroup`
@@ -12,6 +12,7 @@ pub mod claim;
 pub mod content;
 pub mod empty_dir;
 pub mod host_path;
+pub mod image;
 pub mod local_volumes;
 pub mod mounts;
 pub mod nfs;
@@ -128,7 +129,7 @@ pub trait Plugin: Send + Sync {
     async fn prepare(&self, request: &Request<'_>) -> Result<Made, String>;
 }
 
-static PLUGINS: [&dyn Plugin; 5] = [&empty_dir::EmptyDir, &host_path::HostPath, &nfs::Nfs, &content::Content, &claim::Claim];
+static PLUGINS: [&dyn Plugin; 6] = [&empty_dir::EmptyDir, &host_path::HostPath, &image::Image, &nfs::Nfs, &content::Content, &claim::Claim];
 
 /// Makes all volumes of a pod, or brings them up to date.
 ///
@@ -141,7 +142,7 @@ pub async fn prepare(context: &Context, pod: &Pod, objects: &Snapshot, pod_ips: 
         let plugin = PLUGINS
             .iter()
             .find(|plugin| plugin.handles(volume))
-            .ok_or_else(|| fail("no volume plugin matched; this node offers emptyDir, hostPath, nfs, configMap, secret, projected, downwardAPI and claims".to_owned()))?;
+            .ok_or_else(|| fail("no volume plugin matched; this node offers emptyDir, hostPath, image, nfs, configMap, secret, projected, downwardAPI and claims".to_owned()))?;
         let made = plugin.prepare(&Request { context, pod, volume, objects, pod_ips }).await.map_err(fail)?;
         prepared.refresh_at = [prepared.refresh_at, made.refresh_at].into_iter().flatten().min();
         prepared.volumes.insert(volume.name.clone(), made.volume);

@@ -290,6 +290,7 @@ mod tests {
                 stdin_once: false,
                 tty: false,
                 stop_signal: None,
+                processes_of: None,
                 annotations: BTreeMap::new(),
                 labels: BTreeMap::new(),
             },

@@ -207,6 +207,7 @@ pub fn container(name: &str, image: &ImageId, command: &[&str]) -> ContainerSpec
         stdin_once: false,
         tty: false,
         stop_signal: None,
+        processes_of: None,
         annotations: BTreeMap::new(),
         labels: BTreeMap::new(),
     }

@@ -107,7 +107,10 @@ pub fn spec(spec: &mut PodSpec, of_pod: bool) {
         set(&mut spec.enable_service_links, true);
     }
     if let Some(pod_resources) = &mut spec.resources {
-        resources(pod_resources, of_pod);
+        resources(pod_resources, false);
+    }
+    if of_pod {
+        super::whole_resources::default(spec);
     }
     if let Some(overhead) = &mut spec.overhead {
         round_up(Some(overhead));

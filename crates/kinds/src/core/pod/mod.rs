@@ -2,10 +2,13 @@
 
 pub mod columns;
 pub mod defaults;
+pub mod ephemeral_containers;
 pub mod quality;
+pub mod resize;
 pub mod update;
 pub mod validation;
 pub mod volumes;
+pub mod whole_resources;
 
 use api::core::v1::{Pod, PodStatus};
 use jiff::Timestamp;
@@ -16,6 +19,22 @@ use crate::strategy::{Column, DeletionGrace, Strategy, WriteContext};
 
 /// Behaviour of pods.
 pub struct PodStrategy;
+
+/// Marks the API's copy of a pod that a node runs from a file of its own, a mirror pod.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// Whether a pod is the API's copy of one that a node runs from a file.
+fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION))
+}
+
+/// What a subresource may not change of the metadata: everything that people write.
+fn keep_metadata(pod: &mut Pod, old: &Pod) {
+    pod.metadata.labels.clone_from(&old.metadata.labels);
+    pod.metadata.annotations.clone_from(&old.metadata.annotations);
+    pod.metadata.finalizers.clone_from(&old.metadata.finalizers);
+    pod.metadata.owner_references.clone_from(&old.metadata.owner_references);
+}
 
 /// `Pending` where nothing was reported yet.
 fn phase(pod: &Pod) -> &str {
@@ -57,13 +76,34 @@ impl Strategy for PodStrategy {
     fn validate(&self, pod: &Pod) -> Vec<FieldError> {
         let path = FieldPath::new("spec");
         let Some(spec) = &pod.spec else { return vec![FieldError::required(&path.child("containers"), "")] };
-        validation::pod_spec(spec, &path)
+        let mut problems = validation::pod_spec(spec, &path);
+        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
+            problems.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+        }
+        problems
     }
     fn validate_update(&self, pod: &Pod, old: &Pod) -> Vec<FieldError> {
         update::validate(pod, old)
     }
     fn validate_status_update(&self, pod: &Pod, old: &Pod) -> Vec<FieldError> {
         update::validate_status(pod, old)
+    }
+    fn has_rules_for(&self, subresource: &str) -> bool {
+        matches!(subresource, "resize" | "ephemeralcontainers")
+    }
+    fn prepare_subresource_update(&self, subresource: &str, pod: &mut Pod, old: &Pod) {
+        match subresource {
+            "resize" => resize::prepare(pod, old),
+            "ephemeralcontainers" => ephemeral_containers::prepare(pod, old),
+            _ => {}
+        }
+    }
+    fn validate_subresource_update(&self, subresource: &str, pod: &Pod, old: &Pod) -> Vec<FieldError> {
+        match subresource {
+            "resize" => resize::validate(pod, old),
+            "ephemeralcontainers" => ephemeral_containers::validate(pod, old),
+            _ => Vec::new(),
+        }
     }
     fn has_warnings(&self) -> bool {
         true

@@ -112,6 +112,7 @@ pub fn pod_spec(spec: &PodSpec, path: &FieldPath) -> Vec<FieldError> {
     if !gates.is_empty() && spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) {
         problems.push(FieldError::forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared"));
     }
+    problems.extend(super::whole_resources::validate(spec, path));
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         problems.push(FieldError::invalid(
             &path.child("shareProcessNamespace"),
@@ -221,11 +222,12 @@ fn containers(spec: &PodSpec, volumes: &HashSet<&str>, path: &FieldPath, problem
         problems.push(FieldError::required(&path.child("containers"), ""));
     }
     let host_network = spec.host_network == Some(true);
-    let mut names = HashSet::new();
+    let mut names: HashSet<&str> = HashSet::new();
     let mut host_ports = HashSet::new();
     for (index, one) in spec.containers.iter().enumerate() {
         let at = path.child("containers").index(index);
         container(one, volumes, host_network, &at, problems);
+        never_restarted(spec, one, &at, problems);
         if let Some(policy) = one.restart_policy.as_deref() {
             one_of(policy, &["Always", "Never", "OnFailure"], &at.child("restartPolicy"), problems);
         }
@@ -244,6 +246,7 @@ fn containers(spec: &PodSpec, volumes: &HashSet<&str>, path: &FieldPath, problem
     for (index, one) in spec.init_containers.iter().flatten().enumerate() {
         let at = path.child("initContainers").index(index);
         container(one, volumes, host_network, &at, problems);
+        never_restarted(spec, one, &at, problems);
         let sidecar = one.restart_policy.as_deref() == Some("Always");
         if !one.name.is_empty() && !names.insert(one.name.as_str()) {
             problems.push(FieldError::duplicate(&at.child("name"), one.name.as_str()));
@@ -261,8 +264,10 @@ fn containers(spec: &PodSpec, volumes: &HashSet<&str>, path: &FieldPath, problem
             }
         }
     }
+    let targets = names.clone();
     for (index, one) in spec.ephemeral_containers.iter().flatten().enumerate() {
         let at = path.child("ephemeralContainers").index(index);
+        super::ephemeral_containers::validate_one(one, &targets, &at, problems);
         name(&one.name, &at.child("name"), problems);
         if !one.name.is_empty() && !names.insert(one.name.as_str()) {
             problems.push(FieldError::duplicate(&at.child("name"), one.name.as_str()));
@@ -304,6 +309,7 @@ fn container(container: &Container, volumes: &HashSet<&str>, host_network: bool,
         }
     }
     mounts(container, volumes, path, problems);
+    resize_policy(container, path, problems);
     one_of(container.image_pull_policy.as_deref().unwrap_or_default(), &["Always", "IfNotPresent", "Never"], &path.child("imagePullPolicy"), problems);
     if let Some(found) = &container.resources {
         resources(found, &path.child("resources"), problems);
@@ -336,6 +342,36 @@ fn container(container: &Container, volumes: &HashSet<&str>, host_network: bool,
                     "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
                 ));
             }
+        }
+    }
+}
+
+/// What must happen to a container when its resources change. Source: Kubernetes 1.36, `validateResizePolicy`.
+fn resize_policy(container: &Container, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let mut seen = HashSet::new();
+    for (index, policy) in container.resize_policy.iter().flatten().enumerate() {
+        let at = path.child("resizePolicy").index(index);
+        if !seen.insert(&policy.resource_name) {
+            problems.push(FieldError::duplicate(&path.child("resizePolicy"), policy.resource_name.as_str()));
+        }
+        match policy.resource_name.as_str() {
+            "" => problems.push(FieldError::required(&at.child("resourceName"), "")),
+            name => one_of(name, &["cpu", "memory"], &at.child("resourceName"), problems),
+        }
+        match policy.restart_policy.as_str() {
+            "" => problems.push(FieldError::required(&at.child("restartPolicy"), "")),
+            text => one_of(text, &["NotRequired", "RestartContainer"], &at.child("restartPolicy"), problems),
+        }
+    }
+}
+
+/// A container of a pod that never restarts any cannot ask for a restart when it is resized.
+fn never_restarted(spec: &PodSpec, container: &Container, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let policy = container.restart_policy.as_deref().or(spec.restart_policy.as_deref());
+    for (index, policy) in container.resize_policy.iter().flatten().enumerate().filter(|_| policy == Some("Never")) {
+        if policy.restart_policy == "RestartContainer" {
+            let at = path.child("resizePolicy").index(index).child("restartPolicy");
+            problems.push(FieldError::invalid(&at, policy.restart_policy.as_str(), "must be 'NotRequired' when `restartPolicy` is 'Never'"));
         }
     }
 }

@@ -25,6 +25,8 @@ struct Scene {
     probes: HashMap<ContainerId, ProbeState>,
     back_offs: BackOffs<String>,
     paused_until: Option<i64>,
+    limits: Option<ResourceLimits>,
+    restarting: HashSet<ContainerId>,
 }
 
 fn pod(spec: Value) -> Scene {
@@ -41,6 +43,8 @@ fn pod(spec: Value) -> Scene {
         probes: HashMap::new(),
         back_offs: BackOffs::default(),
         paused_until: None,
+        limits: None,
+        restarting: HashSet::new(),
     }
 }
 
@@ -48,7 +52,7 @@ fn simple(policy: &str) -> Scene {
     pod(json!({ "restartPolicy": policy, "containers": [{ "name": "c", "image": "i" }] }))
 }
 
-fn status(sandbox: &str, name: &str, attempt: u32, state: ContainerState) -> ContainerStatus {
+pub(in crate::pod) fn status(sandbox: &str, name: &str, attempt: u32, state: ContainerState) -> ContainerStatus {
     let spec = ContainerSpec {
         name: name.to_owned(),
         attempt,
@@ -66,6 +70,7 @@ fn status(sandbox: &str, name: &str, attempt: u32, state: ContainerState) -> Con
         stdin_once: false,
         tty: false,
         stop_signal: None,
+        processes_of: None,
         annotations: BTreeMap::new(),
         labels: BTreeMap::new(),
     };
@@ -138,6 +143,9 @@ impl Scene {
     fn plan(&self) -> Plan {
         next_steps(&Input {
             pod: &self.pod,
+            sandbox_limits: self.limits.as_ref(),
+            is_resizing: false,
+            restarting: &self.restarting,
             now: at(self.now),
             termination: self.termination,
             volumes: &self.volumes,
@@ -165,6 +173,7 @@ impl Scene {
                 format!("launch {container} {attempt}{}", replaces.as_ref().map(|id| format!(" for {}", id.0)).unwrap_or_default())
             }
             Step::Kill { container, deadline, .. } => format!("kill {} by {}", container.0, deadline.as_second() - NOW),
+            Step::Resize(changes) => format!("resize {}", changes.containers.iter().map(|(id, _)| id.0.as_str()).collect::<Vec<_>>().join(" ")),
             Step::Remove(id) => format!("remove {}", id.0),
             Step::ReleaseVolumes => "release".to_owned(),
         }).collect();
@@ -376,4 +385,36 @@ fn sidecars_stop_last_and_in_reverse() {
 #[test]
 fn a_failed_stop_is_tried_again_later() {
     simple("Always").running("c", 0).stopping(30).paused(3).check("wake 3");
+}
+
+/// A pod whose container has limits, and runs with them, as its sandbox does; the pod was then granted others.
+fn resized(policy: &str, resize_policy: &str) -> Scene {
+    let spec = |cpu: &str| {
+        json!({ "restartPolicy": policy, "containers": [{ "name": "c", "image": "i", "resources": { "requests": { "cpu": cpu }, "limits": { "cpu": cpu } },
+            "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": resize_policy }] }] })
+    };
+    let before = pod(spec("1"));
+    let mut scene = pod(spec("2")).running("c", 0);
+    scene.limits = Some(super::super::resources::pod_limits(&before.pod));
+    scene.containers[0].spec.resources = super::super::resources::container_limits(&before.pod.spec.as_ref().unwrap().containers[0]);
+    scene
+}
+
+#[test]
+fn limits_change_in_place_or_by_a_restart() {
+    resized("Always", "NotRequired").check("resize c-0");
+    resized("Always", "NotRequired").paused(7).check("wake 7");
+    resized("Always", "RestartContainer").check("kill c-0 by 30, resize ");
+}
+
+#[test]
+fn a_container_that_was_stopped_for_its_resources_starts_again_whatever_the_policy() {
+    let mut scene = resized("OnFailure", "RestartContainer");
+    scene.containers.clear();
+    let mut scene = scene.exited("c", 0, 0);
+    scene.check("ended Succeeded");
+    scene.restarting.insert(scene.containers[0].id.clone());
+    scene.check("resize ");
+    scene.limits = Some(super::super::resources::pod_limits(&scene.pod));
+    scene.check("launch c 1");
 }

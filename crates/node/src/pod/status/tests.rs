@@ -16,6 +16,7 @@ struct Scene {
     probes: HashMap<ContainerId, ProbeState>,
     ended: Option<Ended>,
     is_terminated: bool,
+    progress: Progress,
 }
 
 fn pod(spec: Value) -> Scene {
@@ -27,6 +28,7 @@ fn pod(spec: Value) -> Scene {
         probes: HashMap::new(),
         ended: None,
         is_terminated: false,
+        progress: Progress::default(),
     }
 }
 
@@ -51,6 +53,7 @@ fn observed(name: &str, attempt: u32, state: ContainerState) -> Observed {
             stdin_once: false,
             tty: false,
             stop_signal: None,
+            processes_of: None,
             annotations: BTreeMap::new(),
             labels: BTreeMap::new(),
         },
@@ -90,6 +93,8 @@ impl Scene {
     fn status(&self) -> PodStatus {
         pod_status(&StatusInput {
             pod: &self.pod,
+            granted: &self.pod,
+            progress: &self.progress,
             now: at(10),
             containers: &self.containers,
             has_sandbox: !self.is_terminated,

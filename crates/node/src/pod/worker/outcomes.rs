@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::{Arc, atomic::Ordering}};
 
 use client::{EventType, revision_of, status_code};
-use container_runtime::{ContainerId, RuntimeError, SandboxId, SandboxState, SandboxStatus};
+use container_runtime::{ContainerId, ResourceLimits, RuntimeError, SandboxId, SandboxState, SandboxStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -19,6 +19,8 @@ pub(super) enum Outcome {
     Sandbox(Result<(Box<SandboxStatus>, Vec<IpAddr>), SandboxError>),
     SandboxStopped(SandboxId, Result<(), String>),
     Launched(String, Launched),
+    /// The limits the sandbox has now, and whether all went well.
+    Resized(SandboxId, ResourceLimits, Result<(), String>),
     Killed(ContainerId, Timestamp, Result<(), RuntimeError>),
     Written(Result<Box<Pod>, client::Error>),
     Released(Result<(), String>),
@@ -36,6 +38,7 @@ impl Worker {
                 // A task panicked: nobody knows how far it came, so everything is looked at anew.
                 tracing::error!(pod = full_name(&self.pod), %problem, "a task of a pod's worker failed");
                 self.launching = None;
+                self.is_resizing = false;
                 self.refreshing = false;
                 self.writing = false;
                 self.deleting = false;
@@ -122,6 +125,25 @@ impl Worker {
                         self.launch_failures.insert(name, failure);
                     }
                     Launched::Cancelled => {}
+                }
+            }
+            Outcome::Resized(id, limits, result) => {
+                self.is_resizing = false;
+                for sandbox in self.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+                    sandbox.spec.resources = limits.clone();
+                }
+                match result {
+                    Ok(()) => {
+                        self.progress.error = None;
+                        self.pause.reset();
+                    }
+                    Err(problem) => {
+                        if self.progress.error.as_ref() != Some(&problem) {
+                            self.tell(EventType::Warning, "ResizeError", "Pod resize error", Some(&problem));
+                        }
+                        self.progress.error = Some(problem);
+                        self.pause_now();
+                    }
                 }
             }
             Outcome::Killed(id, deadline, result) => {
