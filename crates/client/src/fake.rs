@@ -363,11 +363,19 @@ impl Target {
     }
 }
 
-/// JSON merge patch, RFC 7396.
+/// JSON merge patch, RFC 7396. Of strategic ones only that directives (`$patch`) are no elements of lists.
 fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch;
-        return;
+    let patch = match patch {
+        Value::Object(patch) => patch,
+        Value::Array(mut list) => {
+            list.retain(|element| element.get("$patch").is_none());
+            *target = Value::Array(list);
+            return;
+        }
+        other => {
+            *target = other;
+            return;
+        }
     };
     if !target.is_object() {
         *target = json!({});
