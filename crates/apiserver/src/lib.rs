@@ -23,6 +23,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;
 pub mod codec;
+pub mod connection;
 pub mod core;
 pub mod custom_resources;
 pub mod discovery;

@@ -1,21 +1,21 @@
 //! From a request to its answer: who asks, may they, and which handler; and the TLS listener that requests come in by.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
+use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meta::{ApiError, GroupResource};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use crate::{
     aggregation,
     authentication::ConnectionIdentity,
     authorization::{Attributes, Authorizer, Decision},
+    connection::{self, Patience},
     core::{Core, RequestContext},
     discovery, handler, health,
     http_body::{Body, BoxError, Request, json_answer, text_answer},
@@ -30,19 +30,22 @@ use crate::{
 /// How long a request that is no stream may take. Source: Kubernetes `apiserver/pkg/server/config.go`, `RequestTimeout`.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a client may take for its TLS handshake and for the head of a request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The API server as a service: cheap to clone, for requests over sockets and in process alike.
 #[derive(Clone)]
 pub struct ApiServer {
     core: Arc<Core>,
+    patience: Patience,
 }
 
 impl ApiServer {
     /// Serves a core.
     pub fn new(core: Arc<Core>) -> Self {
-        Self { core }
+        Self { core, patience: Patience::default() }
+    }
+    /// The same with other limits for slow clients.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
     /// The shared state.
     pub fn core(&self) -> &Arc<Core> {
@@ -255,53 +258,12 @@ impl ApiServer {
                 },
                 () = shutdown.cancelled() => break,
             };
-            let _ = stream.set_nodelay(true);
-            connections.spawn(self.clone().connection(acceptor.clone(), stream, peer, shutdown.clone()));
+            connections.spawn(connection::serve(self.clone(), self.patience, acceptor.clone(), stream, peer, shutdown.clone()));
         }
         connections.close();
         // Streams end with the token; plain requests get a moment.
         let _ = tokio::time::timeout(Duration::from_secs(5), connections.wait()).await;
         Ok(())
-    }
-
-    async fn connection(self, acceptor: tokio_rustls::TlsAcceptor, stream: tokio::net::TcpStream, peer: SocketAddr, shutdown: CancellationToken) {
-        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => return debug!(%peer, "TLS handshake took too long"),
-        };
-        let identity = match pki::CertificateIdentity::of_peer(stream.get_ref().1.peer_certificates()) {
-            Ok(identity) => identity.map(|identity| {
-                ConnectionIdentity(Arc::new(User::authenticated(identity.user, identity.uid.unwrap_or_default(), identity.groups)))
-            }),
-            Err(error) => return debug!(%peer, %error, "the client's certificate names nobody"),
-        };
-        let server = self;
-        let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-            if let Some(identity) = &identity {
-                request.extensions_mut().insert(identity.clone());
-            }
-            let server = server.clone();
-            async move { Ok::<_, Infallible>(server.answer(request.map(boxed)).await) }
-        });
-        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).pipeline_flush(true).max_buf_size(64 * 1024);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250).max_header_list_size(64 * 1024);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                match tokio::time::timeout(Duration::from_secs(2), connection).await {
-                    Ok(ended) => ended,
-                    Err(_) => return,
-                }
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%peer, %error, "connection ended");
-        }
     }
 }
 
@@ -313,7 +275,7 @@ fn header_text<'a>(request: &'a Request, name: header::HeaderName) -> &'a str {
     request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn boxed<B>(body: B) -> Body
+pub(crate) fn boxed<B>(body: B) -> Body
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

@@ -48,13 +48,18 @@ pub struct Settings {
     pub cluster_cidrs: Vec<String>,
     /// A node that did not report for this long is not known to be well.
     pub node_monitor_grace_period: Duration,
+    /// How long signed certificates live where nothing shorter is asked for.
+    pub signing_duration: Duration,
 }
 
 /// Source: Kubernetes 1.36, `--node-monitor-grace-period`.
 pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(50);
 
+/// A year. Source: Kubernetes 1.36, `--cluster-signing-duration`.
+pub const SIGNING_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { root_ca: String::new(), authority: None, cluster_cidrs: Vec::new(), node_monitor_grace_period: NODE_MONITOR_GRACE_PERIOD }
+        Self { root_ca: String::new(), authority: None, cluster_cidrs: Vec::new(), node_monitor_grace_period: NODE_MONITOR_GRACE_PERIOD, signing_duration: SIGNING_DURATION }
     }
 }

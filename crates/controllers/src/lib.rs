@@ -60,7 +60,7 @@ mod template_hash;
 pub mod ttl_after_finished;
 
 pub use content::{Content, ContentChange};
-pub use context::{ClientFor, ControllerContext, NODE_MONITOR_GRACE_PERIOD, Settings};
+pub use context::{ClientFor, ControllerContext, NODE_MONITOR_GRACE_PERIOD, SIGNING_DURATION, Settings};
 
 use controller::{Outcome, ReconcileError, Runner};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

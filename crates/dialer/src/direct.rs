@@ -59,10 +59,15 @@ impl Dialer for DirectDialer {
 pub async fn connect(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| timed_out())??;
     stream.set_nodelay(true)?;
+    notice_vanished_peer(&stream)?;
+    Ok(stream)
+}
+
+/// Makes a connection end about a minute after its other side vanished without a word.
+pub fn notice_vanished_peer(stream: &TcpStream) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(stream)
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// Makes a TLS connection; the server must prove to be `name`.

@@ -108,6 +108,9 @@ pub struct ServerArgs {
     /// Seconds after which a node that does not report is taken for lost; nodes report every 10 s.
     #[arg(long, default_value_t = controllers::NODE_MONITOR_GRACE_PERIOD.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(11..))]
     pub node_monitor_grace_period: u64,
+    /// Seconds that certificates of nodes, and others that the cluster signs, are valid for; nodes renew theirs in time.
+    #[arg(long, default_value_t = controllers::SIGNING_DURATION.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..))]
+    pub cluster_signing_duration: u64,
     /// Reserved: the address of an etcd cluster to keep objects in.
     #[arg(long, value_name = "URL")]
     pub datastore_endpoint: Option<String>,

@@ -172,6 +172,7 @@ impl ControlPlane {
             authority: Some(Arc::new(self.authority.clone())),
             cluster_cidrs: arguments.cluster_cidr.split(',').map(str::to_owned).collect(),
             node_monitor_grace_period: Duration::from_secs(arguments.node_monitor_grace_period),
+            signing_duration: Duration::from_secs(arguments.cluster_signing_duration),
         };
         let runner = controllers::start(&context, &settings);
         let client = self.client(Identity::user("system:kube-scheduler", &[]));

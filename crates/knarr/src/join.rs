@@ -30,6 +30,33 @@ fn is_away(error: &anyhow::Error) -> bool {
     })
 }
 
+/// Whether a server did not prove to be one of the cluster that is looked for.
+fn is_distrust(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        // Errors of TLS come inside of those of input and output.
+        let inside = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()).is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+    })
+}
+
+fn not_the_tokens_server(server: &ServerAddress, token: &JoinToken, error: anyhow::Error) -> anyhow::Error {
+    error.context(format!(
+        "its certificates do not have the fingerprint {} that the token names: take a token that `knarr token create` prints on the server {}",
+        token.authority, server.host
+    ))
+}
+
+fn is_unauthorized(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<kube::Error>()).any(|error| matches!(error, kube::Error::Api(status) if status.code == 401))
+}
+
+fn refused_token(token: &JoinToken) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the server does not know the token {}, or its time is over (Unauthorized): make another with `knarr token create` on the server",
+        token.id
+    )
+}
+
 /// Tries until the server can be reached: agents may start before it, and it may be away for a while. What it answers is final.
 async fn once_reachable<T>(server: &str, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut pause = PAUSES.0;
@@ -164,8 +191,9 @@ impl Membership {
             _ => {
                 let token: JoinToken = token.parse()?;
                 let pem = once_reachable(&server.url(), async || {
-                    let fetched = pki::bootstrap::fetch_authority(&server.host, server.port, token.authority).await;
-                    fetched.with_context(|| format!("cannot trust the server {}", server.url()))
+                    let fetched = pki::bootstrap::fetch_authority(&server.host, server.port, token.authority).await.map_err(anyhow::Error::from);
+                    fetched.map_err(|error| if is_distrust(&error) { not_the_tokens_server(server, &token, error) } else { error })
+                        .with_context(|| format!("cannot trust the server {}", server.url()))
                 })
                 .await?;
                 pki::private_file::write(&authority_path, pem.as_bytes())?;
@@ -183,8 +211,11 @@ impl Membership {
                 info!(server = server.url(), node, "joining the cluster");
                 let usages = [Usage::DigitalSignature, Usage::ClientAuth];
                 let names = AlternativeNames::default();
-                let credential =
-                    once_reachable(&server.url(), async || request(&bootstrap, "kubernetes.io/kube-apiserver-client-kubelet", node, &names, &usages).await).await?;
+                let credential = once_reachable(&server.url(), async || {
+                    let asked = request(&bootstrap, "kubernetes.io/kube-apiserver-client-kubelet", node, &names, &usages).await;
+                    asked.map_err(|error| if is_unauthorized(&error) { refused_token(&token) } else { error })
+                })
+                .await?;
                 credential.save(&client_path)?;
                 credential
             }

@@ -2,78 +2,20 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use testkit::{LocalCluster, image, kubectl::image_archive};
+use testkit::{
+    LocalCluster, image,
+    kubectl::image_archive,
+    load::{Load, exchange},
+};
 
 /// The binary under test: cargo's, or another build that `KNARR_BINARY` names.
 fn binary() -> PathBuf {
     std::env::var_os("KNARR_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_knarr").into(), PathBuf::from)
-}
-
-/// Requests each second, all on connections of their own.
-const RATE: u32 = 200;
-
-/// Threads that send them: each has at most one request under way.
-const SENDERS: u32 = 20;
-
-fn exchange(address: SocketAddr, request: &str) -> Result<String, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).map_err(text)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
-    stream.write_all(request.as_bytes()).map_err(text)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(text)?;
-    if answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200") { Ok(answer) } else { Err(format!("not 200: {answer:.100}")) }
-}
-
-/// A visitor from outside who never tries again.
-struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-    failures: Arc<Mutex<Vec<String>>>,
-    senders: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Load {
-    fn on(addresses: [SocketAddr; 2]) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let failures: Arc<Mutex<Vec<String>>> = Arc::default();
-        let began = Instant::now();
-        let sender = |number: u32| {
-            let (stop, answered, failures) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&failures));
-            std::thread::spawn(move || {
-                let mut due = Duration::from_secs(1) * number / RATE;
-                while !stop.load(Ordering::Relaxed) {
-                    // The beat of the load, not a wait for something to happen.
-                    std::thread::sleep(due.saturating_sub(began.elapsed()));
-                    due = (due + Duration::from_secs(1) * SENDERS / RATE).max(began.elapsed());
-                    let address = addresses[usize::from(due.subsec_micros() % 2 == 0)];
-                    match exchange(address, "GET /index.html HTTP/1.0\r\n\r\n") {
-                        Ok(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
-                        Err(error) => failures.lock().unwrap().push(format!("after {:.1} s at {address}: {error}", began.elapsed().as_secs_f64())),
-                    }
-                }
-            })
-        };
-        let senders = (0..SENDERS).map(sender).collect();
-        Self { stop, answered, failures, senders }
-    }
-
-    /// How many requests were answered, and what failed.
-    fn end(self) -> (u64, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.senders.into_iter().for_each(|sender| sender.join().unwrap());
-        (self.answered.load(Ordering::Relaxed), std::mem::take(&mut self.failures.lock().unwrap()))
-    }
 }
 
 #[test]
@@ -101,7 +43,7 @@ fn the_guestbook_is_scaled_and_rolled_without_a_failed_request_and_survives_what
     }
 
     // Nothing fails while it is changed.
-    let load = Load::on(addresses);
+    let load = Load::on(addresses, "/index.html");
     let timed = |what: &str, change: &dyn Fn()| {
         let started = Instant::now();
         change();
@@ -149,7 +91,7 @@ fn the_guestbook_is_scaled_and_rolled_without_a_failed_request_and_survives_what
         all_ready();
     });
     timed("the server killed: the API answers again", &|| {
-        let load = Load::on(addresses);
+        let load = Load::on(addresses, "/index.html");
         cluster.kill_agent(1);
         cluster.eventually("the API answers again", || cluster.try_kubectl(["get", "--raw", "/readyz", "--request-timeout=2s"]));
         cluster.kubectl(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"]);

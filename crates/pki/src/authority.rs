@@ -218,7 +218,7 @@ impl ClusterAuthority {
             names,
             usages,
             is_authority: false,
-            not_before: earlier(now)?,
+            not_before: earlier(now, lifetime)?,
             not_after,
         }
         .sign(&self.key)
@@ -272,7 +272,7 @@ fn self_signed(key: &PrivateKey, now: Timestamp) -> Result<String, PkiError> {
         names: &AlternativeNames::default(),
         usages: &[Usage::DigitalSignature, Usage::KeyEncipherment, Usage::CertSign],
         is_authority: true,
-        not_before: earlier(now)?,
+        not_before: earlier(now, AUTHORITY_LIFETIME)?,
         not_after: later(now, AUTHORITY_LIFETIME)?,
     };
     Ok(pem::encode("CERTIFICATE", &template.sign(key)?))
@@ -283,8 +283,10 @@ fn key_identifier_of(key: &PrivateKey) -> Vec<u8> {
     sha2::Sha256::digest(key.public_point()).iter().take(20).copied().collect()
 }
 
-fn earlier(now: Timestamp) -> Result<Timestamp, PkiError> {
-    now.checked_sub(BACKDATE).map_err(|error| PkiError::malformed("time", error))
+/// Somewhat before now, for machines whose clocks are behind; never by more than half of a short life, lest the certificate were due for
+/// renewal as soon as it is made.
+fn earlier(now: Timestamp, lifetime: SignedDuration) -> Result<Timestamp, PkiError> {
+    now.checked_sub(BACKDATE.min(lifetime / 2)).map_err(|error| PkiError::malformed("time", error))
 }
 
 fn later(now: Timestamp, lifetime: SignedDuration) -> Result<Timestamp, PkiError> {

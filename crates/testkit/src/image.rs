@@ -61,6 +61,14 @@ fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
 /// # Panics
 /// Where the Debian package busybox-static is not installed.
 pub fn busybox() -> Image {
+    busybox_with(&[])
+}
+
+/// Busybox with more files: path and content. Images with different files have no layer in common.
+///
+/// # Panics
+/// Where the Debian package busybox-static is not installed.
+pub fn busybox_with(files: &[(&str, &[u8])]) -> Image {
     let program = std::fs::read("/bin/busybox").expect("the Debian package busybox-static must be installed");
     let listed = std::process::Command::new("/bin/busybox").arg("--list").output().expect("busybox runs");
     let mut layer = tar::Builder::new(Vec::new());
@@ -70,6 +78,9 @@ pub fn busybox() -> Image {
     layer.append_data(&mut header(tar::EntryType::Regular, 0o755, program.len()), "bin/busybox", program.as_slice()).expect("a tar in memory");
     for name in String::from_utf8_lossy(&listed.stdout).lines().filter(|name| !name.is_empty() && *name != "busybox") {
         layer.append_link(&mut header(tar::EntryType::Symlink, 0o777, 0), format!("bin/{name}"), "busybox").expect("a tar in memory");
+    }
+    for (path, content) in files {
+        layer.append_data(&mut header(tar::EntryType::Regular, 0o644, content.len()), path, *content).expect("a tar in memory");
     }
     let users = b"root:x:0:0:root:/:/bin/sh\n";
     layer.append_data(&mut header(tar::EntryType::Regular, 0o644, users.len()), "etc/passwd", &users[..]).expect("a tar in memory");

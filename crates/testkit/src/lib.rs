@@ -11,9 +11,11 @@
 //! Tests of several crates together are in `tests/` here; those that need the binary are in `crates/knarr/tests/`.
 
 pub mod api_harness;
+pub mod debian_registry;
 pub mod image;
 pub mod json_server;
 pub mod kubectl;
+pub mod load;
 pub mod local_cluster;
 pub mod machine;
 pub mod real_cluster;

@@ -35,7 +35,8 @@ impl Deref for LocalCluster {
 impl LocalCluster {
     /// A cluster that is not there yet, on this machine or on a machine of its own.
     pub fn new(binary: &Path, machine: Option<&Machine>) -> Self {
-        let name = format!("test-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
+        // Not as `RealCluster` names its own, whose end takes everything of that name with it.
+        let name = format!("nodes-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("a temporary directory");
         let place = directory.path().to_owned();
         let kubectl = Kubectl {

@@ -106,9 +106,8 @@ impl RealCluster {
         let mut command = Command::new(&self.binary);
         command.arg("server").arg("--data-dir").arg(self.data_directory()).arg("--run-dir").arg(&self.run_directory);
         command.args(["--bind", "0.0.0.0", "--port", &self.port.to_string(), "--cluster-name", &self.name]);
-        // Ranges that no other cluster on this machine is likely to use.
-        command.args(["--cluster-cidr", &format!("10.{}.0.0/16", 150 + self.number % 40)]);
-        command.args(["--service-cidr", &format!("10.{}.0.0/16", 200 + self.number % 40)]);
+        command.args(["--cluster-cidr", &format!("10.{}.0.0/16", 110 + self.range())]);
+        command.args(["--service-cidr", &format!("10.{}.0.0/16", 180 + self.range())]);
         if self.control_plane_only {
             command.arg("--disable-agent");
         } else {
@@ -147,6 +146,12 @@ impl RealCluster {
         (started.elapsed(), status.success())
     }
 
+    /// Which of the address ranges are this cluster's: other clusters on this machine, of this process or of another, are not likely to
+    /// have the same.
+    fn range(&self) -> u32 {
+        (std::process::id() * 7 + self.number) % 60
+    }
+
     /// The directory for all boots.
     pub fn data_directory(&self) -> PathBuf {
         self.directory.path().join("data")
@@ -154,6 +159,19 @@ impl RealCluster {
 
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("server.log")
+    }
+
+    /// Its name, which is in the paths of everything it runs.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server's process.
+    ///
+    /// # Panics
+    /// Where it is not running.
+    pub fn server_process(&self) -> u32 {
+        self.server.as_ref().expect("a running server").id()
     }
 
     /// The API's port.
@@ -180,7 +198,7 @@ impl RealCluster {
             let table = line.strip_prefix("table ")?;
             table.contains(&self.name).then(|| format!("delete table {table}"))
         });
-        let range = format!("10.{}.", 150 + self.number % 40);
+        let range = format!("10.{}.", 110 + self.range());
         if let Ok(routes) = Command::new("ip").args(["route", "show", "proto", "75"]).output() {
             for route in String::from_utf8_lossy(&routes.stdout).lines().filter(|route| route.contains(&range)) {
                 let words = route.split_whitespace().take_while(|word| *word != "proto");

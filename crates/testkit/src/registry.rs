@@ -18,6 +18,11 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// One that is served by somebody else, without TLS.
+    pub fn at(address: &str) -> Self {
+        Self { address: address.to_owned() }
+    }
+
     /// Serves images by repository and tag.
     ///
     /// # Panics

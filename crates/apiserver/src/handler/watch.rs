@@ -43,6 +43,10 @@ struct Watcher {
     negotiated: Negotiated,
     cursor: Revision,
     changes: watch::Receiver<Revision>,
+    /// What there was when the watch began. Rendered when the client takes it: a client that takes nothing costs nothing.
+    initial: VecDeque<Arc<StoredObject>>,
+    /// Whether a bookmark tells that `initial` is over.
+    tells_initial_end: bool,
     pending: VecDeque<Bytes>,
     bookmarks: bool,
     deadline: Instant,
@@ -145,9 +149,25 @@ impl Watcher {
         Ok(())
     }
 
+    /// The next frame, where it need not be waited for.
+    fn ready(&mut self) -> Option<Bytes> {
+        if let Some(object) = self.initial.pop_front() {
+            return Some(self.object_frame(EventType::Added, &object).unwrap_or_else(|error| {
+                self.ended = true;
+                self.initial.clear();
+                self.tells_initial_end = false;
+                self.error_frame(&error)
+            }));
+        }
+        if std::mem::take(&mut self.tells_initial_end) {
+            return Some(self.bookmark_frame(true));
+        }
+        self.pending.pop_front()
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(frame) = self.pending.pop_front() {
+            if let Some(frame) = self.ready() {
                 return Some(frame);
             }
             if self.ended {
@@ -236,6 +256,8 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
         view,
         negotiated,
         cursor: Revision(0),
+        initial: VecDeque::new(),
+        tells_initial_end: false,
         pending: VecDeque::new(),
         bookmarks: query.bookmarks,
         deadline: now + timeout,
@@ -255,14 +277,8 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
             let selection = Selection::of(&watcher.context, kind.as_ref())?;
             snapshot.range(&selection.prefix, None).filter(|object| selection.matches(object)).cloned().collect()
         };
-        for object in conversion::readable_all(core, kind, chosen).await? {
-            let frame = watcher.object_frame(EventType::Added, &object)?;
-            watcher.pending.push_back(frame);
-        }
-        if query.send_initial_events == Some(true) && query.bookmarks {
-            let frame = watcher.bookmark_frame(true);
-            watcher.pending.push_back(frame);
-        }
+        watcher.initial = conversion::readable_all(core, kind, chosen).await?.into();
+        watcher.tells_initial_end = query.send_initial_events == Some(true) && query.bookmarks;
     } else {
         watcher.cursor = requested.filter(|revision| revision.0 > 0).unwrap_or_else(|| core.view.revision());
         watcher.last_told = watcher.cursor;
@@ -271,12 +287,11 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
     let frames = stream::unfold(watcher, |mut watcher| async move {
         let frame = watcher.next().await?;
         // Frames that are ready go out together: one write to the socket instead of many.
-        if watcher.pending.is_empty() {
-            return Some((frame, watcher));
-        }
+        let Some(second) = watcher.ready() else { return Some((frame, watcher)) };
         let mut joined = bytes::BytesMut::from(&frame[..]);
+        joined.extend_from_slice(&second);
         while joined.len() < 64 * 1024
-            && let Some(more) = watcher.pending.pop_front()
+            && let Some(more) = watcher.ready()
         {
             joined.extend_from_slice(&more);
         }

@@ -21,7 +21,7 @@ const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 pub fn start(context: &ControllerContext, runner: &Runner, settings: &Settings) {
     runner.start(approval::Approver::new(context), 2);
     if let Some(authority) = &settings.authority {
-        runner.start(signing::Signer::new(context, authority.clone()), 2);
+        runner.start(signing::Signer::new(context, authority.clone(), settings.signing_duration), 2);
     }
     runner.start(expiry::Cleaner::new(context), 1);
 }

@@ -1,7 +1,7 @@
 //! Signs what is approved, with the cluster's authority. What an approved request must not contain is still checked: who approves may
 //! overlook something.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use client::{Api, Informer, ObjectKey, PostParams};
@@ -15,8 +15,6 @@ use pki::{CertificateRequest, ClusterAuthority, Usage};
 use super::{CLIENT, CONTROLLER, NODE_CLIENT, NODE_SERVING, has, is_issued, usages};
 use crate::ControllerContext;
 
-/// Certificates live a year unless less is asked for. Source: Kubernetes 1.36, `--cluster-signing-duration`.
-const LONGEST: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// The shortest that can be asked for. Source: Kubernetes 1.36, `ValidateCertificateSigningRequest`.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(600);
 
@@ -25,20 +23,26 @@ pub(super) struct Signer {
     client: client::Client,
     requests: Informer<CertificateSigningRequest>,
     authority: Arc<ClusterAuthority>,
+    longest: SignedDuration,
     clock: Arc<dyn client::Clock>,
 }
 
 impl Signer {
-    pub fn new(context: &ControllerContext, authority: Arc<ClusterAuthority>) -> Self {
-        Self { client: context.client(CONTROLLER), requests: context.informers.of(), authority, clock: context.clock.clone() }
+    pub fn new(context: &ControllerContext, authority: Arc<ClusterAuthority>, longest: Duration) -> Self {
+        let longest = SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX);
+        Self { client: context.client(CONTROLLER), requests: context.informers.of(), authority, longest, clock: context.clock.clone() }
     }
 
     fn sign(&self, request: &CertificateSigningRequest) -> Result<String, String> {
         let (asked, usages) = check(request)?;
-        let lifetime = request.spec.expiration_seconds.map_or(LONGEST, |seconds| SignedDuration::from_secs(seconds.into()));
-        let lifetime = lifetime.clamp(SHORTEST, LONGEST);
+        let lifetime = lifetime(request.spec.expiration_seconds, self.longest);
         self.authority.sign_request(&asked, &usages, lifetime, self.clock.now()).map_err(|error| error.to_string())
     }
+}
+
+/// How long a certificate lives: as long as is asked for, within bounds. Source: Kubernetes 1.36, `certificates/signer`, `duration`.
+fn lifetime(asked_seconds: Option<i32>, longest: SignedDuration) -> SignedDuration {
+    asked_seconds.map_or(longest, |seconds| SignedDuration::from_secs(seconds.into()).max(SHORTEST).min(longest))
 }
 
 /// Reads a request and checks that its signer signs such a thing.
@@ -117,5 +121,15 @@ mod tests {
         assert!(check(&request(NODE_SERVING, "any", node, &["a"], &["digital signature", "server auth"])).is_ok());
         assert!(check(&request(CLIENT, "any", "olga", &[], &["client auth"])).is_ok());
         assert!(check(&request(CLIENT, "any", "olga", &[], &["client auth", "server auth"])).is_err());
+    }
+
+    #[test]
+    fn certificates_live_as_long_as_is_asked_for_within_bounds() {
+        let seconds = SignedDuration::from_secs;
+        assert_eq!(lifetime(None, seconds(3600)), seconds(3600));
+        assert_eq!(lifetime(Some(1200), seconds(3600)), seconds(1200));
+        assert_eq!(lifetime(Some(7200), seconds(3600)), seconds(3600));
+        assert_eq!(lifetime(Some(1), seconds(3600)), SHORTEST);
+        assert_eq!(lifetime(Some(1200), seconds(60)), seconds(60), "the cluster's own bound is the last word");
     }
 }

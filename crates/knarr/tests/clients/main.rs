@@ -9,6 +9,7 @@ mod kubectl_pods;
 mod kubectl_workloads;
 mod old_kubectl;
 mod python;
+mod terminals;
 mod trouble;
 
 use std::path::PathBuf;

@@ -73,7 +73,12 @@ impl NodeApiServer {
                 () = self.stop.cancelled() => return,
             };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => {
+                    if let Err(problem) = dialer::direct::notice_vanished_peer(&stream) {
+                        tracing::debug!(%peer, %problem, "keep-alive could not be set");
+                    }
+                    stream
+                }
                 Err(problem) => {
                     tracing::warn!(%problem, "could not accept a connection to the node API");
                     // Out of descriptors, most likely: trying again at once would only spin.

@@ -46,15 +46,35 @@ const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
-/// Why an attempt failed, and whether other credentials may help.
+/// How far an attempt came, from least to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    /// Nobody answered.
+    Unanswered,
+    /// The place has no such image.
+    NotFound,
+    /// The place refused, or failed later.
+    Answered,
+}
+
+/// Why an attempt failed, how far it came, and whether other credentials may help.
 struct Failure {
     reason: String,
+    progress: Progress,
     unauthorized: bool,
 }
 
 impl Failure {
     fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), unauthorized: false }
+        Self { reason: reason.into(), progress: Progress::Answered, unauthorized: false }
+    }
+
+    /// What to tell of several failures: the first of those that came furthest. A registry that a mirror stands in for may not even
+    /// exist, so the last one says the least. Source: containerd 1.7, `dockerResolver.Resolve`.
+    fn keep_furthest(told: &mut Option<Self>, failure: Self) {
+        if told.as_ref().is_none_or(|told| failure.progress > told.progress) {
+            *told = Some(failure);
+        }
     }
 }
 
@@ -84,7 +104,7 @@ pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &
     let full_name = name.to_string();
     let failed = |reason: String| RuntimeError::Pull { image: reference.to_owned(), reason };
     let _arriving = store.arriving.read().await;
-    let mut last = None;
+    let mut told = None;
     for endpoint in registries.endpoints(&name) {
         let mut attempts: Vec<Option<Credential>> = credentials.iter().map(|credential| Some(Credential::from(credential))).collect();
         attempts.extend(endpoint.credential.clone().map(Some));
@@ -93,7 +113,7 @@ pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &
             let source = match Source::new(&endpoint, credential, &full_name).await {
                 Ok(source) => source,
                 Err(failure) => {
-                    last = Some(failure.reason);
+                    Failure::keep_furthest(&mut told, failure);
                     break;
                 }
             };
@@ -101,15 +121,16 @@ pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &
                 Ok(id) => return Ok(id),
                 Err(failure) => {
                     tracing::info!(image = full_name, from = endpoint.host, reason = failure.reason, "an attempt to pull failed");
-                    last = Some(failure.reason);
-                    if !failure.unauthorized {
+                    let others_may_help = failure.unauthorized;
+                    Failure::keep_furthest(&mut told, failure);
+                    if !others_may_help {
                         break;
                     }
                 }
             }
         }
     }
-    Err(failed(format!("failed to pull and unpack image \"{full_name}\": {}", last.unwrap_or_default())))
+    Err(failed(format!("failed to pull and unpack image \"{full_name}\": {}", told.map(|failure| failure.reason).unwrap_or_default())))
 }
 
 impl Source {
@@ -237,7 +258,7 @@ impl Source {
         let mut stream = self.client.pull_blob_stream(reference, descriptor.digest.as_str()).await.map_err(|error| self.explain(&error))?;
         let (mut hasher, mut count, mut reported) = (sha2::Sha256::new(), 0_u64, 0);
         while let Some(part) = stream.stream.next().await {
-            let part = part?;
+            let part = part.map_err(|error| Failure::new(format!("failed to copy layer {}: {}", descriptor.digest, with_causes(&error))))?;
             count += part.len() as u64;
             if count > descriptor.size {
                 return Err(Failure::new(format!("layer {} is longer than the {} bytes that were announced", descriptor.digest, descriptor.size)));
@@ -260,9 +281,10 @@ impl Source {
     /// What went wrong, in the words that upstream's runtimes use.
     fn explain(&self, error: &OciDistributionError) -> Failure {
         let name = &self.full_name;
-        let not_found = || Failure::new(format!("failed to resolve reference \"{name}\": {name}: not found"));
+        let not_found = || Failure { progress: Progress::NotFound, ..Failure::new(format!("failed to resolve reference \"{name}\": {name}: not found")) };
         let denied = |cause: String| Failure {
             reason: format!("failed to resolve reference \"{name}\": pull access denied, repository does not exist or may require authorization: {cause}"),
+            progress: Progress::Answered,
             unauthorized: true,
         };
         match error {
@@ -279,16 +301,17 @@ impl Source {
             }
             OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => denied("authorization failed".to_owned()),
             other => {
-                let mut reason = format!("failed to resolve reference \"{name}\": failed to do request to {}: {other}", self.endpoint.host);
-                let mut cause = std::error::Error::source(other);
-                while let Some(error) = cause {
-                    reason = format!("{reason}: {error}");
-                    cause = error.source();
-                }
-                Failure::new(reason)
+                let unanswered = matches!(other, OciDistributionError::RequestError(error) if error.is_connect());
+                let reason = format!("failed to resolve reference \"{name}\": failed to do request to {}: {}", self.endpoint.host, with_causes(other));
+                Failure { progress: if unanswered { Progress::Unanswered } else { Progress::Answered }, ..Failure::new(reason) }
             }
         }
     }
+}
+
+/// An error with everything that led to it.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A downloaded blob, whose file goes away with it.

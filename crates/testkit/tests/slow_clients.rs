@@ -1,0 +1,190 @@
+//! Clients that are slow on purpose, over a socket: each loses its connection in good time, and nobody else notices.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use apiserver::connection::Patience;
+use jiff::Timestamp;
+use pki::{AlternativeNames, ClusterAuthority, SwappableCertificate};
+use rustls::pki_types::ServerName;
+use serde_json::json;
+use testkit::ApiHarness;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+/// Short enough for a test, and far longer than anything here takes on a busy machine.
+const SHORT: Duration = Duration::from_millis(800);
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Served {
+    harness: ApiHarness,
+    address: SocketAddr,
+    tls: TlsConnector,
+    http2: TlsConnector,
+    stop: CancellationToken,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Served {
+    async fn start() -> Self {
+        let harness = ApiHarness::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let authority = ClusterAuthority::open_or_create(directory.path(), Timestamp::now()).unwrap();
+        let credential = authority.issue_server("test", &AlternativeNames::from_hosts(["127.0.0.1"]), Timestamp::now()).unwrap();
+        let roots = [authority.certificate().clone()];
+        let server_config = pki::tls::server_config(SwappableCertificate::new(&credential).unwrap(), &roots).unwrap();
+        let administrator = SwappableCertificate::new(&authority.issue_admin(Timestamp::now()).unwrap()).unwrap();
+        let mut config = pki::tls::client_config(&roots, Some(administrator)).unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut http2 = config.clone();
+        http2.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let patience = Patience { handshake: SHORT, head: SHORT, answer: SHORT, ping: SHORT };
+        tokio::spawn(harness.server().clone().with_patience(patience).serve(listener, server_config, stop.clone()));
+        Self { harness, address, tls: Arc::new(config).into(), http2: Arc::new(http2).into(), stop, _directory: directory }
+    }
+
+    async fn connect_by(&self, tls: &TlsConnector) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        tls.connect(ServerName::from(self.address.ip()), stream).await.unwrap()
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        self.connect_by(&self.tls).await
+    }
+
+    /// Config maps whose list is far larger than what sockets and buffers hold.
+    async fn fill(&self) {
+        let caller = self.harness.administrator();
+        for number in 0..40 {
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("large-{number}")}, "data": {"filling": "x".repeat(900_000)}});
+            assert_eq!(caller.post("/api/v1/namespaces/default/configmaps", &map).await.status, 201);
+        }
+    }
+
+    /// Everybody else is answered.
+    async fn answers_others(&self) {
+        let mut connection = self.connect().await;
+        connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, connection.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+/// Waits until the server has closed a connection, and says what it sent before.
+async fn closed(what: &str, mut connection: impl AsyncReadExt + Unpin) -> String {
+    let mut answer = Vec::new();
+    // A connection may end with an error too: what matters is that it ends.
+    let _ = tokio::time::timeout(PATIENCE, connection.read_to_end(&mut answer)).await.unwrap_or_else(|_| panic!("the server does not close the connection of {what}"));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_never_comes_is_not_waited_for() {
+    let served = Served::start().await;
+    assert_eq!(closed("one who says nothing", TcpStream::connect(served.address).await.unwrap()).await, "");
+    let mut half = TcpStream::connect(served.address).await.unwrap();
+    half.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+    assert_eq!(closed("half a handshake", half).await, "");
+    served.answers_others().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_comes_letter_by_letter_is_not_waited_for() {
+    let served = Served::start().await;
+    let started = Instant::now();
+    let (reader, mut writer) = tokio::io::split(served.connect().await);
+    let trickle = tokio::spawn(async move {
+        for letter in b"GET /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nX-Filling: ".iter().chain(std::iter::repeat(&b'x')) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if writer.write_all(&[*letter]).await.is_err() {
+                break;
+            }
+        }
+    });
+    closed("half a head", reader).await;
+    assert!(started.elapsed() >= SHORT, "not before its time");
+    trickle.await.unwrap();
+    // Nothing at all after the handshake, in either version of HTTP; and nothing more after an answer.
+    closed("one who asks nothing", served.connect().await).await;
+    let mut idle = served.connect().await;
+    idle.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(closed("one who asks nothing more", idle).await.starts_with("HTTP/1.1 200"));
+    closed("one who asks nothing in HTTP/2", served.connect_by(&served.http2).await).await;
+    served.answers_others().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_nothing_of_an_answer_loses_it() {
+    let served = Served::start().await;
+    served.fill().await;
+    for path in ["/api/v1/configmaps", "/api/v1/configmaps?watch=true"] {
+        let mut connection = served.connect().await;
+        connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        // The client takes nothing until the server has long lost its patience.
+        tokio::time::sleep(SHORT * 4).await;
+        let taken = closed("one who takes nothing", connection).await.len();
+        assert!(taken < 36_000_000, "{path}: {taken} bytes although the client was away");
+    }
+    served.answers_others().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_who_reads_gets_everything() {
+    let served = Served::start().await;
+    served.fill().await;
+    let mut connection = served.connect().await;
+    connection.write_all(b"GET /api/v1/configmaps HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (mut total, mut buffer) = (0, vec![0; 3_000_000]);
+    loop {
+        // Three megabytes now and then: altogether longer than the server waits for any of them.
+        let mut part = 0;
+        while part < buffer.len() {
+            match tokio::time::timeout(PATIENCE, connection.read(&mut buffer[part..])).await.unwrap().unwrap() {
+                0 => break,
+                read => part += read,
+            }
+        }
+        if part == 0 {
+            break;
+        }
+        total += part;
+        tokio::time::sleep(SHORT / 5).await;
+    }
+    assert!(total > 36_000_000, "{total} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_quiet_goes_on() {
+    let served = Served::start().await;
+    let mut connection = served.connect().await;
+    connection.write_all(b"GET /api/v1/namespaces/default/configmaps?watch=true HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(SHORT * 3).await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}});
+    assert_eq!(served.harness.administrator().post("/api/v1/namespaces/default/configmaps", &map).await.status, 201);
+    let mut seen = String::new();
+    while !seen.contains("\"late\"") {
+        let mut part = [0; 4096];
+        let read = tokio::time::timeout(PATIENCE, connection.read(&mut part)).await.unwrap().unwrap();
+        assert!(read > 0, "the watch ended: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&part[..read]));
+    }
+}
