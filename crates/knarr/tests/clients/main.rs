@@ -1,9 +1,11 @@
-//! Unmodified clients against the built binary: kubectl of today and of old, helm, the Python client. All share one cluster of one
+//! Unmodified clients against the built binary: kubectl of today and of old, helm, the clients for Python and
+//! JavaScript. All share one cluster of one
 //! node, each test in a namespace of its own.
 
 mod access;
 mod configuration;
 mod helm;
+mod javascript;
 mod kubectl_objects;
 mod kubectl_pods;
 mod kubectl_workloads;
