@@ -29,6 +29,7 @@ pub mod private_file;
 pub mod request;
 pub mod service_account_token;
 pub mod tls;
+mod trusted_bundle;
 pub mod usage;
 
 pub use authority::ClusterAuthority;
@@ -41,6 +42,7 @@ pub use kubeconfig::Kubeconfig;
 pub use request::CertificateRequest;
 pub use service_account_token::{TokenClaims, TokenRequest, TokenSigner, TokenVerifier};
 pub use tls::SwappableCertificate;
+pub use trusted_bundle::TrustedBundle;
 pub use usage::Usage;
 
 use std::path::PathBuf;

@@ -57,9 +57,8 @@ fn tls(spec: &Value, certificate: Option<&Arc<SwappableCertificate>>) -> Result<
     } else {
         let bundle = base64::engine::general_purpose::STANDARD.decode(text(spec, "caBundle")).map_err(|_| "the caBundle is no base64".to_owned())?;
         let bundle = String::from_utf8_lossy(&bundle);
-        // Without a bundle nobody is trusted: the handshake says so.
-        let roots = if bundle.trim().is_empty() { rustls::RootCertStore::empty() } else { pki::tls::roots_from_pem(&bundle).map_err(|error| whole_story(&error))? };
-        builder.with_root_certificates(roots)
+        let bundle = pki::TrustedBundle::from_pem(&bundle).map_err(|error| whole_story(&error))?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
     };
     Ok(Arc::new(match certificate {
         Some(certificate) => builder.with_client_cert_resolver(certificate.clone()),
