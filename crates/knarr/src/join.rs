@@ -47,7 +47,7 @@ fn not_the_tokens_server(server: &ServerAddress, token: &JoinToken, error: anyho
 }
 
 fn is_unauthorized(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(|cause| cause.downcast_ref::<kube::Error>()).any(|error| matches!(error, kube::Error::Api(status) if status.code == 401))
+    error.chain().filter_map(|cause| cause.downcast_ref::<client::Error>()).any(|error| matches!(error, client::Error::Api(status) if status.code == 401))
 }
 
 fn refused_token(token: &JoinToken) -> anyhow::Error {
