@@ -57,6 +57,8 @@ const PORT_FORWARD_WEBSOCKET: &[(&str, Wire, u8)] = &[
     ("v4.channel.k8s.io", BINARY, 4),
     ("v4.base64.channel.k8s.io", BASE64, 4),
 ];
+/// Sub-protocols for a body that is only sent.
+const DOWNLOAD_WEBSOCKET: &[(&str, Wire, u8)] = &[("binary.k8s.io", BINARY, 1), ("base64.binary.k8s.io", BASE64, 1)];
 const PORT_FORWARD_SPDY: &[(&str, Wire, u8)] = &[(PORT_FORWARD, Wire::Spdy, 1)];
 
 /// A dialect both sides speak.
@@ -154,6 +156,19 @@ impl Upgrade {
     /// Chooses a dialect for port-forward.
     pub fn port_forward(headers: &HeaderMap) -> Result<Self, UpgradeError> {
         Self::negotiate(headers, PORT_FORWARD_WEBSOCKET, PORT_FORWARD_SPDY)
+    }
+
+    /// Chooses a dialect for a body that is sent over WebSocket.
+    pub(crate) fn download(headers: &HeaderMap) -> Result<Self, UpgradeError> {
+        if !is_websocket(headers) {
+            return Err(UpgradeError::NotAnUpgrade);
+        }
+        Self::negotiate(headers, DOWNLOAD_WEBSOCKET, &[])
+    }
+
+    /// Whether messages are base64 in text.
+    pub(crate) fn is_base64(&self) -> bool {
+        self.wire == BASE64
     }
 
     fn negotiate(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dialer::Target;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use kinds::ServedKind;
 use meta::{ApiError, FieldError, FieldPath, GroupKind, GroupResource, Object, Reason};
 use serde_json::{Value, json};
@@ -187,9 +187,18 @@ async fn refusal(response: Response<Body>, name: &str) -> ApiError {
     }
 }
 
+/// The answer as the client wants it: over WebSocket, where it asks for that.
+fn sent(request: &mut Request, response: Response<Body>) -> Response<Body> {
+    if !streaming::handshake::is_websocket(request.headers()) {
+        return response;
+    }
+    let switched = streaming::serve_download(request, response.into_body()).unwrap_or_else(|error| error.response());
+    switched.map(|bytes| Full::new(bytes).map_err(|never| match never {}).boxed_unsync())
+}
+
 #[async_trait]
 impl Handler for LogHandler {
-    async fn handle(&self, core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, _request: Request) -> Result<Response<Body>, ApiError> {
+    async fn handle(&self, core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, mut request: Request) -> Result<Response<Body>, ApiError> {
         if context.info.verb != "get" {
             return Err(ApiError::method_not_allowed(format!("the server does not allow {} on a log", context.info.verb)));
         }
@@ -199,7 +208,7 @@ impl Handler for LogHandler {
         let container = container_of(&pod, context.query.value("container").unwrap_or_default(), false)?;
         let Some(node) = pod.text(&["spec", "nodeName"]).filter(|node| !node.is_empty()) else {
             // No node, no log yet: upstream answers with nothing.
-            return Ok(answer(StatusCode::OK, "text/plain", ""));
+            return Ok(sent(&mut request, answer(StatusCode::OK, "text/plain", "")));
         };
         let wanted = ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
         let pairs = context.query.pairs.iter().filter(|(name, value)| wanted.contains(&name.as_str()) && !value.is_empty());
@@ -216,7 +225,7 @@ impl Handler for LogHandler {
             return Err(refusal(response, name).await);
         }
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        Ok(response)
+        Ok(sent(&mut request, response))
     }
 }
 

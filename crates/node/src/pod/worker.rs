@@ -424,11 +424,7 @@ impl Worker {
         {
             wake_at = Some(wake_at.map_or(refresh_at, |at| at.min(refresh_at)));
         }
-        let is_settled = self.write_status(now, is_terminated, &mut wake_at);
-        if is_terminated && is_settled {
-            self.context.pods.wake_deferred(uid(&self.pod));
-            self.finish();
-        }
+        // Before the status is written: who has read there that a container ended may ask for its log at once.
         *self.view.lock() = View {
             pod: self.pod.clone(),
             granted: self.granted.clone(),
@@ -439,6 +435,11 @@ impl Worker {
             },
             containers: Arc::new(self.containers.clone()),
         };
+        let is_settled = self.write_status(now, is_terminated, &mut wake_at);
+        if is_terminated && is_settled {
+            self.context.pods.wake_deferred(uid(&self.pod));
+            self.finish();
+        }
         wake_at
     }
 
