@@ -1,10 +1,11 @@
-//! Commands in containers and forwarded ports through the whole of a server: the API's socket, the node's API, the shim. In every
+//! Commands in containers, forwarded ports and logs through the whole of a server: the API's socket, the node's API, the shim. In every
 //! dialect that clients speak: SPDY/3.1 (Go clients before 1.31) and WebSockets in their three forms. As root.
 
 use std::{path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::HeaderMap;
+use futures::StreamExt as _;
+use http::{HeaderMap, HeaderValue};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_yaml_ng::Value;
 use streaming::{
@@ -18,6 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_tungstenite::{client_async, tungstenite::{Message, client::IntoClientRequest}};
 
 const EVERY: [Protocol; 4] = [Protocol::Spdy, Protocol::WebSocket, Protocol::WebSocket4, Protocol::WebSocketBase64];
 
@@ -30,7 +32,7 @@ spec:
   containers:
   - name: host
     image: busybox:1
-    command: ["sh", "-c", "mkdir -p /www; echo welcome > /www/index.html; exec httpd -f -p 8080 -h /www"]
+    command: ["sh", "-c", "echo container is alive; mkdir -p /www; echo welcome > /www/index.html; exec httpd -f -p 8080 -h /www"]
     readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }
 "#;
 
@@ -142,6 +144,22 @@ async fn ports_are_forwarded(api: &Api, protocol: Protocol) {
     assert!(failure.is_some_and(|sentence| sentence.contains("port 9")), "{protocol:?}");
 }
 
+/// As browsers follow a log.
+async fn a_log_comes_over_websocket(api: &Api) {
+    let mut request = "ws://127.0.0.1/api/v1/namespaces/default/pods/host/log?container=host".into_client_request().expect("a request");
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("binary.k8s.io"));
+    let (mut socket, _) = client_async(request, api.connect().await).await.expect("a WebSocket");
+    let mut log = Vec::new();
+    while let Some(message) = socket.next().await {
+        match message.expect("a message") {
+            Message::Binary(piece) => log.extend_from_slice(&piece),
+            Message::Close(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(log, b"container is alive\n");
+}
+
 #[test]
 fn streams_run_through_the_whole_server_in_every_dialect() {
     let binary = std::env::var_os("KNARR_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_knarr").into(), PathBuf::from);
@@ -162,6 +180,7 @@ fn streams_run_through_the_whole_server_in_every_dialect() {
             the_end_of_input_is_seen(&api, protocol).await;
             ports_are_forwarded(&api, protocol).await;
         }
+        a_log_comes_over_websocket(&api).await;
         // Many at once, on connections of their own.
         let all = (0..40).map(|number| both_outputs_and_the_exit_code_arrive(&api, EVERY[number % EVERY.len()]));
         futures::future::join_all(all).await;

@@ -54,6 +54,8 @@ pub struct StatusInput<'a> {
     pub messages: &'a HashMap<ContainerId, String>,
     /// How it ended, where it did.
     pub ended: Option<&'a Ended>,
+    /// Containers that ended are started anew, whatever the restart policy says.
+    pub is_replacing: bool,
     /// Nothing of it runs, and nothing will.
     pub is_terminated: bool,
 }
@@ -189,7 +191,7 @@ fn phase(input: &StatusInput<'_>, statuses: &[(Role, ContainerStatus)], initiali
     match (running, stopped) {
         (0, 0) => "Pending",
         (0, stopped) if input.is_terminated => if stopped == succeeded { "Succeeded" } else { "Failed" },
-        (0, _) if policy == "Always" => "Running",
+        (0, _) if policy == "Always" || input.is_replacing => "Running",
         (0, stopped) if stopped == succeeded => "Succeeded",
         (0, _) if policy == "Never" => "Failed",
         _ => "Running",

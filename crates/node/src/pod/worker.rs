@@ -57,6 +57,10 @@ use crate::{
 /// `immediateEvictionGracePeriodSeconds`.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a container may be away that is started anew for its new description, until the status tells. Source: Kubernetes
+/// 1.36, `plegRelistPeriod`.
+const REPLACEMENT: Duration = Duration::from_secs(1);
+
 /// What a pod should be.
 #[derive(Debug, Clone)]
 pub struct Desired {
@@ -599,7 +603,7 @@ impl Worker {
                 self.tasks.spawn(async move { Outcome::Launched(container, launch.run().await) });
             }
             Step::Kill { container, name, deadline, reason } => {
-                if reason == KillReason::Resized {
+                if matches!(reason, KillReason::Resized | KillReason::DefinitionChanged) {
                     self.restarting.insert(container.clone());
                 }
                 let earlier = self.killing.remove(&container);
@@ -681,6 +685,22 @@ impl Worker {
         }
     }
 
+    /// When the last of those containers ended that were killed to be started anew, and are not yet.
+    fn replaced_at(&self) -> Option<Timestamp> {
+        let mut newest: HashMap<&str, &ContainerStatus> = HashMap::new();
+        for container in self.containers.iter().filter(|container| container.state != ContainerState::Created) {
+            let known = newest.entry(&container.spec.name).or_insert(container);
+            if container.spec.attempt > known.spec.attempt {
+                *known = container;
+            }
+        }
+        let ends = newest.into_values().filter_map(|container| match &container.state {
+            ContainerState::Exited { exit, .. } if self.restarting.contains(&container.id) => Some(exit.finished_at),
+            _ => None,
+        });
+        ends.max()
+    }
+
     /// Begins to write the status where it differs; gives whether the API has it all.
     fn write_status(&mut self, now: Timestamp, is_terminated: bool, wake_at: &mut Option<Timestamp>) -> bool {
         if self.is_gone || self.is_deleted || self.is_released {
@@ -694,6 +714,12 @@ impl Worker {
         let stands = self.pause_until.is_some_and(|until| until > now);
         let is_running = |container: &ContainerStatus| matches!(container.state, ContainerState::Running { .. });
         if self.termination.is_some() && !is_terminated && !stands && self.launching.is_none() && !self.containers.iter().any(is_running) {
+            return false;
+        }
+        let replaced_at = self.replaced_at();
+        // What is replaced at once is not told as an outage: as long as upstream, which looks once a second, may not see it.
+        if let Some(until) = replaced_at.map(|ended| after(ended, REPLACEMENT)).filter(|until| self.termination.is_none() && *until > now) {
+            *wake_at = Some(wake_at.map_or(until, |at| at.min(until)));
             return false;
         }
         let wanted = match (&self.refused, is_terminal(&self.pod)) {
@@ -713,6 +739,7 @@ impl Worker {
                 crash_loops: &self.crash_loops,
                 messages: &self.messages,
                 ended: self.ended.as_ref(),
+                is_replacing: replaced_at.is_some(),
                 is_terminated,
             }),
         };

@@ -448,3 +448,41 @@ async fn what_does_not_fit_is_not_granted() {
     bench.ask_for("100m", "64Mi").await;
     bench.until(|status| condition(status, "PodResizePending") == "absent").await;
 }
+
+#[tokio::test]
+async fn a_container_with_a_new_image_is_replaced_without_an_outage_whatever_its_policy() {
+    for policy in ["Always", "Never"] {
+        let bench = Bench::new().await;
+        bench.create(simple(policy)).await;
+        let before = bench.until(|status| condition(status, "Ready") == "True").await;
+        let outage = bench.api.until(|api| {
+            let status = api.objects::<Pod>().into_iter().next()?.status?;
+            (condition(&status, "Ready") == "False").then_some(status)
+        });
+        let patch = client::Patch::Merge(json!({ "spec": { "containers": [{ "name": "c", "image": "other" }] } }));
+        bench.pods().patch("web", &client::PatchParams::default(), &patch).await.unwrap();
+        let replaced = bench.until(|status| status.container_statuses.iter().flatten().any(|container| container.restart_count == 1));
+        tokio::select! {
+            biased;
+            status = outage => panic!("{policy}: {status:#?}"),
+            after = replaced => {
+                let container = |status: &PodStatus| status.container_statuses.as_ref().unwrap()[0].clone();
+                assert_ne!(container(&after).container_id, container(&before).container_id);
+                assert!(container(&after).state.unwrap().running.is_some(), "{policy}");
+                assert_eq!((condition(&after, "Ready"), after.phase.as_deref()), ("True", Some("Running")), "{policy}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_image_that_cannot_be_had_is_told() {
+    let bench = Bench::new().await;
+    bench.create(simple("Never")).await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    bench.runtime.fail_pull("other", "it is not there");
+    let patch = client::Patch::Merge(json!({ "spec": { "containers": [{ "name": "c", "image": "other" }] } }));
+    bench.pods().patch("web", &client::PatchParams::default(), &patch).await.unwrap();
+    let status = bench.until(|status| condition(status, "Ready") == "False").await;
+    assert_eq!(status.phase.as_deref(), Some("Running"), "it is tried again");
+}

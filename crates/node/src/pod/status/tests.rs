@@ -105,6 +105,7 @@ impl Scene {
             crash_loops: &self.crash_loops,
             messages: &HashMap::new(),
             ended: self.ended.as_ref(),
+            is_replacing: false,
             is_terminated: self.is_terminated,
         })
     }
