@@ -5,7 +5,7 @@
 //! [`meta::schema::Types`] once per process. `tables/resources.txt` lists what upstream serves. Both are generated from
 //! upstream's description and `tables/overlay.txt` by `cargo xtask tables`.
 
-mod json;
+pub mod json;
 pub mod openapi;
 pub mod protobuf;
 mod resources;

@@ -2,9 +2,56 @@
 //!
 //! serde's code is generic: each crate that reads a Pod from bytes would get a copy of its own of everything a Pod is made of,
 //! hundreds of kilobytes each time, and take as long to build. The functions here are not generic, so the copies in this crate
-//! are the only ones, and whoever handles any kind asks for [`Json`] instead of serde's traits.
+//! are the only ones, and whoever handles any kind asks for [`Json`] instead of serde's traits. Text and trees are read and written
+//! through [`reader`] and [`writer`], so that each type's code is there once and not twice.
 
+mod reader;
+mod text;
+mod tree;
+mod writer;
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
 use serde_json::{Map, Value};
+
+/// Reads a type from text.
+///
+/// # Errors
+/// Text that is no JSON, or not of this type.
+pub fn read_text<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    let mut text = text::Text::new(text)?;
+    let value = T::deserialize(reader::Reader(&mut text))?;
+    text.finish()?;
+    Ok(value)
+}
+
+/// Reads a type from a tree.
+///
+/// # Errors
+/// A tree that is not of this type.
+pub fn read_tree<T: DeserializeOwned>(tree: &Map<String, Value>) -> serde_json::Result<T> {
+    T::deserialize(reader::Reader(&mut tree::Tree::new(tree)))
+}
+
+/// Writes a value as text.
+///
+/// # Errors
+/// A map whose keys are no texts.
+pub fn write_text<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
+    let mut text = text::Written::default();
+    value.serialize(writer::Writer::new(&mut text))?;
+    Ok(text.finish())
+}
+
+/// Writes a value as a tree.
+///
+/// # Errors
+/// A map whose keys are no texts.
+pub fn write_tree<T: Serialize>(value: &T) -> serde_json::Result<Value> {
+    let mut tree = tree::Planted::default();
+    value.serialize(writer::Writer::new(&mut tree))?;
+    Ok(tree.finish())
+}
 
 /// A type that is read from and written as JSON by code of the crate that implements this with [`json_codec!`](crate::json_codec).
 pub trait Json: Sized {
@@ -38,19 +85,19 @@ macro_rules! json_codec {
         impl $crate::Json for $kind {
             #[inline(never)]
             fn from_json(text: &[u8]) -> ::serde_json::Result<Self> {
-                ::serde_json::from_slice(text)
+                $crate::json::read_text(text)
             }
             #[inline(never)]
             fn from_tree(tree: &::serde_json::Map<String, ::serde_json::Value>) -> ::serde_json::Result<Self> {
-                <Self as ::serde::Deserialize>::deserialize(tree)
+                $crate::json::read_tree(tree)
             }
             #[inline(never)]
             fn to_json(&self) -> ::serde_json::Result<Vec<u8>> {
-                ::serde_json::to_vec(self)
+                $crate::json::write_text(self)
             }
             #[inline(never)]
             fn to_tree(&self) -> ::serde_json::Result<::serde_json::Value> {
-                ::serde_json::to_value(self)
+                $crate::json::write_tree(self)
             }
         }
     )*};
@@ -107,6 +154,7 @@ mod built_in {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
+    use proptest::prelude::*;
 
     #[test]
     fn text_and_tree_hold_the_same_object() {
@@ -116,5 +164,64 @@ mod tests {
         assert_eq!(Pod::from_tree(&tree).unwrap(), pod);
         assert_eq!(Pod::from_json(&pod.to_json().unwrap()).unwrap(), pod);
         assert!(Pod::from_json(br#"{"metadata":7}"#).is_err());
+    }
+
+    /// A document of every kind of value, whose bytes are changed in `edits` places.
+    fn document(value: &Value, edits: &[(usize, u8)]) -> Vec<u8> {
+        let mut text = value.to_string().into_bytes();
+        for (place, byte) in edits {
+            let length = text.len();
+            text[place % length] = *byte;
+        }
+        text
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (-1e9..1e9f64).prop_map(Value::from),
+            "[a-z\"\\\\\n\u{e4}\u{1f600}]{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                proptest::collection::btree_map("[a-z\"]{0,4}", inner, 0..5).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn text_is_read_as_serde_json_reads_it(
+            value in any_json(),
+            edits in proptest::collection::vec((any::<usize>(), proptest::sample::select(b"{}[]:,\"\\01-+.eE tfnu\x01\xff".to_vec())), 0..3),
+        ) {
+            let text = document(&value, &edits);
+            let expected = serde_json::from_slice::<Value>(&text);
+            let found = read_text::<Value>(&text);
+            match (&expected, &found) {
+                (Ok(expected), Ok(found)) => prop_assert_eq!(expected, found),
+                (Err(_), Err(_)) => {}
+                _ => prop_assert!(false, "{}: {expected:?} and {found:?}", String::from_utf8_lossy(&text)),
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_what_serde_json_writes(value in any_json()) {
+            prop_assert_eq!(String::from_utf8(write_text(&value).unwrap()).unwrap(), value.to_string());
+            prop_assert_eq!(&write_tree(&value).unwrap(), &value);
+            if let Value::Object(tree) = &value {
+                prop_assert_eq!(&Value::Object(read_tree(tree).unwrap()), &value);
+            }
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        assert!(read_text::<Value>("[".repeat(100_000).as_bytes()).is_err());
+        assert!(read_text::<serde::de::IgnoredAny>("[".repeat(100_000).as_bytes()).is_err());
     }
 }
