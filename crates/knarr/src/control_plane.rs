@@ -7,13 +7,13 @@ use apiserver::{ApiServer, ClusterFacts, core::ServiceAccountTokens, setup};
 use client::Identity;
 use dialer::{ClusterDialer, DirectDialer, LocalNodes, TunnelRegistry};
 use jiff::Timestamp;
-use pki::{AlternativeNames, ClusterAuthority, Kubeconfig, SwappableCertificate};
+use pki::{AlternativeNames, ClusterAuthority, Kubeconfig};
 use store_embedded::EmbeddedStore;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-use crate::cli::ServerArgs;
+use crate::{cli::ServerArgs, renewal::Renewed};
 
 /// How long events live. Source: upstream's `--event-ttl`.
 const EVENT_LIFETIME: Duration = Duration::from_secs(3600);
@@ -81,16 +81,17 @@ impl ControlPlane {
         let now = Timestamp::now();
         let advertise = arguments.advertise_address.or_else(|| node_ips.first().copied()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let authority = ClusterAuthority::open_or_create(&data.join("pki"), now)?;
-        let credential = authority.ensure_server("server", "kube-apiserver", &server_names(arguments, advertise, node_ips), now)?;
-        let certificate = SwappableCertificate::new(&credential)?;
-        let tls = pki::tls::server_config(certificate, std::slice::from_ref(authority.certificate()))?;
+        let (own, names) = (authority.clone(), server_names(arguments, advertise, node_ips));
+        let serving_certificate = Renewed::new(move |now| own.ensure_server("server", "kube-apiserver", &names, now), now)?;
+        let tls = pki::tls::server_config(serving_certificate.certificate(), std::slice::from_ref(authority.certificate()))?;
         let issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
         let signer = authority.token_signer(&issuer)?;
         let verifier = Arc::new(pki::TokenVerifier::new([issuer.clone()], [signer.public_key()]));
         let resolve: Arc<std::sync::OnceLock<Box<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>>> = Arc::default();
         let resolver = resolve.clone();
-        let node_client = authority.ensure_client("node-client", &pki::Subject::new(crate::node_parts::API_SERVER_CLIENT, ["system:masters"]), now)?;
-        let node_tls = pki::tls::client_config(std::slice::from_ref(authority.certificate()), Some(SwappableCertificate::new(&node_client)?))?;
+        let (own, subject) = (authority.clone(), pki::Subject::new(crate::node_parts::API_SERVER_CLIENT, ["system:masters"]));
+        let node_client = Renewed::new(move |now| own.ensure_client("node-client", &subject, now), now)?;
+        let node_tls = pki::tls::client_config(std::slice::from_ref(authority.certificate()), Some(node_client.certificate()))?;
         let direct = DirectDialer::new(move |node| resolver.get().and_then(|resolve| resolve(node)), Arc::new(node_tls));
         let dialer = ClusterDialer { local: LocalNodes::default(), tunnels: TunnelRegistry::default(), direct: Some(direct) };
         let advertise = SocketAddr::new(advertise, arguments.port);
@@ -128,6 +129,8 @@ impl ControlPlane {
         // Made late, since nodes are found through the server that is made with the dialer.
         let _ = resolve.set(Box::new(crate::agent::resolver(&informers)));
         let tasks = TaskTracker::new();
+        tasks.spawn(serving_certificate.keep(stop.clone()));
+        tasks.spawn(node_client.keep(stop.clone()));
         let serving = server.clone().serve(listener, tls, stop.clone());
         tasks.spawn(async move {
             if let Err(failure) = serving.await {

