@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::local_cluster::{self, DownArgs, StatusArgs, UpArgs};
+use crate::{local_cluster::{self, DownArgs, StatusArgs, UpArgs}, output::{tell, write}};
 
 /// Kubernetes in one binary: a whole cluster on one machine, or a part of a large one.
 #[derive(Debug, Parser)]
@@ -315,7 +315,7 @@ pub fn run() -> ExitCode {
         Command::Token(arguments) => crate::token::run(arguments),
         Command::Kubeconfig { data_dir } => {
             let path = data_dir.join("admin.kubeconfig");
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}: run this on the server, as root", path.display())).map(|text| print!("{text}"))
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}: run this on the server, as root", path.display())).map(|text| write(format_args!("{text}")))
         }
         Command::Up(arguments) => local_cluster::up(arguments),
         Command::Down(arguments) => local_cluster::down(arguments),
@@ -323,8 +323,8 @@ pub fn run() -> ExitCode {
         Command::Keep { cluster, node, kind, settings } => local_cluster::keep(&cluster, &node, &kind, &settings),
         Command::Image(arguments) => crate::image::run(arguments),
         Command::Version => {
-            println!("knarr {}", env!("CARGO_PKG_VERSION"));
-            println!("Kubernetes API {}", apiserver::version::GIT_VERSION);
+            tell!("knarr {}", env!("CARGO_PKG_VERSION"));
+            tell!("Kubernetes API {}", apiserver::version::GIT_VERSION);
             Ok(())
         }
         Command::Completions { shell } => {

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::cli::{ImageArgs, ImageCommand};
+use crate::{cli::{ImageArgs, ImageCommand}, output::tell};
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
@@ -122,11 +122,11 @@ pub fn run(arguments: ImageArgs) -> anyhow::Result<()> {
         let about = if node.is_empty() { String::new() } else { format!("{node}: ") };
         match answer? {
             Answer::Failed(why) => bail!("{about}{why}"),
-            Answer::Names(names) => names.iter().for_each(|name| println!("{about}{name}")),
-            Answer::Images(images) if json => println!("{}", serde_json::to_string_pretty(&images)?),
+            Answer::Names(names) => names.iter().for_each(|name| tell!("{about}{name}")),
+            Answer::Images(images) if json => tell!("{}", serde_json::to_string_pretty(&images)?),
             Answer::Images(images) => {
                 if !node.is_empty() {
-                    println!("{node}");
+                    tell!("{node}");
                 }
                 print_table(&images);
             }
@@ -145,8 +145,8 @@ fn print_table(images: &[ImageStatus]) {
         })
         .collect();
     let width = rows.iter().map(|(name, _, _)| name.len()).max().unwrap_or(0).max(5);
-    println!("{:<width$}  {:<12}  {:>9}", "IMAGE", "ID", "SIZE");
+    tell!("{:<width$}  {:<12}  {:>9}", "IMAGE", "ID", "SIZE");
     for (name, id, bytes) in rows {
-        println!("{name:<width$}  {id:<12}  {:>6}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10);
+        tell!("{name:<width$}  {id:<12}  {:>6}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10);
     }
 }

@@ -10,6 +10,7 @@ mod image;
 mod join;
 mod local_cluster;
 mod node_parts;
+mod output;
 mod renewal;
 mod server;
 mod token;

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use client::{Api, DeleteParams, Kubeconfig, ListParams, ObjectMeta, PostParams};
 use pki::{Fingerprint, JoinToken};
 
-use crate::cli::{TokenArgs, TokenCommand};
+use crate::{cli::{TokenArgs, TokenCommand}, output::tell};
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 
@@ -55,22 +55,22 @@ async fn act(arguments: TokenArgs) -> anyhow::Result<()> {
             let token = JoinToken::generate(Fingerprint::of(authority))?;
             let expires = (ttl_hours > 0).then(|| Timestamp::now() + SignedDuration::from_hours(ttl_hours));
             secrets.create(&PostParams::default(), &secret(&token.id, &token.secret, expires, &description)).await?;
-            println!("{token}");
+            tell!("{token}");
         }
         TokenCommand::List => {
             let list = secrets.list(&ListParams::default().fields(&format!("type={TYPE}"))).await?;
-            println!("{:<8}  {:<22}  DESCRIPTION", "ID", "EXPIRES");
+            tell!("{:<8}  {:<22}  DESCRIPTION", "ID", "EXPIRES");
             for secret in list {
                 let data = secret.data.unwrap_or_default();
                 let text = |name: &str| data.get(name).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
                 let expires = text("expiration");
-                println!("{:<8}  {:<22}  {}", text("token-id"), if expires.is_empty() { "never" } else { &expires }, text("description"));
+                tell!("{:<8}  {:<22}  {}", text("token-id"), if expires.is_empty() { "never" } else { &expires }, text("description"));
             }
         }
         TokenCommand::Delete { id } => {
             let id = id.parse::<JoinToken>().map_or(id, |token| token.id);
             secrets.delete(&format!("bootstrap-token-{id}"), &DeleteParams::default()).await.with_context(|| format!("cannot delete the token {id}"))?;
-            println!("token {id} deleted");
+            tell!("token {id} deleted");
         }
     }
     Ok(())

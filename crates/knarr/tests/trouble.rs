@@ -1,4 +1,4 @@
-//! What a server says where it cannot start: one sentence with what to do, and an exit that is no success.
+//! What a server says where it cannot start: one sentence with what to do, and an exit that is no success. And what is no trouble.
 
 use std::{
     fs,
@@ -30,6 +30,15 @@ fn refused(prefix: &[String], data: &Path, options: &[&str]) -> String {
 /// Only a control plane, on a port that is free.
 fn alone() -> [&'static str; 5] {
     ["--disable-agent", "--bind", "127.0.0.1", "--port", "0"]
+}
+
+#[test]
+fn a_reader_that_has_gone() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(binary()).arg("version").stdout(writer).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]

@@ -37,6 +37,8 @@ use std::{
 
 use anyhow::{Context, bail};
 
+use crate::output::tell;
+
 pub use arguments::{DownArgs, StatusArgs, UpArgs};
 pub use down::run as down;
 pub use keeper::run as keep;
@@ -85,7 +87,7 @@ fn lock() -> anyhow::Result<File> {
 
 /// A line of progress, with what it is about in the first column.
 fn say(about: &str, what: &str) {
-    println!("{about:<12} {what}");
+    tell!("{about:<12} {what}");
 }
 
 #[cfg(test)]

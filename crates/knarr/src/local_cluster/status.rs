@@ -15,6 +15,7 @@ use super::{
     require_root,
     settings::Settings,
 };
+use crate::output::{tell, write};
 
 /// How long an API may take to answer before its nodes count as unknown.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,17 +57,17 @@ pub fn run(arguments: StatusArgs) -> anyhow::Result<()> {
     let names = record::running().into_iter().filter(|name| arguments.name.as_ref().is_none_or(|wanted| wanted == name));
     let clusters = names.map(|name| look_at(&name)).collect::<anyhow::Result<Vec<_>>>()?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&clusters)?);
+        tell!("{}", serde_json::to_string_pretty(&clusters)?);
         return Ok(());
     }
     if clusters.is_empty() {
         match arguments.name {
-            Some(name) => println!("No cluster {name} is running here; start it with `knarr up --name {name}`."),
-            None => println!("No cluster is running here; start one with `knarr up`."),
+            Some(name) => tell!("No cluster {name} is running here; start it with `knarr up --name {name}`."),
+            None => tell!("No cluster is running here; start one with `knarr up`."),
         }
     }
     for cluster in &clusters {
-        print!("{}", table(cluster));
+        write(format_args!("{}", table(cluster)));
     }
     Ok(())
 }
