@@ -39,7 +39,7 @@ pub struct Sources<'a> {
 #[must_use]
 pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container) -> ContainerStatus {
     let name = &container.name;
-    let newest = newest(sources.containers, name);
+    let newest = newest_shown(sources.containers, name);
     let api = api_status(sources.pod, name);
     let (state, last_state) = match newest {
         Some(newest) => observed_states(sources, container, newest),
@@ -83,6 +83,17 @@ pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container
         volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }
+}
+
+/// The newest container of a name; while its successor is only being made, that is the one that ended. So a restart is counted when it
+/// has come about, and who sees the count sees it run.
+fn newest_shown<'a>(all: &'a [Observed], name: &str) -> Option<&'a Observed> {
+    let newest = newest(all, name)?;
+    if newest.state != Life::Created {
+        return Some(newest);
+    }
+    let earlier = all.iter().filter(|other| other.spec.name == name && other.spec.attempt < newest.spec.attempt);
+    Some(earlier.max_by_key(|other| other.spec.attempt).unwrap_or(newest))
 }
 
 /// A container's identifier as users see it.

@@ -69,6 +69,10 @@ impl Scene {
         self.containers.push(observed(name, attempt, ContainerState::Running { started_at: at(1), pid: 1 }));
         self
     }
+    fn created(mut self, name: &str, attempt: u32) -> Self {
+        self.containers.push(observed(name, attempt, ContainerState::Created));
+        self
+    }
     fn exited(mut self, name: &str, attempt: u32, code: i32) -> Self {
         let exit = ContainerExit { code, signal: 0, finished_at: at(2), out_of_memory: code == 137, unknown: false, message: String::new() };
         self.containers.push(observed(name, attempt, ContainerState::Exited { started_at: Some(at(1)), exit }));
@@ -163,6 +167,15 @@ fn waiting_reasons_are_shown_with_the_last_run() {
     let status = simple("Always").exited("c", 3, 1).crash_loop("c").status();
     let waiting = status.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.message.as_deref(), Some("back-off 20s restarting failed container=c pod=web_a(u)"));
+}
+
+#[test]
+fn a_restart_counts_once_the_container_runs_again() {
+    let unready = "Ready(ContainersNotReady) ContainersReady(ContainersNotReady)";
+    simple("Always").created("c", 0).check(&format!("Pending c=ContainerCreating/none#0 {unready}"));
+    simple("Always").exited("c", 0, 1).exited("c", 1, 0).created("c", 2).check(&format!("Running c=Completed/Error#1 {unready}"));
+    simple("Always").exited("c", 1, 0).created("c", 2).failing("c", "RunContainerError").check(&format!("Running c=RunContainerError/Completed#1 {unready}"));
+    simple("Always").exited("c", 1, 0).running("c", 2).check("Running c=running/Completed#2");
 }
 
 #[test]
