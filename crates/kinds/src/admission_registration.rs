@@ -2,7 +2,7 @@
 //! validating and the mutating ones differ in little.
 
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, validation as rules};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -26,22 +26,42 @@ fn webhook(hook: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
     let name = text(hook, "name");
     if name.is_empty() {
         problems.push(FieldError::required(&path.child("name"), ""));
-    } else if name.split('.').count() < 3 {
-        problems.push(FieldError::invalid(&path.child("name"), name, "should be a domain with at least three segments separated by dots"));
+    } else {
+        let wrong = rules::dns1123_subdomain_problems(name);
+        if wrong.is_empty() && name.split('.').count() < 3 {
+            problems.push(FieldError::invalid(&path.child("name"), name, "should be a domain with at least three segments separated by dots"));
+        }
+        problems.extend(rules::invalid_each(&path.child("name"), name, wrong));
     }
     let versions = list(hook.get("admissionReviewVersions"));
     if versions.is_empty() {
         let detail = "must specify one of v1, v1beta1";
         problems.push(FieldError::required(&path.child("admissionReviewVersions"), detail));
-    } else if !versions.iter().filter_map(Value::as_str).any(|version| matches!(version, "v1" | "v1beta1")) {
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (index, version) in versions.iter().filter_map(Value::as_str).enumerate() {
+        let at = path.child("admissionReviewVersions").index(index);
+        if seen.insert(version) {
+            problems.extend(rules::invalid_each(&at, version, rules::dns1035_label_problems(version)));
+        } else {
+            problems.push(FieldError::invalid(&at, version, "duplicate version"));
+        }
+    }
+    if !versions.is_empty() && !seen.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
         let detail = "must include at least one of v1, v1beta1";
         problems.push(FieldError::invalid(&path.child("admissionReviewVersions"), Value::Array(versions.to_vec()), detail));
     }
-    one_of(text(hook, "sideEffects"), &["None", "NoneOnDryRun"], &path.child("sideEffects"), problems);
+    match text(hook, "sideEffects") {
+        "" => problems.push(FieldError::required(&path.child("sideEffects"), "must specify one of None, NoneOnDryRun")),
+        text => one_of(text, &["None", "NoneOnDryRun"], &path.child("sideEffects"), problems),
+    }
     one_of(text(hook, "failurePolicy"), &["Fail", "Ignore"], &path.child("failurePolicy"), problems);
     one_of(text(hook, "matchPolicy"), &["Equivalent", "Exact"], &path.child("matchPolicy"), problems);
     if let Some(seconds) = hook.get("timeoutSeconds").and_then(Value::as_i64).filter(|seconds| !(1..=30).contains(seconds)) {
         problems.push(FieldError::invalid(&path.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds"));
+    }
+    if let Some(policy) = hook.get("reinvocationPolicy").and_then(Value::as_str) {
+        one_of(policy, &["IfNeeded", "Never"], &path.child("reinvocationPolicy"), problems);
     }
     for field in ["namespaceSelector", "objectSelector"] {
         if let Some(selector) = hook.get(field) {
@@ -71,7 +91,8 @@ fn webhook(hook: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
         (_, Some(_)) => problems.push(FieldError::required(&at, "exactly one of url or service is required")),
         (url, None) if !url.starts_with("https://") => {
             let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-            problems.push(FieldError::invalid(&at.child("url"), url, detail));
+            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+            problems.push(FieldError::invalid(&at.child("url"), scheme, detail));
         }
         _ => {}
     }
@@ -117,9 +138,31 @@ impl Strategy for PolicyStrategy {
         let path = FieldPath::new("spec");
         let spec = policy.get("spec").unwrap_or(&Value::Null);
         let audits = list(spec.get("auditAnnotations"));
+        let policy_of_failures = text(spec, "failurePolicy");
+        one_of(policy_of_failures, &["Fail", "Ignore"], &path.child("failurePolicy"), &mut problems);
         if list(spec.get(self.parts)).is_empty() && audits.is_empty() {
-            let detail = if self.parts == "validations" { "validations or auditAnnotations must contain at least one item" } else { "" };
-            problems.push(FieldError::required(&path.child(self.parts), detail));
+            if self.parts == "validations" {
+                for field in ["validations", "auditAnnotations"] {
+                    problems.push(FieldError::required(&path.child(field), "validations or auditAnnotations must contain at least one item"));
+                }
+            } else {
+                problems.push(FieldError::required(&path.child(self.parts), "mutations must contain at least one item"));
+            }
+        }
+        if let Some(kind) = spec.get("paramKind") {
+            let at = path.child("paramKind");
+            filled(text(kind, "apiVersion"), &at.child("apiVersion"), &mut problems);
+            filled(text(kind, "kind"), &at.child("kind"), &mut problems);
+        }
+        let mut keys = std::collections::HashSet::new();
+        for (index, audit) in audits.iter().enumerate() {
+            let (at, key) = (path.child("auditAnnotations").index(index), text(audit, "key"));
+            if !keys.insert(key) {
+                problems.push(FieldError::duplicate(&at.child("key"), key));
+            }
+            if text(audit, "valueExpression").trim().is_empty() {
+                problems.push(FieldError::required(&at.child("valueExpression"), "valueExpression is not specified"));
+            }
         }
         match spec.get("matchConstraints") {
             None => problems.push(FieldError::required(&path.child("matchConstraints"), "")),
@@ -174,8 +217,8 @@ impl Strategy for PolicyBindingStrategy {
         if self.validating && actions.is_empty() {
             problems.push(FieldError::required(&path.child("validationActions"), "at least one validation action is required"));
         }
-        for action in actions {
-            one_of(action.as_str().unwrap_or_default(), &["Audit", "Deny", "Warn"], &path.child("validationActions"), &mut problems);
+        for (index, action) in actions.iter().enumerate() {
+            one_of(action.as_str().unwrap_or_default(), &["Audit", "Deny", "Warn"], &path.child("validationActions").index(index), &mut problems);
         }
         let has = |name: &str| actions.iter().any(|action| action.as_str() == Some(name));
         if has("Deny") && has("Warn") {

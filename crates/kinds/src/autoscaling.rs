@@ -1,13 +1,13 @@
 //! The group `autoscaling`: HorizontalPodAutoscaler, in its two versions; the second is stored.
 
-use api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscaler, MetricSpec, MetricTarget, ResourceMetricSource};
+use api::autoscaling::v2::{CrossVersionObjectReference, HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscaler, MetricSpec, MetricTarget, ResourceMetricSource};
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, quantity::Quantity, validation as rules};
 use serde_json::{Value, json};
 
 use crate::{
     cells,
-    problems::{filled, one_of},
+    problems::filled,
     strategy::{Column, Strategy},
 };
 
@@ -46,6 +46,55 @@ fn cpu_utilization(percent: i32) -> MetricSpec {
     }
 }
 
+fn filled_with(text: &str, path: &FieldPath, detail: &str, problems: &mut Vec<FieldError>) {
+    if text.is_empty() {
+        problems.push(FieldError::required(path, detail));
+    }
+}
+
+fn target_reference(reference: &CrossVersionObjectReference, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    for (field, text) in [("kind", &reference.kind), ("name", &reference.name)] {
+        filled(text, &path.child(field), problems);
+        problems.extend(rules::invalid_each(&path.child(field), text, rules::path_segment_problems(text)));
+    }
+}
+
+fn metric_name(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    filled_with(name, &path.child("name"), "must specify a metric name", problems);
+    problems.extend(rules::invalid_each(&path.child("name"), name, rules::path_segment_problems(name)));
+}
+
+/// Source: Kubernetes `pkg/apis/autoscaling/validation/validation.go`, `validateMetricTarget`.
+fn metric_target(target: &MetricTarget, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    if target.type_.is_empty() {
+        problems.push(FieldError::required(&path.child("type"), "must specify a metric target type"));
+    }
+    if !matches!(target.type_.as_str(), "AverageValue" | "Utilization" | "Value") {
+        let detail = "must be either Utilization, Value, or AverageValue";
+        problems.push(FieldError::invalid(&path.child("type"), target.type_.as_str(), detail));
+    }
+    for (field, amount) in [("value", &target.value), ("averageValue", &target.average_value)] {
+        let amount = amount.as_ref().and_then(|text| Quantity::parse(&text.0).ok());
+        if let Some(amount) = amount.filter(|amount| amount.signum() <= 0) {
+            problems.push(FieldError::invalid(&path.child(field), amount.to_string(), "must be positive"));
+        }
+    }
+    if let Some(percent) = target.average_utilization.filter(|percent| *percent < 1) {
+        problems.push(FieldError::invalid(&path.child("averageUtilization"), percent, "must be greater than 0"));
+    }
+}
+
+fn resource_metric(name: &str, target: &MetricTarget, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    filled_with(name, &path.child("name"), "must specify a resource name", problems);
+    let at = path.child("target");
+    metric_target(target, &at, problems);
+    match (target.average_utilization, &target.average_value) {
+        (None, None) => problems.push(FieldError::required(&at.child("averageUtilization"), "must set either a target raw value or a target utilization")),
+        (Some(_), Some(_)) => problems.push(FieldError::forbidden(&at.child("averageValue"), "may not set both a target raw value and a target utilization")),
+        _ => {}
+    }
+}
+
 impl Strategy for AutoscalerStrategy {
     type Kind = HorizontalPodAutoscaler;
 
@@ -76,8 +125,7 @@ impl Strategy for AutoscalerStrategy {
         if spec.max_replicas < minimum {
             problems.push(FieldError::invalid(&path.child("maxReplicas"), spec.max_replicas, "must be greater than or equal to `minReplicas`"));
         }
-        filled(&spec.scale_target_ref.kind, &path.child("scaleTargetRef").child("kind"), &mut problems);
-        filled(&spec.scale_target_ref.name, &path.child("scaleTargetRef").child("name"), &mut problems);
+        target_reference(&spec.scale_target_ref, &path.child("scaleTargetRef"), &mut problems);
         for (index, metric) in spec.metrics.iter().flatten().enumerate() {
             let at = path.child("metrics").index(index);
             if metric.type_.is_empty() {
@@ -99,11 +147,54 @@ impl Strategy for AutoscalerStrategy {
             if !present {
                 problems.push(FieldError::required(&at.child(field), "must populate information for the given metric source"));
             }
+            let all = [
+                ("object", metric.object.is_some()),
+                ("external", metric.external.is_some()),
+                ("pods", metric.pods.is_some()),
+                ("resource", metric.resource.is_some()),
+                ("containerResource", metric.container_resource.is_some()),
+            ];
+            for (other, _) in all.into_iter().filter(|(other, set)| *set && *other != field) {
+                problems.push(FieldError::forbidden(&at.child(other), "must populate the given metric source only"));
+            }
             if let Some(resource) = &metric.resource {
-                filled(&resource.name, &at.child("resource").child("name"), &mut problems);
-                one_of(&resource.target.type_, &["AverageValue", "Utilization", "Value"], &at.child("resource").child("target").child("type"), &mut problems);
-                if let Some(percent) = resource.target.average_utilization.filter(|percent| *percent < 1) {
-                    problems.push(FieldError::invalid(&at.child("resource").child("target").child("averageUtilization"), percent, "must be greater than 0"));
+                resource_metric(&resource.name, &resource.target, &at.child("resource"), &mut problems);
+            }
+            if let Some(resource) = &metric.container_resource {
+                filled_with(&resource.container, &at.child("containerResource").child("container"), "must specify a container", &mut problems);
+                resource_metric(&resource.name, &resource.target, &at.child("containerResource"), &mut problems);
+            }
+            if let Some(object) = &metric.object {
+                let at = at.child("object");
+                target_reference(&object.described_object, &at.child("describedObject"), &mut problems);
+                metric_name(&object.metric.name, &at.child("metric"), &mut problems);
+                metric_target(&object.target, &at.child("target"), &mut problems);
+                if object.target.value.is_none() && object.target.average_value.is_none() {
+                    problems.push(FieldError::required(&at.child("target").child("averageValue"), "must set either a target value or averageValue"));
+                }
+            }
+            if let Some(pods) = &metric.pods {
+                let at = at.child("pods");
+                metric_name(&pods.metric.name, &at.child("metric"), &mut problems);
+                metric_target(&pods.target, &at.child("target"), &mut problems);
+                if pods.target.average_value.is_none() {
+                    problems.push(FieldError::required(&at.child("target").child("averageValue"), "must specify a positive target averageValue"));
+                }
+            }
+            if let Some(external) = &metric.external {
+                let at = at.child("external");
+                metric_name(&external.metric.name, &at.child("metric"), &mut problems);
+                metric_target(&external.target, &at.child("target"), &mut problems);
+                match (&external.target.value, &external.target.average_value) {
+                    (None, None) => {
+                        let detail = "must set either a target value for metric or a per-pod target";
+                        problems.push(FieldError::required(&at.child("target").child("averageValue"), detail));
+                    }
+                    (Some(_), Some(_)) => {
+                        let detail = "may not set both a target value for metric and a per-pod target";
+                        problems.push(FieldError::forbidden(&at.child("target").child("value"), detail));
+                    }
+                    _ => {}
                 }
             }
         }

@@ -49,6 +49,11 @@ impl Strategy for EndpointSliceStrategy {
             for (position, address) in endpoint.addresses.iter().enumerate() {
                 let at = path.child("addresses").index(position);
                 let wrong = match slice.address_type.as_str() {
+                    "IPv4" | "IPv6" if rules::ip_problems(address).is_empty() => {
+                        crate::problems::ordinary_address(address, &at, &mut problems);
+                        let wanted = slice.address_type == "IPv6";
+                        if address.contains(':') == wanted { Vec::new() } else { vec![format!("must be an {} address", slice.address_type)] }
+                    }
                     "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => vec!["must be a valid IPv4 address".to_owned()],
                     "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => vec!["must be a valid IPv6 address".to_owned()],
                     "FQDN" => rules::dns1123_subdomain_problems(address.trim_end_matches('.')),
@@ -72,6 +77,9 @@ impl Strategy for EndpointSliceStrategy {
             }
             if !names.insert(name) {
                 problems.push(FieldError::duplicate(&path.child("name"), name));
+            }
+            if let Some(name) = &port.app_protocol {
+                problems.extend(rules::invalid_each(&path.child("appProtocol"), name, rules::qualified_name_problems(name)));
             }
             if let Some(number) = port.port {
                 port_number(number, &path.child("port"), &mut problems);

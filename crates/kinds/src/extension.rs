@@ -2,7 +2,7 @@
 //! the reader of its schemas.
 
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, validation as rules};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -31,6 +31,23 @@ impl Strategy for ApiServiceStrategy {
             problems.push(FieldError::invalid(&FieldPath::new("metadata").child("name"), name, format!("must be `spec.version+\".\"+spec.group`: {wanted:?}")));
         }
         filled(text(spec, "version"), &path.child("version"), &mut problems);
+        let (group, version) = (text(spec, "group"), text(spec, "version"));
+        if !group.is_empty() {
+            problems.extend(rules::invalid_each(&path.child("group"), group, rules::dns1123_subdomain_problems(group)));
+        }
+        if !version.is_empty() {
+            problems.extend(rules::invalid_each(&path.child("version"), version, rules::dns1035_label_problems(version)));
+        }
+        let local = spec.get("service").is_none_or(Value::is_null);
+        let (bundle, insecure) = (spec.get("caBundle").is_some(), spec.get("insecureSkipTLSVerify").and_then(Value::as_bool) == Some(true));
+        if local && bundle {
+            let detail = "local APIServices may not have a caBundle";
+            problems.push(FieldError::invalid(&path.child("caBundle"), format!("{} bytes", text(spec, "caBundle").len()), detail));
+        }
+        if insecure && (local || bundle) {
+            let detail = if local { "local APIServices may not have insecureSkipTLSVerify" } else { "may not be true if caBundle is present" };
+            problems.push(FieldError::invalid(&path.child("insecureSkipTLSVerify"), true, detail));
+        }
         for (field, low, high) in [("groupPriorityMinimum", 0, 20_000), ("versionPriority", 0, 1000)] {
             let number = spec.get(field).and_then(Value::as_i64).unwrap_or_default();
             if number <= low || number > high {

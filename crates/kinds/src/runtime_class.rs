@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::{
     cells,
-    problems::immutable,
+    core::pod::{resources, validation::tolerations},
+    problems::{immutable, labels},
     strategy::{Column, Strategy},
 };
 
@@ -18,7 +19,16 @@ impl Strategy for RuntimeClassStrategy {
     type Kind = RuntimeClass;
 
     fn validate(&self, class: &RuntimeClass) -> Vec<FieldError> {
-        rules::invalid_each(&FieldPath::new("handler"), &class.handler, rules::dns1123_label_problems(&class.handler))
+        let mut problems = rules::invalid_each(&FieldPath::new("handler"), &class.handler, rules::dns1123_label_problems(&class.handler));
+        if let Some(found) = class.overhead.as_ref().and_then(|overhead| overhead.pod_fixed.as_ref()) {
+            resources::overhead(found, &FieldPath::new("overhead").child("podFixed"), &mut problems);
+        }
+        if let Some(scheduling) = &class.scheduling {
+            let at = FieldPath::new("scheduling");
+            problems.extend(labels(scheduling.node_selector.as_ref(), &at.child("nodeSelector")));
+            problems.extend(tolerations(scheduling.tolerations.as_deref().unwrap_or_default(), &at.child("tolerations")));
+        }
+        problems
     }
     fn validate_update(&self, class: &RuntimeClass, old: &RuntimeClass) -> Vec<FieldError> {
         let mut problems = Vec::new();

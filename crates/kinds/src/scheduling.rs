@@ -28,14 +28,14 @@ impl Strategy for PriorityClassStrategy {
             if !matches!(name, "system-node-critical" | "system-cluster-critical") {
                 problems.push(FieldError::forbidden(
                     &FieldPath::new("metadata").child("name"),
-                    "priority class names with 'system-' prefix are reserved for system use only. error: only system-node-critical and system-cluster-critical are allowed",
+                    format!("priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"),
                 ));
             }
         } else if value > HIGHEST_OF_USERS {
             problems.push(FieldError::forbidden(&FieldPath::new("value"), format!("maximum allowed value of a user defined priority is {HIGHEST_OF_USERS}")));
         }
         if let Some(policy) = class.preemption_policy.as_deref() {
-            one_of(policy, &["Never", "PreemptLowerPriority"], &FieldPath::new("preemptionPolicy"), &mut problems);
+            one_of(policy, &["PreemptLowerPriority", "Never"], &FieldPath::new("preemptionPolicy"), &mut problems);
         }
         problems
     }

@@ -1,13 +1,15 @@
 //! The group `storage.k8s.io`.
 
-use api::storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment};
+use std::collections::{BTreeMap, HashSet};
+
+use api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass};
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, quantity::Quantity, validation as rules};
 use serde_json::Value;
 
 use crate::{
     cells,
-    problems::{filled, immutable, one_of},
+    problems::{filled, immutable, label_selector, one_of},
     strategy::{Column, Strategy},
 };
 
@@ -17,19 +19,146 @@ pub struct StorageClassStrategy;
 /// The present name and the one of old.
 const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
+/// Settings for a driver.
+///
+/// Source: Kubernetes `pkg/apis/storage/validation/validation.go`, `validateParameters`.
+fn parameters(all: Option<&BTreeMap<String, String>>, may_be_empty: bool, problems: &mut Vec<FieldError>) {
+    const MOST: usize = 512;
+    const LARGEST: usize = 256 * 1024;
+    let path = FieldPath::new("parameters");
+    let count = all.map_or(0, BTreeMap::len);
+    if count > MOST {
+        problems.push(FieldError::too_long(&path, MOST));
+        return;
+    }
+    let mut size = 0;
+    for (key, value) in all.into_iter().flatten() {
+        if key.is_empty() {
+            problems.push(FieldError::invalid(&path, key.as_str(), "field can not be empty."));
+        }
+        size += key.len() + value.len();
+    }
+    if size > LARGEST {
+        problems.push(FieldError::too_long(&path, LARGEST));
+    }
+    if !may_be_empty && count == 0 {
+        problems.push(FieldError::required(&path, "must contain at least one key/value pair"));
+    }
+}
+
+fn topologies(class: &StorageClass, problems: &mut Vec<FieldError>) {
+    let path = FieldPath::new("allowedTopologies");
+    for (index, term) in class.allowed_topologies.iter().flatten().enumerate() {
+        let at = path.index(index).child("matchLabelExpressions");
+        let mut keys = HashSet::new();
+        for (position, requirement) in term.match_label_expressions.iter().flatten().enumerate() {
+            let at = at.index(position);
+            if requirement.values.is_empty() {
+                problems.push(FieldError::required(&at.child("values"), ""));
+            }
+            let mut values = HashSet::new();
+            for (place, value) in requirement.values.iter().enumerate().filter(|(_, value)| !values.insert(value.as_str())) {
+                problems.push(FieldError::duplicate(&at.child("values").index(place), value.as_str()));
+            }
+            problems.extend(rules::invalid_each(&at.child("key"), &requirement.key, rules::qualified_name_problems(&requirement.key)));
+            if !keys.insert(requirement.key.as_str()) {
+                problems.push(FieldError::duplicate(&at.child("key"), requirement.key.as_str()));
+            }
+        }
+    }
+}
+
+fn driver_name(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const LONGEST: usize = 63;
+    filled(name, path, problems);
+    if name.len() > LONGEST {
+        problems.push(FieldError::too_long(path, LONGEST));
+    }
+    problems.extend(rules::invalid_each(path, name, rules::dns1123_subdomain_problems(&name.to_lowercase())));
+}
+
+/// Behaviour of classes of attributes of volumes.
+pub struct VolumeAttributesClassStrategy;
+
+impl Strategy for VolumeAttributesClassStrategy {
+    type Kind = VolumeAttributesClass;
+
+    fn validate(&self, class: &VolumeAttributesClass) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        driver_name(&class.driver_name, &FieldPath::new("driverName"), &mut problems);
+        parameters(class.parameters.as_ref(), false, &mut problems);
+        problems
+    }
+    fn validate_update(&self, class: &VolumeAttributesClass, old: &VolumeAttributesClass) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        if class.driver_name != old.driver_name {
+            problems.push(FieldError::forbidden(&FieldPath::new("driverName"), "updates to driverName are forbidden."));
+        }
+        if class.parameters != old.parameters {
+            problems.push(FieldError::forbidden(&FieldPath::new("parameters"), "updates to parameters are forbidden."));
+        }
+        problems
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::text("DriverName", "Whose attributes they are."), Column::AGE] }
+    }
+    fn row(&self, class: &VolumeAttributesClass, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        vec![raw.name().into(), class.driver_name.as_str().into(), cells::created(raw)]
+    }
+}
+
+/// Behaviour of what drivers report of the room that is left.
+pub struct StorageCapacityStrategy;
+
+impl Strategy for StorageCapacityStrategy {
+    type Kind = CSIStorageCapacity;
+
+    fn validate(&self, capacity: &CSIStorageCapacity) -> Vec<FieldError> {
+        let at = FieldPath::new("storageClassName");
+        let class = capacity.storage_class_name.as_str();
+        let mut problems = rules::invalid_each(&at, class, rules::dns1123_subdomain_problems(class));
+        for (field, amount) in [("capacity", &capacity.capacity), ("maximumVolumeSize", &capacity.maximum_volume_size)] {
+            let amount = amount.as_ref().and_then(|text| Quantity::parse(&text.0).ok());
+            if let Some(amount) = amount.filter(|amount| amount.signum() < 0) {
+                problems.push(FieldError::invalid(&FieldPath::new(field), amount.to_string(), "must be greater than or equal to 0"));
+            }
+        }
+        if let Some(selector) = &capacity.node_topology {
+            problems.extend(label_selector(selector, &FieldPath::new("nodeTopology")));
+        }
+        problems
+    }
+    fn validate_update(&self, capacity: &CSIStorageCapacity, old: &CSIStorageCapacity) -> Vec<FieldError> {
+        let mut problems = self.validate(capacity);
+        immutable(&capacity.node_topology, &old.node_topology, &FieldPath::new("nodeTopology"), &mut problems);
+        immutable(&capacity.storage_class_name, &old.storage_class_name, &FieldPath::new("storageClassName"), &mut problems);
+        problems
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::text("StorageClassName", "Of which class."), Column::text("Capacity", "How much room is left."), Column::AGE] }
+    }
+    fn row(&self, capacity: &CSIStorageCapacity, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let room = capacity.capacity.as_ref().map(|text| text.0.clone()).unwrap_or_default();
+        vec![raw.name().into(), capacity.storage_class_name.as_str().into(), room.into(), cells::created(raw)]
+    }
+}
+
 impl Strategy for StorageClassStrategy {
     type Kind = StorageClass;
 
     fn validate(&self, class: &StorageClass) -> Vec<FieldError> {
         let mut problems = Vec::new();
-        filled(&class.provisioner, &FieldPath::new("provisioner"), &mut problems);
-        for key in class.parameters.iter().flatten().map(|(key, _)| key).filter(|key| key.is_empty()) {
-            problems.push(FieldError::invalid(&FieldPath::new("parameters"), key.as_str(), "field can not be empty."));
+        let at = FieldPath::new("provisioner");
+        filled(&class.provisioner, &at, &mut problems);
+        if !class.provisioner.is_empty() {
+            problems.extend(rules::invalid_each(&at, &class.provisioner, rules::qualified_name_problems(&class.provisioner.to_lowercase())));
         }
+        parameters(class.parameters.as_ref(), true, &mut problems);
         let policy = class.reclaim_policy.as_deref().unwrap_or_default();
         one_of(policy, &["Delete", "Retain"], &FieldPath::new("reclaimPolicy"), &mut problems);
         let mode = class.volume_binding_mode.as_deref().unwrap_or_default();
         one_of(mode, &["Immediate", "WaitForFirstConsumer"], &FieldPath::new("volumeBindingMode"), &mut problems);
+        topologies(class, &mut problems);
         problems
     }
     fn validate_update(&self, class: &StorageClass, old: &StorageClass) -> Vec<FieldError> {
@@ -80,6 +209,22 @@ impl Strategy for CsiDriverStrategy {
     fn validate(&self, driver: &CSIDriver) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");
+        // The name is a driver's, so that it is bound to its length.
+        driver_name(driver.metadata.name.as_deref().unwrap_or_default(), &FieldPath::new("metadata").child("name"), &mut problems);
+        let mut audiences = HashSet::new();
+        for (index, request) in driver.spec.token_requests.iter().flatten().enumerate() {
+            let at = path.child("tokenRequests").index(index);
+            if !audiences.insert(request.audience.as_str()) {
+                problems.push(FieldError::duplicate(&at.child("audience"), request.audience.as_str()));
+            }
+            if let Some(seconds) = request.expiration_seconds {
+                if seconds < 600 {
+                    problems.push(FieldError::invalid(&at.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes"));
+                } else if seconds > 1 << 32 {
+                    problems.push(FieldError::invalid(&at.child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds"));
+                }
+            }
+        }
         for mode in driver.spec.volume_lifecycle_modes.iter().flatten() {
             one_of(mode, &["Ephemeral", "Persistent"], &path.child("volumeLifecycleModes"), &mut problems);
         }
@@ -141,8 +286,21 @@ impl Strategy for CsiNodeStrategy {
         let mut names = std::collections::HashSet::new();
         for (index, driver) in node.spec.drivers.iter().enumerate() {
             let path = FieldPath::new("spec").child("drivers").index(index);
-            filled(&driver.name, &path.child("name"), &mut problems);
+            driver_name(&driver.name, &path.child("name"), &mut problems);
             filled(&driver.node_id, &path.child("nodeID"), &mut problems);
+            if driver.node_id.len() > 256 {
+                problems.push(FieldError::invalid(&path.child("nodeID"), driver.node_id.as_str(), "must be 256 characters or less"));
+            }
+            if let Some(count) = driver.allocatable.as_ref().and_then(|room| room.count).filter(|count| *count < 0) {
+                problems.push(FieldError::invalid(&path.child("allocatable").child("count"), count, "must be greater than or equal to 0"));
+            }
+            let mut keys = HashSet::new();
+            for key in driver.topology_keys.iter().flatten() {
+                if !keys.insert(key.as_str()) {
+                    problems.push(FieldError::duplicate(&path.child("topologyKeys"), key.as_str()));
+                }
+                problems.extend(rules::invalid_each(&path.child("topologyKeys"), key, rules::qualified_name_problems(key)));
+            }
             if !names.insert(&driver.name) {
                 problems.push(FieldError::duplicate(&path.child("name"), driver.name.as_str()));
             }
@@ -171,9 +329,13 @@ impl Strategy for VolumeAttachmentStrategy {
         let path = FieldPath::new("spec");
         let spec = &attachment.spec;
         filled(&spec.attacher, &path.child("attacher"), &mut problems);
-        filled(&spec.node_name, &path.child("nodeName"), &mut problems);
+        if !spec.attacher.is_empty() {
+            driver_name(&spec.attacher, &path.child("attacher"), &mut problems);
+        }
+        problems.extend(rules::invalid_each(&path.child("nodeName"), &spec.node_name, rules::dns1123_subdomain_problems(&spec.node_name)));
         match (&spec.source.inline_volume_spec, &spec.source.persistent_volume_name) {
             (None, None) => problems.push(FieldError::required(&path.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName")),
+            (None, Some(name)) if name.is_empty() => problems.push(FieldError::required(&path.child("source").child("persistentVolumeName"), "must specify non empty persistentVolumeName")),
             (Some(_), Some(_)) => problems.push(FieldError::invalid(&path.child("source"), "", "must specify exactly one of inlineVolumeSpec and persistentVolumeName")),
             _ => {}
         }

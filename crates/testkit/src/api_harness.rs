@@ -112,6 +112,21 @@ impl Caller {
         Answer { status: head.status.as_u16(), headers: head.headers, body }
     }
 
+    /// Sends a request whose answer may never end, and takes of it what is there at once.
+    ///
+    /// # Panics
+    /// As [`Caller::send`].
+    pub async fn first_of(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let (head, mut body) = self.answer(method, path, headers, Bytes::new()).await.into_parts();
+        let body = if head.status.is_success() {
+            let frame = futures::FutureExt::now_or_never(body.frame());
+            frame.flatten().and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default()
+        } else {
+            tokio::time::timeout(PATIENCE, body.collect()).await.expect("an answer that ends").expect("a whole answer").to_bytes()
+        };
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
     /// GET, as JSON.
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[("accept", "application/json")], Bytes::new()).await

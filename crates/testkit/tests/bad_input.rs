@@ -79,7 +79,7 @@ async fn values_that_no_object_may_have_are_told_by_their_paths() {
     check(
         &api.administrator(),
         &[
-            case("POST", MAPS, &map("").replace(r#""a""#, &format!("{long:?}")), invalid("must be no more than 253 characters")),
+            case("POST", MAPS, &map("").replace(r#""a""#, &format!("{long:?}")), invalid("must be no more than 253 bytes")),
             case("POST", MAPS, &map("").replace(r#""name":"a""#, ""), invalid("metadata.name: Required value: name or generateName is required")),
             case("POST", MAPS, &map("").replace(r#""a""#, r#""a","labels":{"a b":"c"}"#), invalid("metadata.labels: Invalid value: \"a b\": name part must consist of")),
             case("POST", MAPS, &map("").replace(r#""a""#, r#""a","labels":{"a":"c d"}"#), invalid("metadata.labels: Invalid value: \"c d\": a valid label must be an empty string or consist of")),

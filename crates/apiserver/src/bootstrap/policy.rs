@@ -17,10 +17,8 @@ fn rule(line: &str) -> Option<Value> {
     let mut words = line.split_whitespace();
     let verbs = words.next()?;
     let second = words.next()?;
-    if second.starts_with('/') {
-        return Some(json!({"verbs": list(verbs), "nonResourceURLs": list(second)}));
-    }
-    let mut rule = json!({"verbs": list(verbs), "apiGroups": list(second), "resources": list(words.next()?)});
+    let Some(third) = words.next() else { return Some(json!({"verbs": list(verbs), "nonResourceURLs": list(second)})) };
+    let mut rule = json!({"verbs": list(verbs), "apiGroups": list(second), "resources": list(third)});
     if let Some(names) = words.next() {
         rule["resourceNames"] = list(names);
     }

@@ -161,6 +161,10 @@ impl ServiceEffects {
             .and_then(Value::as_array)
             .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
             .unwrap_or_default();
+        // What follows would settle it silently, before validation sees it.
+        for (index, family) in families.iter().enumerate().filter(|(index, family)| families.iter().position(|known| known == *family) != Some(*index)) {
+            return Err(invalid(object, FieldError::duplicate(&FieldPath::new("spec.ipFamilies").index(index), family.as_str())));
+        }
         if families.is_empty() {
             let asked = addresses(object);
             families = if asked.is_empty() { vec![default_family.to_owned()] } else { asked.iter().map(|address| family(*address).to_owned()).collect() };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     cells,
     core::pod,
-    problems::{always_restarts, immutable, int_or_percent, is_zero, not_negative, one_of, workload_selector},
+    problems::{always_restarts, immutable, int_or_percent, is_zero, not_negative, one_hundred_percent, one_of, only_grows, status_counts, workload_selector},
     strategy::{Column, Strategy, WriteContext},
 };
 
@@ -50,21 +50,23 @@ impl Strategy for DaemonSetStrategy {
         let spec = set.spec.as_ref().unwrap_or(&empty);
         workload_selector(&spec.selector, &spec.template, &path, &mut problems);
         problems.extend(pod::validation::template(&spec.template, &path.child("template")));
-        always_restarts(&spec.template, &path.child("template"), &mut problems);
+        always_restarts(&spec.template, "DaemonSet", &path.child("template"), &mut problems);
         not_negative(spec.min_ready_seconds.map(i64::from), &path.child("minReadySeconds"), &mut problems);
         not_negative(spec.revision_history_limit.map(i64::from), &path.child("revisionHistoryLimit"), &mut problems);
         if let Some(strategy) = &spec.update_strategy {
             let at = path.child("updateStrategy");
-            one_of(strategy.type_.as_deref().unwrap_or_default(), &["OnDelete", "RollingUpdate"], &at.child("type"), &mut problems);
+            one_of(strategy.type_.as_deref().unwrap_or_default(), &["RollingUpdate", "OnDelete"], &at.child("type"), &mut problems);
             if let (Some("RollingUpdate"), Some(rolling)) = (strategy.type_.as_deref(), &strategy.rolling_update) {
                 let at = at.child("rollingUpdate");
                 int_or_percent(rolling.max_unavailable.as_ref(), &at.child("maxUnavailable"), &mut problems);
+                one_hundred_percent(rolling.max_unavailable.as_ref(), &at.child("maxUnavailable"), &mut problems);
+                one_hundred_percent(rolling.max_surge.as_ref(), &at.child("maxSurge"), &mut problems);
                 int_or_percent(rolling.max_surge.as_ref(), &at.child("maxSurge"), &mut problems);
                 match (is_zero(rolling.max_unavailable.as_ref()), is_zero(rolling.max_surge.as_ref())) {
                     (true, true) => problems.push(FieldError::invalid(&at.child("maxUnavailable"), 0, "cannot be 0 when maxSurge is 0")),
                     (false, false) => problems.push(FieldError::invalid(
                         &at.child("maxSurge"),
-                        rolling.max_surge.as_ref().map_or_else(String::new, cells::int_or_string),
+                        serde_json::json!(rolling.max_surge),
                         "may not be set when maxUnavailable is non-zero",
                     )),
                     _ => {}
@@ -78,6 +80,26 @@ impl Strategy for DaemonSetStrategy {
         if let (Some(new), Some(old)) = (&set.spec, &old.spec) {
             immutable(&new.selector, &old.selector, &FieldPath::new("spec").child("selector"), &mut problems);
         }
+        problems
+    }
+    fn validate_status_update(&self, set: &DaemonSet, old: &DaemonSet) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let Some(status) = &set.status else { return problems };
+        let wide = |count: Option<i32>| count.map(i64::from);
+        let counts = [
+            ("currentNumberScheduled", Some(i64::from(status.current_number_scheduled))),
+            ("numberMisscheduled", Some(i64::from(status.number_misscheduled))),
+            ("desiredNumberScheduled", Some(i64::from(status.desired_number_scheduled))),
+            ("numberReady", Some(i64::from(status.number_ready))),
+            ("observedGeneration", status.observed_generation),
+            ("updatedNumberScheduled", wide(status.updated_number_scheduled)),
+            ("numberAvailable", wide(status.number_available)),
+            ("numberUnavailable", wide(status.number_unavailable)),
+            ("collisionCount", wide(status.collision_count)),
+        ];
+        status_counts(&counts, &[], &mut problems);
+        let known = old.status.as_ref().and_then(|status| status.collision_count);
+        only_grows(status.collision_count, known, &FieldPath::new("status").child("collisionCount"), &mut problems);
         problems
     }
     fn tracks_generation(&self) -> bool {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     cells,
     core::pod,
-    problems::{always_restarts, immutable, int_or_percent, is_zero, not_negative, workload_selector},
+    problems::{ABOVE_REPLICAS, always_restarts, immutable, int_or_percent, is_zero, not_negative, one_hundred_percent, only_grows, status_counts, workload_selector},
     strategy::{Column, Strategy},
 };
 
@@ -40,7 +40,7 @@ impl Strategy for DeploymentStrategy {
         not_negative(spec.replicas.map(i64::from), &path.child("replicas"), &mut problems);
         workload_selector(&spec.selector, &spec.template, &path, &mut problems);
         problems.extend(pod::validation::template(&spec.template, &path.child("template")));
-        always_restarts(&spec.template, &path.child("template"), &mut problems);
+        always_restarts(&spec.template, "ReplicaSet", &path.child("template"), &mut problems);
         if let Some(strategy) = &spec.strategy {
             let at = path.child("strategy");
             match strategy.type_.as_deref().unwrap_or_default() {
@@ -55,10 +55,11 @@ impl Strategy for DeploymentStrategy {
                         let at = at.child("rollingUpdate");
                         int_or_percent(rolling.max_unavailable.as_ref(), &at.child("maxUnavailable"), &mut problems);
                         int_or_percent(rolling.max_surge.as_ref(), &at.child("maxSurge"), &mut problems);
+                        one_hundred_percent(rolling.max_unavailable.as_ref(), &at.child("maxUnavailable"), &mut problems);
                         if is_zero(rolling.max_unavailable.as_ref()) && is_zero(rolling.max_surge.as_ref()) {
                             problems.push(FieldError::invalid(
                                 &at.child("maxUnavailable"),
-                                rolling.max_unavailable.as_ref().map_or_else(String::new, cells::int_or_string),
+                                serde_json::json!(rolling.max_unavailable),
                                 "may not be 0 when `maxSurge` is 0",
                             ));
                         }
@@ -82,6 +83,30 @@ impl Strategy for DeploymentStrategy {
         if let (Some(new), Some(old)) = (&deployment.spec, &old.spec) {
             immutable(&new.selector, &old.selector, &FieldPath::new("spec").child("selector"), &mut problems);
         }
+        problems
+    }
+    fn validate_status_update(&self, deployment: &Deployment, old: &Deployment) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let Some(status) = &deployment.status else { return problems };
+        let wide = |count: Option<i32>| count.map(i64::from);
+        let counts = [
+            ("observedGeneration", status.observed_generation),
+            ("replicas", wide(status.replicas)),
+            ("updatedReplicas", wide(status.updated_replicas)),
+            ("readyReplicas", wide(status.ready_replicas)),
+            ("availableReplicas", wide(status.available_replicas)),
+            ("unavailableReplicas", wide(status.unavailable_replicas)),
+            ("collisionCount", wide(status.collision_count)),
+        ];
+        let bounds = [
+            ("updatedReplicas", "replicas", ABOVE_REPLICAS),
+            ("readyReplicas", "replicas", ABOVE_REPLICAS),
+            ("availableReplicas", "replicas", ABOVE_REPLICAS),
+            ("availableReplicas", "readyReplicas", "cannot be greater than readyReplicas"),
+        ];
+        status_counts(&counts, &bounds, &mut problems);
+        let known = old.status.as_ref().and_then(|status| status.collision_count);
+        only_grows(status.collision_count, known, &FieldPath::new("status").child("collisionCount"), &mut problems);
         problems
     }
     fn tracks_generation(&self) -> bool {

@@ -8,12 +8,20 @@ use serde_json::Value;
 use crate::{
     cells,
     core::pod,
-    problems::{always_restarts, immutable, not_negative, workload_selector},
+    problems::{ABOVE_REPLICAS, always_restarts, immutable, not_negative, status_counts, workload_selector},
     strategy::{Column, Strategy},
 };
 
 /// Behaviour of replica sets.
 pub struct ReplicaSetStrategy;
+
+/// Which counts of replica sets and replication controllers bound which.
+pub const STATUS_BOUNDS: &[(&str, &str, &str)] = &[
+    ("fullyLabeledReplicas", "replicas", ABOVE_REPLICAS),
+    ("readyReplicas", "replicas", ABOVE_REPLICAS),
+    ("availableReplicas", "replicas", ABOVE_REPLICAS),
+    ("availableReplicas", "readyReplicas", "cannot be greater than readyReplicas"),
+];
 
 /// Columns of replica sets and replication controllers.
 pub const COLUMNS: &[Column] = &[
@@ -47,7 +55,7 @@ impl Strategy for ReplicaSetStrategy {
             Some(template) => {
                 workload_selector(&spec.selector, template, &path, &mut problems);
                 problems.extend(pod::validation::template(template, &path.child("template")));
-                always_restarts(template, &path.child("template"), &mut problems);
+                always_restarts(template, "ReplicaSet", &path.child("template"), &mut problems);
             }
         }
         problems
@@ -57,6 +65,20 @@ impl Strategy for ReplicaSetStrategy {
         if let (Some(new), Some(old)) = (&set.spec, &old.spec) {
             immutable(&new.selector, &old.selector, &FieldPath::new("spec").child("selector"), &mut problems);
         }
+        problems
+    }
+    fn validate_status_update(&self, set: &ReplicaSet, _old: &ReplicaSet) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let Some(status) = &set.status else { return problems };
+        let wide = |count: Option<i32>| count.map(i64::from);
+        let counts = [
+            ("replicas", Some(i64::from(status.replicas))),
+            ("fullyLabeledReplicas", wide(status.fully_labeled_replicas)),
+            ("readyReplicas", wide(status.ready_replicas)),
+            ("availableReplicas", wide(status.available_replicas)),
+            ("observedGeneration", status.observed_generation),
+        ];
+        status_counts(&counts, STATUS_BOUNDS, &mut problems);
         problems
     }
     fn tracks_generation(&self) -> bool {

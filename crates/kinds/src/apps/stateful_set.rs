@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     cells,
     core::pod,
-    problems::{always_restarts, not_negative, one_of, workload_selector},
+    problems::{ABOVE_REPLICAS, always_restarts, int_or_percent, is_zero, not_negative, one_of, only_grows, status_counts, workload_selector},
     strategy::{Column, Strategy},
 };
 
@@ -32,7 +32,11 @@ impl Strategy for StatefulSetStrategy {
         let path = FieldPath::new("spec");
         let empty = StatefulSetSpec::default();
         let spec = set.spec.as_ref().unwrap_or(&empty);
-        one_of(spec.pod_management_policy.as_deref().unwrap_or_default(), &["OrderedReady", "Parallel"], &path.child("podManagementPolicy"), &mut problems);
+        match spec.pod_management_policy.as_deref().unwrap_or_default() {
+            "" => problems.push(FieldError::required(&path.child("podManagementPolicy"), "")),
+            "OrderedReady" | "Parallel" => {}
+            other => problems.push(FieldError::invalid(&path.child("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'")),
+        }
         if let Some(strategy) = &spec.update_strategy {
             let at = path.child("updateStrategy");
             match strategy.type_.as_deref().unwrap_or_default() {
@@ -49,8 +53,17 @@ impl Strategy for StatefulSetStrategy {
                 "RollingUpdate" => {
                     let partition = strategy.rolling_update.as_ref().and_then(|rolling| rolling.partition);
                     not_negative(partition.map(i64::from), &at.child("rollingUpdate").child("partition"), &mut problems);
+                    let most = strategy.rolling_update.as_ref().and_then(|rolling| rolling.max_unavailable.as_ref());
+                    if most.is_some_and(|most| is_zero(Some(most))) {
+                        let shown = serde_json::json!(most);
+                        problems.push(FieldError::invalid(&at.child("rollingUpdate").child("maxUnavailable"), shown, "cannot be 0"));
+                    }
+                    int_or_percent(most, &at.child("rollingUpdate").child("maxUnavailable"), &mut problems);
                 }
-                other => problems.push(FieldError::invalid(&at, other, "must be 'RollingUpdate' or 'OnDelete'")),
+                _ => {
+                    let shown = serde_json::to_value(strategy).unwrap_or_default();
+                    problems.push(FieldError::invalid(&at, shown, "must be 'RollingUpdate' or 'OnDelete'"));
+                }
             }
         }
         if let Some(policy) = &spec.persistent_volume_claim_retention_policy {
@@ -78,7 +91,7 @@ impl Strategy for StatefulSetStrategy {
             }
         }
         problems.extend(pod::validation::template(&template, &path.child("template")));
-        always_restarts(&spec.template, &path.child("template"), &mut problems);
+        always_restarts(&spec.template, "StatefulSet", &path.child("template"), &mut problems);
         problems
     }
     fn validate_update(&self, set: &StatefulSet, old: &StatefulSet) -> Vec<FieldError> {
@@ -93,6 +106,31 @@ impl Strategy for StatefulSetStrategy {
                 "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
             ));
         }
+        problems
+    }
+    fn validate_status_update(&self, set: &StatefulSet, old: &StatefulSet) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let Some(status) = &set.status else { return problems };
+        let wide = |count: Option<i32>| count.map(i64::from);
+        let counts = [
+            ("replicas", Some(i64::from(status.replicas))),
+            ("readyReplicas", wide(status.ready_replicas)),
+            ("currentReplicas", wide(status.current_replicas)),
+            ("updatedReplicas", wide(status.updated_replicas)),
+            ("availableReplicas", wide(status.available_replicas)),
+            ("observedGeneration", status.observed_generation),
+            ("collisionCount", wide(status.collision_count)),
+        ];
+        let bounds = [
+            ("readyReplicas", "replicas", ABOVE_REPLICAS),
+            ("currentReplicas", "replicas", ABOVE_REPLICAS),
+            ("updatedReplicas", "replicas", ABOVE_REPLICAS),
+            ("availableReplicas", "replicas", ABOVE_REPLICAS),
+            ("availableReplicas", "readyReplicas", "cannot be greater than status.readyReplicas"),
+        ];
+        status_counts(&counts, &bounds, &mut problems);
+        let known = old.status.as_ref().and_then(|status| status.collision_count);
+        only_grows(status.collision_count, known, &FieldPath::new("status").child("collisionCount"), &mut problems);
         problems
     }
     fn tracks_generation(&self) -> bool {

@@ -57,6 +57,10 @@ impl Strategy for CronJobStrategy {
         let none = api::batch::v1::JobSpec::default();
         let template = spec.job_template.spec.as_ref().unwrap_or(&none);
         job::validate_spec(template, &at, &mut problems);
+        if let Some(selector) = &template.selector {
+            let shown = serde_json::to_value(selector).unwrap_or_default();
+            problems.push(FieldError::invalid(&at.child("selector"), shown, "`selector` will be auto-generated"));
+        }
         if template.manual_selector == Some(true) {
             problems.push(FieldError::not_supported(&at.child("manualSelector"), true, &["nil", "false"]));
         }

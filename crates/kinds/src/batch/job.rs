@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::batch::v1::{Job, JobSpec};
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, validation as rules};
 use serde_json::Value;
 
 use crate::{
@@ -65,6 +65,26 @@ pub fn validate_spec(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldE
         let allowed: &[&str] = if spec.pod_failure_policy.is_some() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
         one_of(policy, allowed, &path.child("podReplacementPolicy"), problems);
     }
+    if let Some(count) = spec.max_failed_indexes {
+        not_negative(Some(i64::from(count)), &path.child("maxFailedIndexes"), problems);
+        if spec.backoff_limit_per_index.is_none() {
+            problems.push(FieldError::required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+        }
+        if spec.completions.is_some_and(|completions| count > completions) {
+            problems.push(FieldError::invalid(&path.child("maxFailedIndexes"), count, "must be less than or equal to completions"));
+        }
+    }
+    if let Some(manager) = spec.managed_by.as_deref().filter(|manager| !manager.is_empty()) {
+        let at = path.child("managedBy");
+        if manager.len() > 63 {
+            problems.push(FieldError::too_long(&at, 63));
+        }
+        match manager.split_once('/') {
+            None | Some((_, "")) => problems.push(FieldError::invalid(&at, manager, "must be a domain-prefixed path (such as \"acme.io/foo\")")),
+            Some((domain, _)) => problems.extend(rules::invalid_each(&at, domain, rules::dns1123_subdomain_problems(domain))),
+        }
+    }
+    failure_policy(spec, &path.child("podFailurePolicy"), problems);
     problems.extend(pod::validation::template(&spec.template, &path.child("template")));
     let policy = spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or_default();
     let at = path.child("template").child("spec").child("restartPolicy");
@@ -72,6 +92,79 @@ pub fn validate_spec(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldE
         problems.push(FieldError::required(&at, "valid values: \"OnFailure\", \"Never\""));
     } else if spec.pod_failure_policy.is_some() && policy != "Never" {
         problems.push(FieldError::invalid(&at, policy, "only \"Never\" is supported when podFailurePolicy is specified"));
+    }
+}
+
+/// What the failures of its pods mean.
+///
+/// Source: Kubernetes `pkg/apis/batch/validation/validation.go`, `validatePodFailurePolicy`.
+fn failure_policy(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const MOST_RULES: usize = 20;
+    const MOST_CODES: usize = 255;
+    let Some(policy) = &spec.pod_failure_policy else { return };
+    if policy.rules.len() > MOST_RULES {
+        problems.push(FieldError::too_many(&path.child("rules"), policy.rules.len(), MOST_RULES));
+    }
+    let pod_spec = spec.template.spec.as_ref();
+    let named = |name: &str| {
+        pod_spec.is_some_and(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|container| container.name == name))
+    };
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let at = path.child("rules").index(index);
+        match rule.action.as_str() {
+            "" => problems.push(FieldError::required(&at.child("action"), "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]")),
+            "FailIndex" if spec.backoff_limit_per_index.is_none() => {
+                problems.push(FieldError::invalid(&at.child("action"), "FailIndex", "requires the backoffLimitPerIndex to be set"));
+            }
+            "Count" | "FailIndex" | "FailJob" | "Ignore" => {}
+            other => problems.push(FieldError::not_supported(&at.child("action"), other, &["Count", "FailIndex", "FailJob", "Ignore"])),
+        }
+        let conditions = rule.on_pod_conditions.as_deref().unwrap_or_default();
+        match (&rule.on_exit_codes, conditions.is_empty()) {
+            (Some(_), false) => problems.push(FieldError::invalid(&at, Value::Null, "specifying both OnExitCodes and OnPodConditions is not supported")),
+            (None, true) => problems.push(FieldError::invalid(&at, Value::Null, "specifying one of OnExitCodes and OnPodConditions is required")),
+            _ => {}
+        }
+        for (position, condition) in conditions.iter().enumerate() {
+            let at = at.child("onPodConditions").index(position);
+            problems.extend(rules::invalid_each(&at.child("type"), &condition.type_, rules::qualified_name_problems(&condition.type_)));
+            let status = condition.status.as_deref().unwrap_or_default();
+            match status {
+                "" => problems.push(FieldError::required(&at.child("status"), "valid values: [\"False\" \"True\" \"Unknown\"]")),
+                "False" | "True" | "Unknown" => {}
+                other => problems.push(FieldError::not_supported(&at.child("status"), other, &["False", "True", "Unknown"])),
+            }
+        }
+        let Some(codes) = &rule.on_exit_codes else { continue };
+        let at = at.child("onExitCodes");
+        match codes.operator.as_str() {
+            "" => problems.push(FieldError::required(&at.child("operator"), "valid values: [\"In\" \"NotIn\"]")),
+            "In" | "NotIn" => {}
+            other => problems.push(FieldError::not_supported(&at.child("operator"), other, &["In", "NotIn"])),
+        }
+        if let Some(name) = codes.container_name.as_deref().filter(|name| !named(name)) {
+            problems.push(FieldError::invalid(&at.child("containerName"), name, "must be one of the container or initContainer names in the pod template"));
+        }
+        let values = at.child("values");
+        if codes.values.is_empty() {
+            problems.push(FieldError::invalid(&values, codes.values.clone(), "at least one value is required"));
+        } else if codes.values.len() > MOST_CODES {
+            problems.push(FieldError::too_many(&values, codes.values.len(), MOST_CODES));
+        }
+        for (position, value) in codes.values.iter().enumerate() {
+            let at = values.index(position);
+            if codes.operator == "In" && *value == 0 {
+                problems.push(FieldError::invalid(&at, *value, "must not be 0 for the In operator"));
+            }
+            let before = codes.values.get(position.wrapping_sub(1));
+            match before {
+                Some(before) if before == value => problems.push(FieldError::duplicate(&at, *value)),
+                Some(before) if before > value => {
+                    problems.push(FieldError::invalid(&values, codes.values.clone(), "must be ordered"));
+                }
+                _ => {}
+            }
+        }
     }
 }
 

@@ -62,11 +62,15 @@ impl Strategy for EndpointsStrategy {
             }
             for (field, addresses) in [("addresses", ready), ("notReadyAddresses", not_ready)] {
                 for (position, address) in addresses.iter().enumerate() {
-                    problems.extend(rules::invalid_each(
-                        &path.child(field).index(position).child("ip"),
-                        &address.ip,
-                        rules::ip_problems(&address.ip),
-                    ));
+                    let at = path.child(field).index(position);
+                    problems.extend(rules::invalid_each(&at.child("ip"), &address.ip, rules::ip_problems(&address.ip)));
+                    if let Some(host) = address.hostname.as_deref().filter(|host| !host.is_empty()) {
+                        problems.extend(rules::invalid_each(&at.child("hostname"), host, rules::dns1123_label_problems(host)));
+                    }
+                    if let Some(node) = &address.node_name {
+                        problems.extend(rules::invalid_each(&at.child("nodeName"), node, rules::dns1123_subdomain_problems(node)));
+                    }
+                    crate::problems::ordinary_address(&address.ip, &at.child("ip"), &mut problems);
                 }
             }
             let ports = subset.ports.as_deref().unwrap_or_default();
@@ -80,6 +84,9 @@ impl Strategy for EndpointsStrategy {
                 }
                 port_number(port.port, &at.child("port"), &mut problems);
                 super::pod::validation::protocol(port.protocol.as_deref(), &at.child("protocol"), &mut problems);
+                if let Some(name) = &port.app_protocol {
+                    problems.extend(rules::invalid_each(&at.child("appProtocol"), name, rules::qualified_name_problems(name)));
+                }
             }
         }
         problems

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use api::core::v1::Event;
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, validation as rules};
 use serde_json::{Map, Value};
 
 use crate::{
     cells,
+    problems::{filled, immutable},
     strategy::{Column, Strategy},
 };
 
@@ -91,11 +92,65 @@ fn selectable(about: Option<&api::core::v1::ObjectReference>, controller: Option
     all
 }
 
-/// What both forms must fulfil.
-fn namespace_problems(namespace: Option<&String>, about: Option<&String>, field: &str) -> Vec<FieldError> {
-    let (namespace, about) = (namespace.map(String::as_str).unwrap_or_default(), about.map(String::as_str).unwrap_or_default());
-    let fits = if about.is_empty() { matches!(namespace, "default" | "kube-system") } else { about == namespace };
-    if fits { Vec::new() } else { vec![FieldError::invalid(&FieldPath::new(field).child("namespace"), about, "does not match event.namespace")] }
+/// What both forms must fulfil. Paths are those of the core group's form, whichever was sent.
+///
+/// Source: Kubernetes `pkg/apis/core/validation/events.go`, `legacyValidateEvent`.
+fn legacy_problems(event: &api::events::v1::Event) -> Vec<FieldError> {
+    const LONGEST: usize = 128;
+    const LONGEST_NOTE: usize = 1024;
+    let mut problems = Vec::new();
+    let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+    let about = event.regarding.as_ref().and_then(|about| about.namespace.as_deref()).unwrap_or_default();
+    let is_new = event.event_time.is_some();
+    let fits = match (about.is_empty(), is_new) {
+        (true, true) => matches!(namespace, "default" | "kube-system"),
+        (true, false) => matches!(namespace, "" | "default"),
+        // Events with a time of their own may lie elsewhere.
+        (false, true) => true,
+        (false, false) => about == namespace,
+    };
+    if !fits {
+        problems.push(FieldError::invalid(&FieldPath::new("involvedObject").child("namespace"), about, "does not match event.namespace"));
+    }
+    if !is_new {
+        return problems;
+    }
+    let controller = event.reporting_controller.as_deref().unwrap_or_default();
+    let at = FieldPath::new("reportingController");
+    filled(controller, &at, &mut problems);
+    problems.extend(rules::invalid_each(&at, controller, rules::qualified_name_problems(controller)));
+    for (field, text) in [("reportingInstance", &event.reporting_instance), ("action", &event.action), ("reason", &event.reason)] {
+        let (at, text) = (FieldPath::new(field), text.as_deref().unwrap_or_default());
+        filled(text, &at, &mut problems);
+        if text.len() > LONGEST {
+            problems.push(FieldError::invalid(&at, "", format!("can have at most {LONGEST} characters")));
+        }
+    }
+    if event.note.as_deref().unwrap_or_default().len() > LONGEST_NOTE {
+        problems.push(FieldError::invalid(&FieldPath::new("message"), "", format!("can have at most {LONGEST_NOTE} characters")));
+    }
+    problems
+}
+
+fn series_problems(event: &api::events::v1::Event, problems: &mut Vec<FieldError>) {
+    if event.series.as_ref().is_some_and(|series| series.count < 2) {
+        problems.push(FieldError::invalid(&FieldPath::new("series.count"), "", "should be at least 2"));
+    }
+}
+
+/// An event of the core group in the other form, with what both forms are judged by.
+fn as_new(event: &Event) -> api::events::v1::Event {
+    api::events::v1::Event {
+        metadata: event.metadata.clone(),
+        regarding: Some(event.involved_object.clone()),
+        event_time: event.event_time.clone(),
+        reporting_controller: event.reporting_component.clone(),
+        reporting_instance: event.reporting_instance.clone(),
+        action: event.action.clone(),
+        reason: event.reason.clone(),
+        note: event.message.clone(),
+        ..api::events::v1::Event::default()
+    }
 }
 
 impl Strategy for EventStrategy {
@@ -105,7 +160,7 @@ impl Strategy for EventStrategy {
         false
     }
     fn validate(&self, event: &Event) -> Vec<FieldError> {
-        namespace_problems(event.metadata.namespace.as_ref(), event.involved_object.namespace.as_ref(), "involvedObject")
+        legacy_problems(&as_new(event))
     }
     fn allows_create_on_update(&self) -> bool {
         true
@@ -186,32 +241,46 @@ impl Strategy for NewEventStrategy {
         false
     }
     fn validate(&self, event: &Self::Kind) -> Vec<FieldError> {
-        let about = event.regarding.as_ref().and_then(|about| about.namespace.as_ref());
-        let mut problems = namespace_problems(event.metadata.namespace.as_ref(), about, "involvedObject");
-        let required = |text: Option<&String>, field: &str, problems: &mut Vec<FieldError>| {
-            if text.is_none_or(String::is_empty) {
-                problems.push(FieldError::required(&FieldPath::new(field), ""));
-            }
-        };
+        let mut problems = legacy_problems(event);
+        series_problems(event, &mut problems);
         if event.event_time.is_none() {
             problems.push(FieldError::required(&FieldPath::new("eventTime"), ""));
         }
-        required(event.reporting_controller.as_ref(), "reportingController", &mut problems);
-        required(event.reporting_instance.as_ref(), "reportingInstance", &mut problems);
-        required(event.action.as_ref(), "action", &mut problems);
-        required(event.reason.as_ref(), "reason", &mut problems);
-        if !matches!(event.type_.as_deref(), Some("Normal" | "Warning")) {
-            problems.push(FieldError::invalid(&FieldPath::new("type"), "", "has invalid value: "));
+        let kind = event.type_.as_deref().unwrap_or_default();
+        if !matches!(kind, "Normal" | "Warning") {
+            problems.push(FieldError::invalid(&FieldPath::new("type"), "", format!("has invalid value: {kind}")));
+        }
+        let source = event.deprecated_source.as_ref();
+        let unset = [
+            ("firstTimestamp", event.deprecated_first_timestamp.is_none()),
+            ("lastTimestamp", event.deprecated_last_timestamp.is_none()),
+            ("count", event.deprecated_count.unwrap_or_default() == 0),
+            ("source", source.is_none_or(|source| source.component.as_deref().unwrap_or_default().is_empty() && source.host.as_deref().unwrap_or_default().is_empty())),
+        ];
+        for (field, _) in unset.into_iter().filter(|(_, unset)| !unset) {
+            problems.push(FieldError::invalid(&FieldPath::new(field), "", "needs to be unset"));
         }
         problems
     }
     fn validate_update(&self, event: &Self::Kind, old: &Self::Kind) -> Vec<FieldError> {
-        let about = event.regarding.as_ref().and_then(|about| about.namespace.as_ref());
-        let mut problems = namespace_problems(event.metadata.namespace.as_ref(), about, "involvedObject");
-        crate::problems::immutable(&event.regarding, &old.regarding, &FieldPath::new("involvedObject"), &mut problems);
-        crate::problems::immutable(&event.reason, &old.reason, &FieldPath::new("reason"), &mut problems);
-        crate::problems::immutable(&event.note, &old.note, &FieldPath::new("message"), &mut problems);
-        crate::problems::immutable(&event.type_, &old.type_, &FieldPath::new("type"), &mut problems);
+        let mut problems = legacy_problems(event);
+        if event.series != old.series {
+            series_problems(event, &mut problems);
+        }
+        let mut same = |new: Value, old: Value, field: &str| immutable(&new, &old, &FieldPath::new(field), &mut problems);
+        same(serde_json::json!(event.regarding), serde_json::json!(old.regarding), "involvedObject");
+        same(serde_json::json!(event.reason), serde_json::json!(old.reason), "reason");
+        same(serde_json::json!(event.note), serde_json::json!(old.note), "message");
+        same(serde_json::json!(event.deprecated_source), serde_json::json!(old.deprecated_source), "source");
+        same(serde_json::json!(event.deprecated_first_timestamp), serde_json::json!(old.deprecated_first_timestamp), "firstTimestamp");
+        same(serde_json::json!(event.deprecated_last_timestamp), serde_json::json!(old.deprecated_last_timestamp), "lastTimestamp");
+        same(serde_json::json!(event.deprecated_count), serde_json::json!(old.deprecated_count), "count");
+        same(serde_json::json!(event.type_), serde_json::json!(old.type_), "type");
+        same(serde_json::json!(event.event_time), serde_json::json!(old.event_time), "eventTime");
+        same(serde_json::json!(event.action), serde_json::json!(old.action), "action");
+        same(serde_json::json!(event.related), serde_json::json!(old.related), "related");
+        same(serde_json::json!(event.reporting_controller), serde_json::json!(old.reporting_controller), "reportingController");
+        same(serde_json::json!(event.reporting_instance), serde_json::json!(old.reporting_instance), "reportingInstance");
         problems
     }
     fn allows_create_on_update(&self) -> bool {

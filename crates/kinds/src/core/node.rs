@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     cells,
-    problems::{filled, one_of},
+    problems::one_of,
     strategy::{Column, Strategy},
 };
 
@@ -35,18 +35,22 @@ impl Strategy for NodeStrategy {
         let Some(spec) = &node.spec else { return problems };
         let mut seen = BTreeSet::new();
         for (index, taint) in spec.taints.iter().flatten().enumerate() {
-            let at = path.child("taints").index(index);
-            filled(&taint.key, &at.child("key"), &mut problems);
-            if !taint.key.is_empty() {
-                problems.extend(rules::invalid_each(&at.child("key"), &taint.key, rules::qualified_name_problems(&taint.key)));
-            }
+            // Upstream says `metadata`, though they stand in the specification.
+            let at = FieldPath::new("metadata").child("taints").index(index);
+            problems.extend(rules::invalid_each(&at.child("key"), &taint.key, rules::qualified_name_problems(&taint.key)));
             let value = taint.value.as_deref().unwrap_or_default();
-            problems.extend(rules::invalid_each(&at.child("value"), value, rules::label_value_problems(value)));
+            let wrong = rules::label_value_problems(value);
+            if !wrong.is_empty() {
+                problems.push(FieldError::invalid(&at.child("value"), value, wrong.join(";")));
+            }
             one_of(&taint.effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"], &at.child("effect"), &mut problems);
             if !seen.insert((&taint.key, &taint.effect)) {
-                problems.push(FieldError::duplicate(&at, serde_json::to_value(taint).unwrap_or_default()));
+                let mut problem = FieldError::duplicate(&at, serde_json::to_value(taint).unwrap_or_default());
+                problem.detail = "taints must be unique by key and effect pair".to_owned();
+                problems.push(problem);
             }
         }
+        crate::problems::one_of_each_family(spec.pod_cidrs.as_deref().unwrap_or_default(), &path.child("podCIDRs"), &mut problems);
         for (index, range) in spec.pod_cidrs.iter().flatten().enumerate() {
             problems.extend(rules::invalid_each(&path.child("podCIDRs").index(index), range, rules::cidr_problems(range)));
         }

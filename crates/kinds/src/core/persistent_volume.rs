@@ -2,9 +2,10 @@
 
 use api::core::v1::PersistentVolume;
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, quantity::Quantity, validation as rules};
 use serde_json::Value;
 
+use super::pod;
 use crate::{
     cells,
     problems::one_of,
@@ -14,7 +15,7 @@ use crate::{
 /// Behaviour of persistent volumes.
 pub struct PersistentVolumeStrategy;
 
-const MODES: &[&str] = &["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
+const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
 impl Strategy for PersistentVolumeStrategy {
     type Kind = PersistentVolume;
@@ -36,31 +37,81 @@ impl Strategy for PersistentVolumeStrategy {
         for mode in modes {
             one_of(mode, MODES, &path.child("accessModes"), &mut problems);
         }
-        match &spec.capacity {
-            None => problems.push(FieldError::required(&path.child("capacity"), "")),
-            Some(capacity) if !capacity.contains_key("storage") || capacity.len() > 1 => problems.push(FieldError::not_supported(
-                &path.child("capacity"),
-                serde_json::to_value(capacity).unwrap_or_default(),
-                &["storage"],
-            )),
-            Some(_) => {}
+        if modes.iter().any(|mode| mode == "ReadWriteOncePod") && modes.iter().any(|mode| mode != "ReadWriteOncePod" && MODES.contains(&mode.as_str())) {
+            problems.push(FieldError::forbidden(&path.child("accessModes"), "may not use ReadWriteOncePod with other access modes"));
         }
-        one_of(spec.persistent_volume_reclaim_policy.as_deref().unwrap_or_default(), &["Delete", "Recycle", "Retain"], &path.child("persistentVolumeReclaimPolicy"), &mut problems);
-        if sources(volume).is_empty() {
-            problems.push(FieldError::required(&path, "must specify a volume type"));
+        let at = path.child("capacity");
+        let capacity = spec.capacity.clone().unwrap_or_default();
+        if capacity.is_empty() {
+            problems.push(FieldError::required(&at, ""));
         }
-        if spec.local.is_some() && spec.node_affinity.is_none() {
-            problems.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+        if !capacity.contains_key("storage") || capacity.len() > 1 {
+            problems.push(FieldError::not_supported(&at, serde_json::json!(capacity), &["storage"]));
+        }
+        for (name, amount) in &capacity {
+            let Ok(amount) = Quantity::parse(&amount.0) else { continue };
+            if amount.value() < 0 {
+                problems.push(FieldError::invalid(&at.key(name), amount.value(), "must be a valid resource quantity"));
+            }
+            if amount.signum() <= 0 {
+                problems.push(FieldError::invalid(&at.key(name), amount.to_string(), "must be greater than zero"));
+            }
+        }
+        let reclaim = spec.persistent_volume_reclaim_policy.as_deref().unwrap_or_default();
+        one_of(reclaim, &["Delete", "Recycle", "Retain"], &path.child("persistentVolumeReclaimPolicy"), &mut problems);
+        if let Some(affinity) = &spec.node_affinity {
+            let at = path.child("nodeAffinity").child("required");
+            match &affinity.required {
+                Some(selector) => pod::affinity::node_selector(selector, &at, &mut problems),
+                None => problems.push(FieldError::required(&at, "must specify required node constraints")),
+            }
+        }
+        source(volume, &path, &mut problems);
+        let is_root = spec.host_path.as_ref().is_some_and(|host| host.path.split('/').all(|part| matches!(part, "" | ".")));
+        if is_root && reclaim == "Recycle" {
+            problems.push(FieldError::forbidden(&path.child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"));
+        }
+        if let Some(class) = spec.storage_class_name.as_deref().filter(|class| !class.is_empty()) {
+            problems.extend(rules::invalid_each(&path.child("storageClassName"), class, rules::dns1123_subdomain_problems(class)));
+        }
+        if let Some(mode) = spec.volume_mode.as_deref().filter(|mode| !matches!(*mode, "Block" | "Filesystem")) {
+            problems.push(FieldError::not_supported(&path.child("volumeMode"), mode, &["Block", "Filesystem"]));
+        }
+        if let Some(class) = &spec.volume_attributes_class_name {
+            let at = path.child("volumeAttributesClassName");
+            if class.is_empty() {
+                problems.push(FieldError::required(&at, "an empty string is disallowed"));
+            } else {
+                problems.extend(rules::invalid_each(&at, class, rules::dns1123_subdomain_problems(class)));
+            }
+            if spec.csi.is_none() {
+                problems.push(FieldError::required(&path.child("csi"), "has to be specified when using volumeAttributesClassName"));
+            }
         }
         problems
     }
     fn validate_update(&self, volume: &PersistentVolume, old: &PersistentVolume) -> Vec<FieldError> {
         let mut problems = self.validate(volume);
-        if sources(volume) != sources(old) {
+        let mut adopted = volume.clone();
+        // The secret for growing may be added later.
+        if let (Some(new), Some(known)) = (adopted.spec.as_mut().and_then(|spec| spec.csi.as_mut()), old.spec.as_ref().and_then(|spec| spec.csi.as_ref()))
+            && known.controller_expand_secret_ref.is_none()
+        {
+            new.controller_expand_secret_ref = None;
+        }
+        if sources(&adopted) != sources(old) {
             problems.push(FieldError::forbidden(&FieldPath::new("spec").child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"));
         }
         if let (Some(new), Some(old)) = (&volume.spec, &old.spec) {
             crate::problems::immutable(&new.volume_mode, &old.volume_mode, &FieldPath::new("volumeMode"), &mut problems);
+            if old.node_affinity.is_some() && new.node_affinity != old.node_affinity {
+                let shown = serde_json::json!(new.node_affinity);
+                problems.push(FieldError::invalid(&FieldPath::new("nodeAffinity"), shown, "field is immutable, except for updating from beta label to GA"));
+            }
+            if old.volume_attributes_class_name.is_some() && new.volume_attributes_class_name.is_none() {
+                let at = FieldPath::new("spec").child("volumeAttributesClassName");
+                problems.push(FieldError::forbidden(&at, "update from non-nil value to nil is forbidden"));
+            }
         }
         problems
     }
@@ -101,6 +152,50 @@ impl Strategy for PersistentVolumeStrategy {
             cells::created(raw),
             cells::or_unset(spec.volume_mode.as_deref()),
         ]
+    }
+}
+
+/// Every kind of source in the order in which upstream looks at them: the first counts, the others are too many.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
+];
+
+fn source(volume: &PersistentVolume, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let tree = sources(volume);
+    let mut given = SOURCES.iter().filter_map(|name| tree.get(*name).map(|source| (*name, source)));
+    let Some((name, first)) = given.next() else {
+        problems.push(FieldError::required(path, "must specify a volume type"));
+        return;
+    };
+    let shown = if name == "gcePersistentDisk" { "persistentDisk" } else { name };
+    pod::volumes::drivers(name, first, true, &path.child(shown), problems);
+    if name == "local" && volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_none()) {
+        problems.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+    }
+    for (name, _) in given {
+        let shown = if name == "cephfs" { "cephFS" } else { name };
+        problems.push(FieldError::forbidden(&path.child(shown), "may not specify more than 1 volume type"));
     }
 }
 

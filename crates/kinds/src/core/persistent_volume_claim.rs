@@ -2,12 +2,12 @@
 
 use api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object, quantity::Quantity};
+use meta::{FieldError, FieldPath, Object, quantity::Quantity, validation as rules};
 use serde_json::Value;
 
 use crate::{
     cells,
-    problems::{label_selector, one_of},
+    problems::{filled, immutable, label_selector, one_of},
     strategy::{Column, Strategy, WriteContext},
 };
 
@@ -24,7 +24,8 @@ pub fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &FieldPath) -> Vec<
     for mode in modes {
         one_of(mode, &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"], &path.child("accessModes"), &mut problems);
     }
-    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+    let others = modes.iter().any(|mode| matches!(mode.as_str(), "ReadOnlyMany" | "ReadWriteMany" | "ReadWriteOnce"));
+    if others && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
         problems.push(FieldError::forbidden(&path.child("accessModes"), "may not use ReadWriteOncePod with other access modes"));
     }
     if let Some(selector) = &spec.selector {
@@ -39,7 +40,44 @@ pub fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &FieldPath) -> Vec<
             }
         }
     }
+    for (field, name) in [("storageClassName", &spec.storage_class_name), ("volumeAttributesClassName", &spec.volume_attributes_class_name)] {
+        if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
+            problems.extend(rules::invalid_each(&path.child(field), name, rules::dns1123_subdomain_problems(name)));
+        }
+    }
+    if let Some(mode) = spec.volume_mode.as_deref().filter(|mode| !matches!(*mode, "Block" | "Filesystem")) {
+        problems.push(FieldError::not_supported(&path.child("volumeMode"), mode, &["Block", "Filesystem"]));
+    }
+    data_sources(spec, path, &mut problems);
     problems
+}
+
+/// Where its first contents come from.
+fn data_sources(spec: &PersistentVolumeClaimSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let old = spec.data_source.as_ref().map(|source| (source.api_group.as_deref(), source.kind.as_str(), source.name.as_str()));
+    let new = spec.data_source_ref.as_ref().map(|source| (source.api_group.as_deref(), source.kind.as_str(), source.name.as_str()));
+    for (field, source) in [("dataSource", old), ("dataSourceRef", new)] {
+        let (Some((group, kind, name)), at) = (source, path.child(field)) else { continue };
+        filled(name, &at.child("name"), problems);
+        filled(kind, &at.child("kind"), problems);
+        match group.unwrap_or_default() {
+            "" if kind != "PersistentVolumeClaim" => {
+                problems.push(FieldError::invalid(&at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"));
+            }
+            "" => {}
+            group => problems.extend(rules::invalid_each(&at.child("apiGroup"), group, rules::dns1123_subdomain_problems(group))),
+        }
+    }
+    let namespace = spec.data_source_ref.as_ref().and_then(|source| source.namespace.as_deref()).unwrap_or_default();
+    let shown = path.child("dataSource");
+    if !namespace.is_empty() {
+        problems.extend(rules::invalid_each(&path.child("dataSourceRef").child("namespace"), namespace, rules::dns1123_label_problems(namespace)));
+        if old.is_some() {
+            problems.push(FieldError::invalid(path, shown.as_str(), "may not be specified when dataSourceRef.namespace is specified"));
+        }
+    } else if old.is_some() && new.is_some() && old != new {
+        problems.push(FieldError::invalid(path, shown.as_str(), "must match dataSourceRef"));
+    }
 }
 
 impl Strategy for PersistentVolumeClaimStrategy {
@@ -87,18 +125,18 @@ impl Strategy for PersistentVolumeClaimStrategy {
             // A class may be filled in later, by the default class.
             adopted.storage_class_name.clone_from(&known.storage_class_name);
         }
-        adopted.volume_attributes_class_name.clone_from(&known.volume_attributes_class_name);
         let path = FieldPath::new("spec");
-        let amount = |spec: &PersistentVolumeClaimSpec| {
-            let requests = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-            requests.and_then(|requests| requests.get("storage")).and_then(|text| Quantity::parse(&text.0).ok())
+        let read = |amounts: Option<&std::collections::BTreeMap<String, api::apimachinery::pkg::api::resource::Quantity>>| {
+            amounts.and_then(|amounts| amounts.get("storage")).and_then(|text| Quantity::parse(&text.0).ok())
         };
-        if let (Some(wanted), Some(had)) = (amount(new), amount(known)) {
-            if wanted.sub(&had).signum() < 0 && bound {
-                problems.push(FieldError::forbidden(&path.child("resources").child("requests").child("storage"), "field can not be less than status.capacity"));
-            }
-            if bound {
-                adopted.resources.clone_from(&known.resources);
+        let asked = |spec: &PersistentVolumeClaimSpec| read(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()));
+        let (wanted, had) = (asked(new), asked(known));
+        if bound {
+            adopted.volume_attributes_class_name.clone_from(&known.volume_attributes_class_name);
+            if let (Some(to), Some(from)) = (&mut adopted.resources, &known.resources)
+                && let (Some(to), Some(from)) = (&mut to.requests, from.requests.as_ref().and_then(|requests| requests.get("storage")))
+            {
+                to.insert("storage".to_owned(), from.clone());
             }
         }
         if adopted != *known {
@@ -106,6 +144,22 @@ impl Strategy for PersistentVolumeClaimStrategy {
                 &path,
                 "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
             ));
+        }
+        if let (Some(wanted), Some(had)) = (wanted, had)
+            && wanted.sub(&had).signum() < 0
+        {
+            let there = read(old.status.as_ref().and_then(|status| status.capacity.as_ref()));
+            // One that nothing was given to may ask for anything; it is refused above.
+            if there.is_some_and(|there| wanted.sub(&there).signum() <= 0) {
+                problems.push(FieldError::forbidden(&path.child("resources").child("requests").child("storage"), "field can not be less than status.capacity"));
+            }
+        }
+        immutable(&new.volume_mode, &known.volume_mode, &FieldPath::new("volumeMode"), &mut problems);
+        let at = path.child("volumeAttributesClassName");
+        match (&known.volume_attributes_class_name, new.volume_attributes_class_name.as_deref()) {
+            (Some(_), None) => problems.push(FieldError::forbidden(&at, "update from non-nil value to nil is forbidden")),
+            (Some(known), Some("")) if !known.is_empty() => problems.push(FieldError::forbidden(&at, "update from non-nil value to an empty string is forbidden")),
+            _ => {}
         }
         problems
     }

@@ -56,9 +56,23 @@ impl Strategy for ReplicationControllerStrategy {
                     ));
                 }
                 problems.extend(pod::validation::template(template, &path.child("template")));
-                always_restarts(template, &path.child("template"), &mut problems);
+                always_restarts(template, "ReplicationController", &path.child("template"), &mut problems);
             }
         }
+        problems
+    }
+    fn validate_status_update(&self, controller: &ReplicationController, _old: &ReplicationController) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let Some(status) = &controller.status else { return problems };
+        let wide = |count: Option<i32>| count.map(i64::from);
+        let counts = [
+            ("replicas", Some(i64::from(status.replicas))),
+            ("fullyLabeledReplicas", wide(status.fully_labeled_replicas)),
+            ("readyReplicas", wide(status.ready_replicas)),
+            ("availableReplicas", wide(status.available_replicas)),
+            ("observedGeneration", status.observed_generation),
+        ];
+        crate::problems::status_counts(&counts, crate::apps::replica_set::STATUS_BOUNDS, &mut problems);
         problems
     }
     fn tracks_generation(&self) -> bool {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::pod::validation::protocol;
 use crate::{
     cells,
-    problems::{labels, one_of, port_number, port_or_name},
+    problems::{labels, one_of, ordinary_address, port_number, port_or_name},
     strategy::{Column, NameRule, Strategy, WriteContext},
 };
 
@@ -84,6 +84,11 @@ impl Strategy for ServiceStrategy {
         if kind != "ExternalName" && old_kind != "ExternalName" {
             let old_ips = known.cluster_ips.as_deref().unwrap_or_default();
             let ips = new.cluster_ips.as_deref().unwrap_or_default();
+            let headless = |ips: &[String]| ips == ["None"];
+            // Neither is a balancer, so that nothing below concerns them.
+            if headless(old_ips) && headless(ips) {
+                return problems;
+            }
             if let (Some(first), Some(given)) = (old_ips.first(), ips.first())
                 && first != given
             {
@@ -94,7 +99,11 @@ impl Strategy for ServiceStrategy {
             }
         }
         if old_kind == "LoadBalancer" && kind == "LoadBalancer" && new.load_balancer_class != known.load_balancer_class {
-            crate::problems::immutable(&new.load_balancer_class, &known.load_balancer_class, &path.child("loadBalancerClass"), &mut problems);
+            let shown = serde_json::json!(new.load_balancer_class);
+            problems.push(FieldError::invalid(&path.child("loadBalancerClass"), shown, "may not change once set"));
+        }
+        if type_change::has_health_check(known) && type_change::has_health_check(new) && new.health_check_node_port != known.health_check_node_port {
+            problems.push(FieldError::forbidden(&path.child("healthCheckNodePort"), "field is immutable"));
         }
         problems
     }
@@ -163,6 +172,53 @@ fn external_addresses(service: &Service, spec: &ServiceSpec) -> Value {
     }
 }
 
+/// Families of addresses, and that the addresses are of them.
+fn families(spec: &ServiceSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    if kind_of(spec) == "ExternalName" {
+        return;
+    }
+    let (families, addresses) = (spec.ip_families.as_deref().unwrap_or_default(), spec.cluster_ips.as_deref().unwrap_or_default());
+    let mut seen = HashSet::new();
+    for (index, family) in families.iter().enumerate() {
+        let at = path.child("ipFamilies").index(index);
+        one_of(family, &["IPv4", "IPv6"], &at, problems);
+        if !seen.insert(family.as_str()) {
+            problems.push(FieldError::duplicate(&at, family.as_str()));
+        }
+    }
+    if let Some(policy) = spec.ip_family_policy.as_deref() {
+        one_of(policy, &["PreferDualStack", "RequireDualStack", "SingleStack"], &path.child("ipFamilyPolicy"), problems);
+    }
+    let at = path.child("clusterIPs");
+    let shown = || addresses.to_vec();
+    match (spec.cluster_ip.as_deref().unwrap_or_default(), addresses.first()) {
+        ("", Some(_)) => problems.push(FieldError::invalid(&at, shown(), "must be empty when `clusterIP` is not specified")),
+        (first, Some(given)) if first != given => problems.push(FieldError::invalid(&at, shown(), "first value must match `clusterIP`")),
+        _ => {}
+    }
+    if addresses.len() > 1 && addresses.first().is_some_and(|first| first == "None") {
+        problems.push(FieldError::invalid(&at, shown(), "'None' must be the first and only value"));
+        return;
+    }
+    if addresses.len() > 2 {
+        problems.push(FieldError::invalid(&at, shown(), "may only hold up to 2 values"));
+    }
+    let parsed: Vec<std::net::IpAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    if parsed.len() != addresses.len() {
+        return;
+    }
+    if parsed.len() > 1 && parsed.iter().all(std::net::IpAddr::is_ipv6) == parsed.iter().any(std::net::IpAddr::is_ipv6) {
+        problems.push(FieldError::invalid(&at, shown(), "may specify no more than one IP for each IP family"));
+    }
+    for (index, (address, family)) in parsed.iter().zip(families).enumerate() {
+        let expected = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+        if matches!(family.as_str(), "IPv4" | "IPv6") && family != expected {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            problems.push(FieldError::invalid(&at.index(index), address.to_string(), detail));
+        }
+    }
+}
+
 fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
     let mut problems = Vec::new();
     let path = FieldPath::new("spec");
@@ -178,8 +234,13 @@ fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
         }
         "ExternalName" => {
             let name = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.');
-            if spec.cluster_ips.as_ref().is_some_and(|all| !all.is_empty()) {
-                problems.push(FieldError::forbidden(&path.child("clusterIPs"), "may not be set when `type` is 'ExternalName'"));
+            let set = [
+                ("clusterIPs", spec.cluster_ips.as_ref().is_some_and(|all| !all.is_empty())),
+                ("ipFamilies", spec.ip_families.as_ref().is_some_and(|all| !all.is_empty())),
+                ("ipFamilyPolicy", spec.ip_family_policy.is_some()),
+            ];
+            for (field, _) in set.into_iter().filter(|(_, set)| *set) {
+                problems.push(FieldError::forbidden(&path.child(field), "may not be set for ExternalName services"));
             }
             if name.is_empty() {
                 problems.push(FieldError::required(&path.child("externalName"), ""));
@@ -209,13 +270,18 @@ fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
         if let Some(target) = &port.target_port {
             port_or_name(target, &at.child("targetPort"), &mut problems);
         }
+        if let Some(name) = &port.app_protocol {
+            problems.extend(rules::invalid_each(&at.child("appProtocol"), name, rules::qualified_name_problems(name)));
+        }
         let key = (port.protocol.as_deref(), port.port);
         if !numbers.insert(key) {
-            problems.push(FieldError::duplicate(&at, serde_json::json!({"port": port.port, "protocol": port.protocol})));
+            // Upstream shows an empty port with nothing but these in it.
+            let shown = serde_json::json!({"protocol": port.protocol, "port": port.port, "targetPort": 0});
+            problems.push(FieldError::duplicate(&at, shown));
         }
         if let Some(number) = port.node_port.filter(|number| *number != 0) {
-            if kind == CLUSTER_IP || kind == "ExternalName" {
-                problems.push(FieldError::forbidden(&at.child("nodePort"), format!("may not be used when `type` is '{kind}'")));
+            if kind == CLUSTER_IP {
+                problems.push(FieldError::forbidden(&at.child("nodePort"), "may not be used when `type` is 'ClusterIP'"));
             }
             if !node_ports.insert((port.protocol.as_deref(), number)) {
                 problems.push(FieldError::duplicate(&at.child("nodePort"), number));
@@ -246,7 +312,16 @@ fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
         problems.extend(rules::invalid_each(&path.child("clusterIP"), address, rules::ip_problems(address)));
     }
     for (index, address) in spec.external_ips.iter().flatten().enumerate() {
-        problems.extend(rules::invalid_each(&path.child("externalIPs").index(index), address, rules::ip_problems(address)));
+        let at = path.child("externalIPs").index(index);
+        let wrong = rules::ip_problems(address);
+        if wrong.is_empty() {
+            ordinary_address(address, &at, &mut problems);
+        }
+        problems.extend(rules::invalid_each(&at, address, wrong));
+    }
+    families(spec, &path, &mut problems);
+    if let Some(wish) = spec.traffic_distribution.as_deref() {
+        one_of(wish, &["PreferClose", "PreferSameNode", "PreferSameZone"], &path.child("trafficDistribution"), &mut problems);
     }
     if let Some(policy) = spec.internal_traffic_policy.as_deref() {
         one_of(policy, &["Cluster", "Local"], &path.child("internalTrafficPolicy"), &mut problems);
@@ -272,6 +347,12 @@ fn validate_spec(spec: &ServiceSpec) -> Vec<FieldError> {
         if spec.load_balancer_source_ranges.as_ref().is_some_and(|all| !all.is_empty()) {
             problems.push(FieldError::forbidden(&path.child("LoadBalancerSourceRanges"), "may only be used when `type` is 'LoadBalancer'"));
         }
+    } else if let Some(class) = &spec.load_balancer_class {
+        problems.extend(rules::invalid_each(&path.child("loadBalancerClass"), class, rules::qualified_name_problems(class)));
+    }
+    for (index, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        let range = range.trim();
+        problems.extend(rules::invalid_each(&path.child("LoadBalancerSourceRanges").index(index), range, rules::cidr_problems(range)));
     }
     problems
 }

@@ -24,11 +24,18 @@ impl Strategy for IpAddressStrategy {
         let path = FieldPath::new("spec").child("parentRef");
         filled(&address.spec.parent_ref.resource, &path.child("resource"), &mut problems);
         filled(&address.spec.parent_ref.name, &path.child("name"), &mut problems);
+        let reference = &address.spec.parent_ref;
+        if let Some(group) = reference.group.as_deref().filter(|group| !group.is_empty()) {
+            problems.extend(rules::invalid_each(&path.child("group"), group, rules::dns1123_subdomain_problems(group)));
+        }
+        for (field, text) in [("resource", reference.resource.as_str()), ("name", reference.name.as_str()), ("namespace", reference.namespace.as_deref().unwrap_or_default())] {
+            problems.extend(rules::invalid_each(&path.child(field), text, rules::path_segment_problems(text)));
+        }
         problems
     }
     fn validate_update(&self, address: &IPAddress, old: &IPAddress) -> Vec<FieldError> {
         let mut problems = Vec::new();
-        immutable(&address.spec.parent_ref, &old.spec.parent_ref, &FieldPath::new("spec").child("ParentRef"), &mut problems);
+        immutable(&address.spec.parent_ref, &old.spec.parent_ref, &FieldPath::new("spec").child("parentRef"), &mut problems);
         problems
     }
     fn name_rule(&self) -> NameRule {
@@ -82,7 +89,11 @@ impl Strategy for ServiceCidrStrategy {
         let cidrs = |range: &ServiceCIDR| range.spec.as_ref().and_then(|spec| spec.cidrs.clone()).unwrap_or_default();
         let (new, old) = (cidrs(range), cidrs(old));
         // A second family may be added.
-        if !new.starts_with(&old) {
+        if new.len() == old.len() {
+            for (index, (new, old)) in new.iter().zip(&old).enumerate() {
+                immutable(new, old, &FieldPath::new("spec").child("cidrs").index(index), &mut problems);
+            }
+        } else if !new.starts_with(&old) {
             immutable(&new, &old, &FieldPath::new("spec").child("cidrs"), &mut problems);
         }
         problems

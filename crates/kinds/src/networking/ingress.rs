@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     cells,
-    problems::port_number,
+    problems::{filled, port_number},
     strategy::{Column, Strategy},
 };
 
@@ -17,14 +17,23 @@ pub struct IngressStrategy;
 fn backend(backend: &IngressBackend, path: &FieldPath, problems: &mut Vec<FieldError>) {
     match (&backend.service, &backend.resource) {
         (Some(_), Some(_)) => problems.push(FieldError::invalid(path, "", "cannot set both resource and service backends")),
-        (None, None) => problems.push(FieldError::required(path, "resource or service backend is required")),
-        (None, Some(_)) => {}
+        (None, None) => problems.push(FieldError::invalid(path, "", "resource or service backend is required")),
+        (None, Some(resource)) => {
+            let at = path.child("resource");
+            if let Some(group) = &resource.api_group {
+                problems.extend(rules::invalid_each(&at.child("apiGroup"), group, rules::dns1123_subdomain_problems(group)));
+            }
+            for (field, text) in [("kind", &resource.kind), ("name", &resource.name)] {
+                filled(text, &at.child(field), problems);
+                problems.extend(rules::invalid_each(&at.child(field), text, rules::path_segment_problems(text)));
+            }
+        }
         (Some(service), None) => {
             let at = path.child("service");
             if service.name.is_empty() {
                 problems.push(FieldError::required(&at.child("name"), ""));
             } else {
-                problems.extend(rules::invalid_each(&at.child("name"), &service.name, rules::dns1035_label_problems(&service.name)));
+                problems.extend(rules::invalid_each(&at.child("name"), &service.name, rules::dns1123_label_problems(&service.name)));
             }
             let (name, number) = service.port.as_ref().map_or((None, None), |port| (port.name.as_deref(), port.number));
             let at = at.child("port");
@@ -66,9 +75,8 @@ impl Strategy for IngressStrategy {
             if let Some(name) = rule.host.as_deref().filter(|name| !name.is_empty()) {
                 if rules::ip_problems(name).is_empty() {
                     problems.push(FieldError::invalid(&at.child("host"), name, "must be a DNS name, not an IP address"));
-                } else {
-                    host(name, &at.child("host"), &mut problems);
                 }
+                host(name, &at.child("host"), &mut problems);
             }
             let Some(http) = &rule.http else { continue };
             if http.paths.is_empty() {
@@ -78,7 +86,10 @@ impl Strategy for IngressStrategy {
                 let at = at.child("http").child("paths").index(position);
                 let text = one.path.as_deref().unwrap_or_default();
                 match one.path_type.as_str() {
-                    "" => problems.push(FieldError::required(&at.child("pathType"), "pathType must be specified")),
+                    "" => {
+                        problems.push(FieldError::required(&at.child("pathType"), "pathType must be specified"));
+                        continue;
+                    }
                     "Exact" | "Prefix" => {
                         if !text.starts_with('/') {
                             problems.push(FieldError::invalid(&at.child("path"), text, "must be an absolute path"));
@@ -103,6 +114,11 @@ impl Strategy for IngressStrategy {
         for (index, tls) in spec.tls.iter().flatten().enumerate() {
             for (position, name) in tls.hosts.iter().flatten().enumerate() {
                 host(name, &path.child("tls").index(index).child("hosts").index(position), &mut problems);
+            }
+        }
+        for (index, tls) in spec.tls.iter().flatten().enumerate() {
+            if let Some(name) = tls.secret_name.as_deref().filter(|name| !name.is_empty()) {
+                problems.extend(rules::invalid_each(&path.child("tls").index(index).child("secretName"), name, rules::dns1123_subdomain_problems(name)));
             }
         }
         if let Some(class) = &spec.ingress_class_name {

@@ -1,18 +1,36 @@
 //! IngressClass: a way to serve ingresses.
 
-use api::networking::v1::IngressClass;
+use api::networking::v1::{IngressClass, IngressClassParametersReference};
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, FieldPath, Object, validation as rules};
 use serde_json::Value;
 
 use crate::{
     cells,
-    problems::immutable,
+    problems::{filled, immutable},
     strategy::{Column, Strategy},
 };
 
 /// Behaviour of ingress classes.
 pub struct IngressClassStrategy;
+
+fn validate_parameters(parameters: &IngressClassParametersReference, at: &FieldPath, problems: &mut Vec<FieldError>) {
+    if let Some(group) = &parameters.api_group {
+        problems.extend(rules::invalid_each(&at.child("apiGroup"), group, rules::dns1123_subdomain_problems(group)));
+    }
+    for (field, text) in [("kind", &parameters.kind), ("name", &parameters.name)] {
+        filled(text, &at.child(field), problems);
+        problems.extend(rules::invalid_each(&at.child(field), text, rules::path_segment_problems(text)));
+    }
+    match (parameters.scope.as_deref(), parameters.namespace.as_deref()) {
+        (None, _) => problems.push(FieldError::required(&at.child("scope"), "")),
+        (Some("Namespace"), None) => problems.push(FieldError::required(&at.child("namespace"), "`parameters.scope` is set to 'Namespace'")),
+        (Some("Namespace"), Some(name)) => problems.extend(rules::invalid_each(&at.child("namespace"), name, rules::dns1123_label_problems(name))),
+        (Some("Cluster"), Some(_)) => problems.push(FieldError::forbidden(&at.child("namespace"), "`parameters.scope` is set to 'Cluster'")),
+        (Some("Cluster"), None) => {}
+        (Some(other), _) => problems.push(FieldError::not_supported(&at.child("scope"), other, &["Cluster", "Namespace"])),
+    }
+}
 
 impl Strategy for IngressClassStrategy {
     type Kind = IngressClass;
@@ -23,10 +41,18 @@ impl Strategy for IngressClassStrategy {
         if controller.is_empty() {
             return vec![FieldError::required(&path, "")];
         }
+        let mut problems = Vec::new();
         if controller.len() > 250 {
-            return vec![FieldError::too_long(&path, 250)];
+            problems.push(FieldError::too_long(&path, 250));
         }
-        if controller.contains('/') { Vec::new() } else { vec![FieldError::invalid(&path, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")")] }
+        match controller.split_once('/') {
+            None | Some((_, "")) => problems.push(FieldError::invalid(&path, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")")),
+            Some((domain, _)) => problems.extend(rules::invalid_each(&path, domain, rules::dns1123_subdomain_problems(domain))),
+        }
+        if let Some(parameters) = class.spec.as_ref().and_then(|spec| spec.parameters.as_ref()) {
+            validate_parameters(parameters, &FieldPath::new("spec").child("parameters"), &mut problems);
+        }
+        problems
     }
     fn validate_update(&self, class: &IngressClass, old: &IngressClass) -> Vec<FieldError> {
         let mut problems = self.validate(class);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     cells,
-    problems::{label_selector, port_or_name},
+    problems::{label_selector, port_number, port_or_name},
     strategy::{Column, Strategy},
 };
 
@@ -28,9 +28,17 @@ fn peers(peers: Option<&Vec<NetworkPolicyPeer>>, path: &FieldPath, problems: &mu
             None if !selects => problems.push(FieldError::required(&at, "must specify a peer")),
             Some(block) => {
                 let at = at.child("ipBlock");
+                if block.cidr.is_empty() {
+                    problems.push(FieldError::required(&at.child("cidr"), ""));
+                    continue;
+                }
                 problems.extend(rules::invalid_each(&at.child("cidr"), &block.cidr, rules::cidr_problems(&block.cidr)));
                 for (position, except) in block.except.iter().flatten().enumerate() {
-                    problems.extend(rules::invalid_each(&at.child("except").index(position), except, rules::cidr_problems(except)));
+                    let at = at.child("except").index(position);
+                    problems.extend(rules::invalid_each(&at, except, rules::cidr_problems(except)));
+                    if rules::is_strict_subset(except, &block.cidr) == Some(false) {
+                        problems.push(FieldError::invalid(&at, except.as_str(), "must be a strict subset of `cidr`"));
+                    }
                 }
             }
             None => {}
@@ -51,8 +59,9 @@ fn ports(ports: Option<&Vec<NetworkPolicyPort>>, path: &FieldPath, problems: &mu
             match &port.port {
                 Some(api::apimachinery::pkg::util::intstr::IntOrString::Int(start)) if end < *start => {
                     problems.push(FieldError::invalid(&at.child("endPort"), end, "must be greater than or equal to `port`"));
+                    port_number(end, &at.child("endPort"), problems);
                 }
-                Some(api::apimachinery::pkg::util::intstr::IntOrString::Int(_)) => {}
+                Some(api::apimachinery::pkg::util::intstr::IntOrString::Int(_)) => port_number(end, &at.child("endPort"), problems),
                 Some(_) => problems.push(FieldError::invalid(&at.child("endPort"), end, "may not be specified when `port` is non-numeric")),
                 None => problems.push(FieldError::invalid(&at.child("endPort"), end, "may not be specified when `port` is not specified")),
             }
@@ -90,9 +99,14 @@ impl Strategy for NetworkPolicyStrategy {
             ports(rule.ports.as_ref(), &at.child("ports"), &mut problems);
             peers(rule.to.as_ref(), &at.child("to"), &mut problems);
         }
+        let types = spec.policy_types.as_deref().unwrap_or_default();
+        if types.len() > 2 {
+            problems.push(FieldError::invalid(&path.child("policyTypes"), types.to_vec(), "may not specify more than two policyTypes"));
+            return problems;
+        }
         for (index, kind) in spec.policy_types.iter().flatten().enumerate() {
             if !matches!(kind.as_str(), "Ingress" | "Egress") {
-                problems.push(FieldError::not_supported(&path.child("policyTypes").index(index), kind.as_str(), &["Egress", "Ingress"]));
+                problems.push(FieldError::not_supported(&path.child("policyTypes").index(index), kind.as_str(), &["Ingress", "Egress"]));
             }
         }
         problems

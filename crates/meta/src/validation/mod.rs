@@ -18,7 +18,7 @@ pub use names::{
 };
 pub use object_meta::{validate_finalizer_names, validate_object_meta, validate_object_meta_update};
 pub use values::{
-    cidr_problems, config_map_key_problems, environment_name_problems, http_header_name_problems, ip_problems, percent_problems, port_name_problems,
+    cidr_problems, config_map_key_problems, environment_name_problems, http_header_name_problems, ip_problems, is_strict_subset, percent_problems, port_name_problems,
     port_number_problems, relaxed_environment_name_problems,
 };
 
@@ -29,7 +29,7 @@ pub fn invalid_each(path: &FieldPath, value: &str, problems: Vec<String>) -> Vec
 
 /// Upstream's sentence on a text that is too long.
 pub fn too_long(maximum: usize) -> String {
-    format!("must be no more than {maximum} characters")
+    format!("must be no more than {maximum} bytes")
 }
 
 /// Upstream's sentence on a number out of bounds.

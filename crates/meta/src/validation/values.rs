@@ -144,6 +144,19 @@ pub fn cidr_problems(text: &str) -> Vec<String> {
     if cidr(text).is_some() { Vec::new() } else { vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()] }
 }
 
+/// Whether every address of one range is of the other, which has more; none where either is no range.
+pub fn is_strict_subset(inner: &str, outer: &str) -> Option<bool> {
+    let ((inner, inner_length), (outer, outer_length)) = (cidr(inner)?, cidr(outer)?);
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
+    };
+    let ((inner_bits, size), (outer_bits, outer_size)) = (bits(inner), bits(outer));
+    let rest = u32::from(size) - u32::from(outer_length.min(size));
+    let same = inner_bits.checked_shr(rest).unwrap_or_default() == outer_bits.checked_shr(rest).unwrap_or_default();
+    Some(size == outer_size && inner_length > outer_length && same)
+}
+
 fn cidr(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;

@@ -3,13 +3,15 @@
 //! - `knarr-load objects NAMESPACE COUNT`: that many config maps of 1 KiB, to be listed
 //! - `knarr-load watchers COUNT ROUNDS`: that many watches on connections of their own; how long after each write all have seen it
 //! - `knarr-load pods IMAGE ONE_BY_ONE AT_ONCE`: pods made one at a time, from the request to Ready; then many at once, until all run
+//! - `knarr-load apply NAMESPACE COUNT ROUNDS`: that many config maps applied by the server, and applied again unchanged; objects a second
+//! - `knarr-load definitions COUNT`: that many definitions of custom resources
 //!
 //! The cluster is that of `KUBECONFIG`.
 
 use std::time::{Duration, Instant};
 
 use api::core::v1::{ConfigMap, Pod};
-use client::{Api, DeleteParams, FeedEvent, PostParams, Request, Selection, Source, WatchParams, feed};
+use client::{Api, DeleteParams, FeedEvent, Patch, PatchParams, PostParams, Request, Selection, Source, WatchParams, feed};
 use futures::{StreamExt, TryStreamExt, io::AsyncBufReadExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
@@ -157,6 +159,59 @@ async fn pods(image: &str, one_by_one: usize, at_once: usize) -> Outcome<serde_j
     Ok(json!({ "single_median_ms": milliseconds(&mut single, 0.5), "single_worst_ms": milliseconds(&mut single, 1.0), "all_ms": all.as_secs_f64() * 1000.0 }))
 }
 
+/// Applies a manifest again and again, as a deploying pipeline does, from as many connections as kubectl has workers.
+async fn apply(namespace: &str, count: usize, rounds: usize) -> Outcome<serde_json::Value> {
+    const AT_ONCE: usize = 16;
+    let maps: Api<ConfigMap> = Api::namespaced(connect().await?, namespace);
+    let mut spent = Duration::ZERO;
+    for round in 0..=rounds {
+        let started = Instant::now();
+        let all = stream::iter(0..count).map(|number| {
+            let maps = maps.clone();
+            async move {
+                let name = format!("applied-{number}");
+                let data = [("key".to_owned(), "x".repeat(256))].into();
+                let map = ConfigMap { data: Some(data), ..config_map(&name) };
+                maps.patch(&name, &PatchParams::apply("knarr-load"), &Patch::Apply(&map)).await.map(|_| ())
+            }
+        });
+        all.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        // The first round makes them.
+        if round > 0 {
+            spent += started.elapsed();
+        }
+    }
+    Ok(json!({"objects_per_second": (count * rounds) as f64 / spent.as_secs_f64()}))
+}
+
+/// Definitions with a schema of some size each, of a group of their own.
+async fn definitions(count: usize) -> Outcome<serde_json::Value> {
+    const AT_ONCE: usize = 16;
+    let client = connect().await?;
+    let properties: serde_json::Map<String, serde_json::Value> =
+        (0..20).map(|number| (format!("field{number}"), json!({"type": "string", "description": "A field of a custom resource.", "maxLength": 64}))).collect();
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}});
+    let all = stream::iter(0..count).map(|number| {
+        let (client, schema) = (client.clone(), schema.clone());
+        async move {
+            let (plural, group) = (format!("kinds{number}"), format!("bench{}.example.com", number % 50));
+            let definition = json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.{group}")},
+                "spec": {
+                    "group": group, "scope": "Namespaced", "names": {"plural": plural, "kind": format!("Kind{number}")},
+                    "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+                },
+            });
+            let request = http::Request::post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").header("content-type", "application/json");
+            let request = request.body(serde_json::to_vec(&definition)?)?;
+            client.request::<serde_json::Value>(request).await?;
+            Outcome::Ok(())
+        }
+    });
+    all.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    Ok(json!({"definitions": count}))
+}
+
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -165,7 +220,12 @@ async fn main() -> Outcome<()> {
         ["objects", namespace, count] => objects(namespace, count.parse()?).await?,
         ["watchers", count, rounds] => watchers(count.parse()?, rounds.parse()?).await?,
         ["pods", image, one_by_one, at_once] => pods(image, one_by_one.parse()?, at_once.parse()?).await?,
-        _ => return Err("usage: knarr-load objects NAMESPACE COUNT | watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE".into()),
+        ["apply", namespace, count, rounds] => apply(namespace, count.parse()?, rounds.parse()?).await?,
+        ["definitions", count] => definitions(count.parse()?).await?,
+        _ => {
+            let usage = "usage: knarr-load objects NAMESPACE COUNT | watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE | apply NAMESPACE COUNT ROUNDS | definitions COUNT";
+            return Err(usage.into());
+        }
     };
     println!("{measured}");
     Ok(())

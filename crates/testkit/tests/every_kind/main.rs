@@ -1,6 +1,8 @@
 //! Every verb of every kind that is served, driven through a smallest valid object: a kind cannot be forgotten, since the test
 //! walks the Scheme, and fails where it finds one without such an object.
 
+mod invalid_objects;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;

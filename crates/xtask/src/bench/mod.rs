@@ -84,7 +84,7 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     command.arg("server").arg("--data-dir").arg(directory.path().join("data")).args(["--run-dir", &run_directory, "--port", PORT]);
     command.args(["--cluster-name", "bench", "--node-name", "bench", "--cluster-cidr", "10.190.0.0/16", "--service-cidr", "10.191.0.0/16"]);
     let process = command.stdin(Stdio::null()).stderr(log).spawn().with_context(|| format!("cannot start {}", binary.display()))?;
-    let server = Server { process, kubectl: clients.kubectl, kubeconfig, run_directory, _directory: directory };
+    let mut server = Server { process, kubectl: clients.kubectl, kubeconfig, run_directory, _directory: directory };
     let probe = format!("https://127.0.0.1:{PORT}/readyz");
     let curl = |words: &[&str]| output(Command::new("curl").args(["--silent", "--insecure", "--fail", "--noproxy", "*"]).args(words));
     eventually("the API is ready", || curl(&[&probe]).is_ok())?;
@@ -126,10 +126,7 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
         say(&format!("creating objects from {connections} connections"));
         let namespace = format!("load-{connections}");
         server.kubectl(&["create", "namespace", &namespace])?;
-        let script = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
-        let body = format!(r#"{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"c%d\"}},\"data\":{{\"key\":\"{}\"}}}}"#, "x".repeat(1024));
-        let lua = format!("local n = 0\nwrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"application/json\"\nfunction request()\n n = n + 1\n return wrk.format(nil, nil, nil, string.format(\"{body}\", n))\nend\n");
-        fs::write(script.path(), lua).context("cannot write the load script")?;
+        let script = creating()?;
         note(what, load(connections, arguments.seconds, &token, &format!("/api/v1/namespaces/{namespace}/configmaps"), Some(script.path()))?, target);
     }
     say("listing 5000 objects");
@@ -137,20 +134,75 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     load::own(&program, &server, &["objects", "load-list", "5000"])?;
     let header = format!("Authorization: Bearer {token}");
     let list = format!("https://127.0.0.1:{PORT}/api/v1/namespaces/load-list/configmaps");
-    let mut times = Vec::new();
-    for _ in 0..11 {
-        let said = curl(&["--header", &header, "--output", "/dev/null", "--write-out", "%{time_pretransfer} %{time_total}", &list])?;
-        let mut numbers = said.split(' ').filter_map(|number| number.parse::<f64>().ok());
-        if let (Some(connected), Some(total)) = (numbers.next(), numbers.next()) {
-            times.push((total - connected) * 1000.0);
+    let median = |url: &str, form: &str| {
+        let mut times = Vec::new();
+        for _ in 0..11 {
+            let accept = format!("Accept: {form}");
+            let said = curl(&["--header", &header, "--header", &accept, "--output", "/dev/null", "--write-out", "%{time_pretransfer} %{time_total}", url])?;
+            let mut numbers = said.split(' ').filter_map(|number| number.parse::<f64>().ok());
+            if let (Some(connected), Some(total)) = (numbers.next(), numbers.next()) {
+                times.push((total - connected) * 1000.0);
+            }
         }
+        times.sort_by(f64::total_cmp);
+        Ok::<String, anyhow::Error>(times.get(times.len() / 2).map_or("not measured".to_owned(), |time| format!("{time:.1} ms")))
+    };
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+    note("LIST 5000 objects of 1 KiB (median)", median(&list, "application/json")?, "15 ms");
+    note("the same in protobuf, after the first", median(&list, PROTOBUF)?, "as JSON");
+    let page = format!("{list}?limit=500");
+    note("a page of 500 of them (median)", median(&page, "application/json")?, "2 ms");
+    let script = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    fs::write(script.path(), format!("wrk.headers[\"Accept\"] = \"{PROTOBUF}\"\n")).context("cannot write the load script")?;
+    let one = "/api/v1/namespaces/default/configmaps/one";
+    note("GET in protobuf, 16 connections", load(16, arguments.seconds, &token, one, Some(script.path()))?, "as JSON");
+    say("reading while 64 clients write");
+    server.kubectl(&["create", "namespace", "load-mixed"])?;
+    let script = creating()?;
+    let (seconds, writer_token) = (arguments.seconds, token.clone());
+    let written = std::thread::spawn(move || load(64, seconds, &writer_token, "/api/v1/namespaces/load-mixed/configmaps", Some(script.path())));
+    note("GET by 2 clients under 64 that write", load(2, arguments.seconds, &token, one, None)?, "p99 10 ms");
+    let written = written.join().map_err(|_| anyhow::anyhow!("the writers failed"))??;
+    note("what those 64 wrote meanwhile", written, "");
+    say("applying a manifest of 200 objects again and again");
+    server.kubectl(&["create", "namespace", "load-apply"])?;
+    let applied = load::own(&program, &server, &["apply", "load-apply", "200", "20"])?;
+    let rate = applied["objects_per_second"].as_f64().unwrap_or(f64::NAN);
+    note("unchanged server-side apply, of 200 objects", format!("{rate:.0} /s"), "2000 /s");
+    say("storing 1000 definitions");
+    load::own(&program, &server, &["definitions", "1000"])?;
+    let mut memories = Vec::new();
+    let mut started_in = Duration::ZERO;
+    for definitions in [true, false] {
+        if !definitions {
+            server.kubectl(&["delete", "customresourcedefinitions", "--all", "--wait=true"])?;
+        }
+        server.stop();
+        let started = Instant::now();
+        server.process = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        eventually("the API is ready again", || curl(&[&probe]).is_ok())?;
+        if definitions {
+            started_in = started.elapsed();
+        }
+        std::thread::sleep(Duration::from_secs(5)); // What starting stirred up is to settle before memory is measured.
+        memories.push(server.memory_kibibytes() as f64 / 1024.0);
     }
-    times.sort_by(f64::total_cmp);
-    note("LIST 5000 objects of 1 KiB (median)", times.get(times.len() / 2).map_or("not measured".to_owned(), |time| format!("{time:.0} ms")), "15 ms");
+    note("start with 1000 definitions stored", format!("{:.2} s", started_in.as_secs_f64()), "2 s");
+    let more = memories.first().zip(memories.get(1)).map_or(f64::NAN, |(with, without)| with - without);
+    note("memory that 1000 definitions take after it", format!("{more:.0} MiB"), "100 MiB");
     let size = fs::metadata(&binary).map(|found| found.len()).unwrap_or_default();
     note("binary", format!("{:.1} MB", size as f64 / 1e6), "40 MB");
 
     print(&table, arguments.output.as_deref())
+}
+
+/// A script for `wrk` that creates config maps of 1 KiB.
+fn creating() -> Result<tempfile::NamedTempFile> {
+    let script = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    let body = format!(r#"{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"c%d\"}},\"data\":{{\"key\":\"{}\"}}}}"#, "x".repeat(1024));
+    let lua = format!("local n = 0\nwrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"application/json\"\nfunction request()\n n = n + 1\n return wrk.format(nil, nil, nil, string.format(\"{body}\", n))\nend\n");
+    fs::write(script.path(), lua).context("cannot write the load script")?;
+    Ok(script)
 }
 
 fn print(table: &[Measured], form: Option<&str>) -> Result<()> {

@@ -59,10 +59,17 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Ends the process; what it stored stays.
+    pub fn stop(&mut self) {
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         let _ = self.process.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
         // A server that stops leaves what its pods need; here are none, so everything may go.
         for part in ["runtime", "node"] {
             let _ = Command::new("umount").args(["--lazy", &format!("{}/bench/{part}", self.run_directory)]).stderr(Stdio::null()).status();

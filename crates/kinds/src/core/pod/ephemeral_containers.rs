@@ -25,7 +25,7 @@ pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
     if is_mirror(old) {
         return vec![FieldError::forbidden(&FieldPath::new(""), "static pods do not support ephemeral containers")];
     }
-    let mut problems = validation::pod_spec(new, &path);
+    let mut problems = validation::known_pod(pod);
     let path = path.child("ephemeralContainers");
     let list = new.ephemeral_containers.as_deref().unwrap_or_default();
     for known in old_spec.ephemeral_containers.iter().flatten() {
@@ -54,6 +54,7 @@ pub fn validate_one(container: &EphemeralContainer, names: &HashSet<&str>, path:
         ("resources", has_resources),
         ("resizePolicy", container.resize_policy.as_ref().is_some_and(|list| !list.is_empty())),
         ("restartPolicy", container.restart_policy.is_some()),
+        ("restartPolicyRules", container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty())),
         ("livenessProbe", container.liveness_probe.is_some()),
         ("readinessProbe", container.readiness_probe.is_some()),
         ("startupProbe", container.startup_probe.is_some()),
@@ -107,7 +108,7 @@ mod tests {
     fn they_have_neither_ports_nor_probes_nor_unknown_targets() {
         check(
             json!([]),
-            json!([{ "name": "d", "image": "i", "targetContainerName": "x", "ports": [{ "containerPort": 1 }], "resources": { "limits": { "cpu": "1" } } }]),
+            json!([{ "name": "d", "image": "i", "targetContainerName": "x", "ports": [{ "containerPort": 1, "protocol": "TCP" }], "resources": { "limits": { "cpu": "1" } } }]),
             &[
                 "spec.ephemeralContainers[0].targetContainerName: Not found: \"x\"",
                 "spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container",

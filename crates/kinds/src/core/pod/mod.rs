@@ -1,10 +1,16 @@
 //! Pod: containers that share an address and volumes on one node.
 
+pub mod affinity;
 pub mod columns;
+pub mod container;
 pub mod defaults;
+pub mod environment;
 pub mod ephemeral_containers;
+pub mod mounts;
 pub mod quality;
 pub mod resize;
+pub mod resources;
+pub mod security;
 pub mod update;
 pub mod validation;
 pub mod volumes;
@@ -12,7 +18,7 @@ pub mod whole_resources;
 
 use api::core::v1::{Pod, PodStatus};
 use jiff::Timestamp;
-use meta::{FieldError, FieldPath, Object};
+use meta::{FieldError, Object};
 use serde_json::Value;
 
 use crate::strategy::{Column, DeletionGrace, Strategy, WriteContext};
@@ -74,13 +80,7 @@ impl Strategy for PodStrategy {
         pod.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
     }
     fn validate(&self, pod: &Pod) -> Vec<FieldError> {
-        let path = FieldPath::new("spec");
-        let Some(spec) = &pod.spec else { return vec![FieldError::required(&path.child("containers"), "")] };
-        let mut problems = validation::pod_spec(spec, &path);
-        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
-            problems.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
-        }
-        problems
+        validation::new_pod(pod)
     }
     fn validate_update(&self, pod: &Pod, old: &Pod) -> Vec<FieldError> {
         update::validate(pod, old)

@@ -61,7 +61,7 @@ pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
     if count(new) != count(old_spec) {
         return vec![FieldError::forbidden(&path.child("initContainers"), "initContainers may not be added or removed on resize")];
     }
-    let mut problems = validation::pod_spec(new, &path);
+    let mut problems = validation::known_pod(pod);
     for (list, new, old) in lists(new, old_spec) {
         for (index, (new, old)) in new.iter().zip(old).enumerate() {
             let at = path.child(list).index(index);

@@ -2,10 +2,10 @@
 //!
 //! Source: Kubernetes `pkg/apis/core/validation/validation.go`, `ValidatePodUpdate`.
 
-use api::core::v1::{Container, Pod, PodSpec, Toleration};
+use api::core::v1::{Affinity, Container, Pod, PodSpec, Toleration};
 use meta::{FieldError, FieldPath};
 
-use super::validation;
+use super::{affinity, validation};
 
 const IMMUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -31,8 +31,6 @@ fn images(new: &[Container], path: &FieldPath, problems: &mut Vec<FieldError>) {
         let image = container.image.as_deref().unwrap_or_default();
         if image.is_empty() {
             problems.push(FieldError::required(&path.index(index).child("image"), ""));
-        } else if image.trim() != image {
-            problems.push(FieldError::invalid(&path.index(index).child("image"), image, "must not have leading or trailing whitespace"));
         }
     }
 }
@@ -41,7 +39,7 @@ fn images(new: &[Container], path: &FieldPath, problems: &mut Vec<FieldError>) {
 pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
     let path = FieldPath::new("spec");
     let (Some(new), Some(old_spec)) = (&pod.spec, &old.spec) else { return Vec::new() };
-    let mut problems = Vec::new();
+    let mut problems = validation::known_pod(pod);
     if new.containers.len() != old_spec.containers.len() {
         return vec![FieldError::forbidden(&path.child("containers"), "pod updates may not add or remove containers")];
     }
@@ -55,9 +53,11 @@ pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
     match (new.active_deadline_seconds, old_spec.active_deadline_seconds) {
         (Some(wanted), _) if !(0..=i64::from(i32::MAX)).contains(&wanted) => {
             problems.push(FieldError::invalid(&deadline, wanted, meta::validation::inclusive_range(0, i64::from(i32::MAX))));
+            return problems;
         }
         (Some(wanted), Some(known)) if wanted > known => {
             problems.push(FieldError::invalid(&deadline, wanted, "must be less than or equal to previous value"));
+            return problems;
         }
         (None, Some(_)) => {
             problems.push(FieldError::invalid(&deadline, serde_json::Value::Null, "must not update from a positive integer to nil value"));
@@ -70,16 +70,13 @@ pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
         if !only_added(tolerations, old_tolerations) {
             problems.push(FieldError::forbidden(&path.child("tolerations"), "existing toleration can not be modified except its tolerationSeconds"));
         }
-        problems.extend(validation::tolerations(tolerations, &path.child("tolerations")));
     }
-    let mut gates_error = false;
     let gates = new.scheduling_gates.as_deref().unwrap_or_default();
     let old_gates = old_spec.scheduling_gates.as_deref().unwrap_or_default();
-    for gate in gates {
+    for (index, gate) in gates.iter().enumerate() {
         if !old_gates.contains(gate) {
-            gates_error = true;
             problems.push(FieldError::forbidden(
-                &path.child("schedulingGates"),
+                &path.child("schedulingGates").index(index).child("name"),
                 format!("only deletion is allowed, but found new scheduling gate '{}'", gate.name),
             ));
         }
@@ -97,10 +94,21 @@ pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
     }
     if !old_gates.is_empty() {
         // A pod that is held back from scheduling may still be told where it must not go.
+        let kept = old_spec.node_selector.iter().flatten().all(|(key, value)| new.node_selector.as_ref().and_then(|new| new.get(key)) == Some(value));
+        if !kept {
+            let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+            problems.push(FieldError::invalid(&path.child("nodeSelector"), serde_json::json!(new.node_selector), detail));
+        }
         adopted.node_selector.clone_from(&old_spec.node_selector);
-        adopted.affinity.clone_from(&old_spec.affinity);
+        affinity::only_narrowed(new.affinity.as_ref(), old_spec.affinity.as_ref(), &path.child("affinity").child("nodeAffinity"), &mut problems);
+        let old_nodes = old_spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
+        let affinity = adopted.affinity.get_or_insert_default();
+        affinity.node_affinity = old_nodes;
+        if *affinity == Affinity::default() {
+            adopted.affinity.clone_from(&old_spec.affinity);
+        }
     }
-    if adopted != *old_spec && !gates_error {
+    if adopted != *old_spec {
         problems.push(FieldError::forbidden(&path, IMMUTABLE));
     }
     problems
