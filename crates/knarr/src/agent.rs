@@ -12,7 +12,8 @@ use crate::{
     join::{self, Membership, ServerAddress},
     node_parts::{self, NodeSettings},
     local_cluster::HostSide,
-    server::{enter_namespaces, host_name, make_directories, own_addresses, start_logging, stop_on_signals},
+    server::{enter_namespaces, host_name, make_directories, own_addresses, start_logging},
+    power::Signals,
 };
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
@@ -25,7 +26,8 @@ pub fn run(arguments: AgentArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(arguments: AgentArgs, host: Option<HostSide>) -> anyhow::Result<()> {
-    let stop = stop_on_signals()?;
+    let signals = Signals::listen()?;
+    let stop = signals.stop.clone();
     if !rustix::process::geteuid().is_root() {
         bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root");
     }
@@ -53,8 +55,10 @@ async fn serve(arguments: AgentArgs, host: Option<HostSide>) -> anyhow::Result<(
         proxy_client: membership.client.clone(),
         labels: Vec::new(),
         host,
+        options: arguments.node.clone(),
     };
     let parts = node_parts::start(settings, stop.clone()).await?;
+    signals.end_pods_first(Some(parts.node.clone()));
     // Through the tunnel the server reaches this node although it may not be able to connect to it.
     let tunnel = tokio::spawn({
         let (server, tls, node_api, stop) = (server.clone(), membership.tls.clone(), Arc::new(parts.node.node_api_service()), stop.clone());

@@ -7,7 +7,11 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{local_cluster::{self, DownArgs, StatusArgs, UpArgs}, output::{tell, write}};
+use crate::{
+    local_cluster::{self, DownArgs, StatusArgs, UpArgs},
+    node_options::NodeOptions,
+    output::{tell, write},
+};
 
 /// Kubernetes in one binary: a whole cluster on one machine, or a part of a large one.
 #[derive(Debug, Parser)]
@@ -126,6 +130,9 @@ pub struct ServerArgs {
     /// Live in the network and mount namespaces pinned in this directory; `knarr up` makes them.
     #[arg(long, value_name = "DIRECTORY", hide_short_help = true)]
     pub namespaces: Option<PathBuf>,
+    /// What the node is told.
+    #[command(flatten)]
+    pub node: NodeOptions,
     /// File with these settings in YAML; the command line wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -170,6 +177,9 @@ pub struct AgentArgs {
     /// Live in the network and mount namespaces pinned in this directory; `knarr up` makes them.
     #[arg(long, value_name = "DIRECTORY", hide_short_help = true)]
     pub namespaces: Option<PathBuf>,
+    /// What the node is told.
+    #[command(flatten)]
+    pub node: NodeOptions,
     /// File with these settings in YAML; the command line wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

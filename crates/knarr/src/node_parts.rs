@@ -16,7 +16,7 @@ use service_proxy::ServiceProxy;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
-use crate::local_cluster::HostSide;
+use crate::{local_cluster::HostSide, node_options::NodeOptions};
 
 /// Port of the node's own API, as kubelets have it.
 pub const NODE_API_PORT: u16 = 10250;
@@ -50,6 +50,8 @@ pub struct NodeSettings {
     pub labels: Vec<(String, String)>,
     /// The host, where the node lives in namespaces of its own.
     pub host: Option<HostSide>,
+    /// What the user says of the node.
+    pub options: NodeOptions,
 }
 
 /// A running node.
@@ -148,6 +150,7 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
     config.cluster_domain = settings.cluster_domain;
     config.version = apiserver::version::GIT_VERSION.to_owned();
     config.labels.extend(settings.labels);
+    settings.options.apply(&mut config)?;
     let node = Arc::new(Node::new(config)?);
     {
         let (status_changed, stop) = (node.status_changed(), stop.clone());

@@ -4,8 +4,6 @@ use std::{net::IpAddr, os::unix::fs::DirBuilderExt};
 
 use anyhow::{Context, bail};
 use client::Identity;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -14,6 +12,7 @@ use crate::{
     control_plane::ControlPlane,
     local_cluster::{self, HostSide},
     node_parts,
+    power::Signals,
 };
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
@@ -40,21 +39,6 @@ pub fn start_logging(filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cancels when the process is asked to stop.
-pub fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).context("cannot receive signals")?;
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            signals.recv().await;
-            info!("stopping; pods go on");
-            stop.cancel();
-        });
-    }
-    Ok(stop)
-}
-
 /// The addresses of this machine that packets leave by, where the user names none.
 pub fn own_addresses(given: &[IpAddr]) -> Vec<IpAddr> {
     if !given.is_empty() {
@@ -70,7 +54,8 @@ pub fn own_addresses(given: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<()> {
-    let stop = stop_on_signals()?;
+    let signals = Signals::listen()?;
+    let stop = signals.stop.clone();
     if !arguments.disable_agent && !rustix::process::geteuid().is_root() {
         bail!("a node needs root, to make namespaces, mounts and routes: run knarr as root, or with --disable-agent for a control plane alone");
     }
@@ -101,11 +86,13 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
             addresses,
             host,
             name: name.clone(),
+            options: arguments.node.clone(),
         };
         let parts = node_parts::start(settings, stop.clone()).await?;
         let registered = control_plane.dialer.local.register(&name, parts.node.node_api_service());
         Some((parts, registered))
     };
+    signals.end_pods_first(node.as_ref().map(|(parts, _)| parts.node.clone()));
     control_plane.finish().await;
     controllers.finished().await;
     if let Some((node, _registered)) = node {

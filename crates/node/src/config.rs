@@ -17,6 +17,7 @@ use crate::{
     pods::Pods,
     quantity::Amount,
     services::ServiceDirectory,
+    shutdown::Group,
     tokens::TokenSource,
 };
 
@@ -65,6 +66,12 @@ pub struct NodeConfig {
     pub reserved: BTreeMap<String, Amount>,
     /// Kernel parameters that pods may set beyond the safe ones; a `*` at the end stands for anything.
     pub allowed_sysctls: Vec<String>,
+    /// In which order, and within what time, pods end when the machine is shut down; empty: they are not ended.
+    pub shutdown: Vec<Group>,
+    /// Fewer free process numbers are a shortage, where a number is set.
+    pub least_process_ids: Option<u64>,
+    /// Files in here are pods that this node runs whatever the API says.
+    pub static_pod_directory: PathBuf,
     /// Log files of a container are rotated at this size.
     pub log_maximum_bytes: u64,
     /// Log files kept of one container.
@@ -95,6 +102,7 @@ impl NodeConfig {
             network,
             clock: SystemClock::shared(),
             log_directory: data_directory.join("logs"),
+            static_pod_directory: data_directory.join("manifests"),
             data_directory,
             run_directory: run_directory.into(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
@@ -108,6 +116,8 @@ impl NodeConfig {
             version: "v1.36.0+knarr".to_owned(),
             reserved: BTreeMap::new(),
             allowed_sysctls: Vec::new(),
+            shutdown: Vec::new(),
+            least_process_ids: None,
             log_maximum_bytes: 10 * 1024 * 1024,
             log_maximum_files: 5,
             lease_duration: Duration::from_secs(40),
@@ -155,6 +165,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Whether pods can be connected, as far as the node's status knows.
     pub network_ready: tokio::sync::watch::Sender<bool>,
+    /// The machine is being shut down.
+    pub is_shutting_down: std::sync::atomic::AtomicBool,
     /// The Node's labels as the API has them, once they are known: before, no pod can be judged.
     pub node_labels: tokio::sync::watch::Sender<Option<BTreeMap<String, String>>>,
 }

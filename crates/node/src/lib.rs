@@ -4,6 +4,7 @@
 //! * [`registration`]: the Node object, its status and lease
 //! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`]: what containers need before they start
 //! * [`probe`], [`hooks`]: what is asked of containers while they run
+//! * [`static_pods`]: pods from files of the node; [`shutdown`]: ending pods when the machine goes down
 //! * [`eviction`]: who must go when memory or disk runs short
 //! * [`api`]: the node's own API; [`logs`]: what it serves most
 //! * [`config`], [`machine`], [`quantity`], [`clock`], [`events`], [`metrics`]: what all of these share
@@ -30,6 +31,8 @@ pub mod probe;
 pub mod quantity;
 pub mod registration;
 pub mod services;
+pub mod shutdown;
+pub mod static_pods;
 pub mod tokens;
 pub mod volume;
 
@@ -93,6 +96,7 @@ impl Node {
             tokens: TokenSource::new(client, clock),
             pods: pods.clone(),
             metrics: Metrics::default(),
+            is_shutting_down: std::sync::atomic::AtomicBool::new(false),
             network_ready: tokio::sync::watch::channel(false).0,
             node_labels: tokio::sync::watch::channel(None).0,
             config,
@@ -110,6 +114,11 @@ impl Node {
     #[must_use]
     pub fn node_api_service(&self) -> NodeApiServer {
         NodeApiServer::new(self.context.clone(), self.pods.clone(), self.stop.clone())
+    }
+
+    /// Ends this node's pods, since the machine is going down, as [`NodeConfig::shutdown`] says; the node takes no more afterwards.
+    pub async fn shut_down(&self) {
+        shutdown::run(&self.context, &self.status_changed).await;
     }
 
     /// Registers the node and works until it is cancelled. Containers go on running then.

@@ -90,6 +90,16 @@ pub fn file_system(path: &Path) -> Option<(u64, u64)> {
     Some((facts.f_blocks.saturating_mul(facts.f_frsize), facts.f_bavail.saturating_mul(facts.f_frsize)))
 }
 
+/// How many processes and threads more there could be.
+#[must_use]
+pub fn available_process_ids() -> Option<u64> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    let now: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    Some(most.saturating_sub(now))
+}
+
 /// Bytes of memory that programs could still get.
 #[must_use]
 pub fn available_memory() -> Option<u64> {

@@ -6,14 +6,15 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use client::{EventType, FeedEvent, Selection, Source, feed, revision_of};
-use container_runtime::{RuntimeEvent, SandboxStatus};
+use container_runtime::{ContainerState, RuntimeEvent, SandboxStatus};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::RwLock;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::{mpsc, watch}, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,20 +24,28 @@ use crate::{
         self,
         admission::{Offer, admit, fits},
         is_terminal,
+        plan::EVICTED,
         removal::remove_orphan,
         resize::{DEFERRED, INFEASIBLE, Refusal},
         resources::pod_request,
         uid,
-        worker::{Desired, View, Worker, WorkerHandle},
+        worker::{Desired, Eviction, View, Worker, WorkerHandle},
     },
     quantity::Amount,
+    static_pods::{self, mirror::{self, Known}, mirrored_hash},
 };
 
 /// The workers by pod UID, for the node's own API too.
 #[derive(Clone, Default)]
 pub struct Pods {
     workers: Arc<RwLock<HashMap<String, WorkerHandle>>>,
+    /// Counts ends of pods, for those who wait for one.
+    ended: Arc<watch::Sender<u64>>,
 }
+
+/// How long the containers of a pod may take that is evicted at once. Source: Kubernetes 1.36,
+/// `immediateEvictionGracePeriodSeconds`.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 impl Pods {
     /// What is known of all pods.
@@ -88,10 +97,36 @@ impl Pods {
 
     /// Takes a pod off this node, for the reason that the message tells.
     pub fn evict(&self, uid: &str, message: String) {
+        self.end(uid, Eviction { reason: EVICTED, message, grace: EVICTION_GRACE });
+    }
+
+    /// Ends a pod for the node's sake.
+    pub fn end(&self, uid: &str, eviction: Eviction) {
         if let Some(worker) = self.workers.read().get(uid) {
             worker.desired.send_modify(|desired| {
-                desired.evicted.get_or_insert(message);
+                desired.evicted.get_or_insert(eviction);
             });
+        }
+    }
+
+    /// Something of a pod has stopped: whoever waits for resources, or for its end, looks again.
+    pub fn tell_ended(&self, uid: &str) {
+        self.wake_deferred(uid);
+        self.ended.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Waits until nothing of these pods runs any more.
+    pub async fn all_ended(&self, uids: &[String]) {
+        let mut ended = self.ended.subscribe();
+        let runs = |uid: &String| {
+            self.workers.read().get(uid).is_some_and(|worker| {
+                let view = worker.view.lock();
+                view.sandbox.is_some() || view.containers.iter().any(|container| matches!(container.state, ContainerState::Running { .. }))
+            })
+        };
+        while uids.iter().any(runs) {
+            // The sender is ours, so the channel cannot close.
+            let _ = ended.changed().await;
         }
     }
 
@@ -118,14 +153,35 @@ pub struct PodManager {
     tasks: JoinSet<String>,
     /// Sandboxes found at the start, by pod UID, until their pods turn up.
     found: HashMap<String, Vec<SandboxStatus>>,
+    /// Pods from files of this node, by UID.
+    statics: HashMap<String, StaticPod>,
+    /// Those whose name an older one still has, by namespace and name.
+    waiting: HashMap<(String, String), Arc<Pod>>,
+    /// The API's copies of such pods, also of those that are gone.
+    mirrors: HashMap<(String, String), Arc<Pod>>,
+    /// The API was listed once.
+    is_listed: bool,
     stop: CancellationToken,
+}
+
+/// A pod from a file of this node.
+struct StaticPod {
+    key: (String, String),
+    /// Tells its keeper what the API has of it; dropping it ends the keeper.
+    mirror: watch::Sender<Known>,
+    /// Its file is gone.
+    is_removed: bool,
+}
+
+fn key(pod: &Pod) -> (String, String) {
+    (pod::namespace(pod).to_owned(), pod::name(pod).to_owned())
 }
 
 impl PodManager {
     /// A manager of no pods.
     #[must_use]
     pub fn new(context: Arc<Context>, pods: Pods, stop: CancellationToken) -> Self {
-        Self { context, pods, tasks: JoinSet::new(), found: HashMap::new(), stop }
+        Self { context, pods, tasks: JoinSet::new(), found: HashMap::new(), statics: HashMap::new(), waiting: HashMap::new(), mirrors: HashMap::new(), is_listed: false, stop }
     }
 
     /// Works until it is cancelled. What runs then goes on.
@@ -141,6 +197,17 @@ impl PodManager {
         let selection = Selection::fields(&format!("spec.nodeName={}", self.context.config.name));
         let source = Source::new::<Pod>(self.context.config.client.clone(), &(), selection);
         let (send, mut changes) = mpsc::unbounded_channel();
+        let (send_static, mut static_changes) = mpsc::unbounded_channel();
+        let (directory, node_name) = (self.context.config.static_pod_directory.clone(), self.context.config.name.clone());
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
+            if let Err(problem) = static_pods::follow(&directory, &node_name, send_static).await {
+                tracing::warn!(path = %directory.display(), %problem, "static pods are not followed: the directory cannot be watched");
+            }
+        }));
+        // Before the API is listed, so that what they run in is nobody's orphan.
+        if let Some(pods) = static_changes.recv().await {
+            self.take_static_pods(pods);
+        }
         let stop = self.stop.clone();
         let mut network_ready = self.context.network_ready.subscribe();
         let mut labels = self.context.node_labels.subscribe();
@@ -158,6 +225,7 @@ impl PodManager {
                 Some(change) = changes.recv(), if knows_labels => self.take_change(change).await,
                 // A pod that selects this node by a label must not be refused for our not having read it yet.
                 Ok(()) = labels.changed(), if !knows_labels => knows_labels = labels.borrow_and_update().is_some(),
+                Some(pods) = static_changes.recv() => self.take_static_pods(pods),
                 Some(event) = events.next() => self.take_runtime_event(event),
                 Some(ended) = self.tasks.join_next() => self.take_ended(ended),
                 // The sender is in the context, which we hold.
@@ -166,6 +234,7 @@ impl PodManager {
         }
         // Dropping the handles ends the workers, not their pods.
         self.pods.workers.write().clear();
+        self.statics.clear();
         while self.tasks.join_next().await.is_some() {}
         Ok(())
     }
@@ -173,17 +242,31 @@ impl PodManager {
     async fn take_change(&mut self, change: FeedEvent<Pod>) {
         match change {
             FeedEvent::Replaced { mut objects, .. } => {
+                let mirrors: Vec<Pod> = objects.extract_if(.., |pod| mirrored_hash(pod).is_some()).collect();
+                self.mirrors = mirrors.into_iter().map(|mirror| (key(&mirror), Arc::new(mirror))).collect();
+                self.is_listed = true;
+                self.tell_mirrors();
                 let listed: std::collections::HashSet<String> = objects.iter().map(|pod| uid(pod).to_owned()).collect();
                 // Those that run already come first: they keep their place.
                 objects.sort_by_key(|pod| (!self.found.contains_key(uid(pod)), pod.metadata.creation_timestamp.clone()));
                 for pod in objects {
                     self.put(pod);
                 }
-                let gone: Vec<String> = self.pods.workers.read().keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+                let gone: Vec<String> = self.pods.workers.read().keys().filter(|uid| !listed.contains(*uid) && !self.statics.contains_key(*uid)).cloned().collect();
                 for uid in gone {
                     self.forget(&uid, None);
                 }
                 self.remove_orphans().await;
+            }
+            FeedEvent::Put(pod) if mirrored_hash(&pod).is_some() => {
+                self.mirrors.insert(key(&pod), Arc::new(pod));
+                self.tell_mirrors();
+            }
+            FeedEvent::Deleted(pod) if mirrored_hash(&pod).is_some() => {
+                if self.mirrors.get(&key(&pod)).is_some_and(|mirror| mirror.metadata.uid == pod.metadata.uid) {
+                    self.mirrors.remove(&key(&pod));
+                }
+                self.tell_mirrors();
             }
             FeedEvent::Put(pod) => self.put(pod),
             FeedEvent::Deleted(pod) => {
@@ -193,6 +276,85 @@ impl PodManager {
             FeedEvent::Progress(_) => {}
         }
         self.context.metrics.running_pods.store(u64::try_from(self.pods.workers.read().len()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Tells static pods and their keepers what the API has of them; a mirror of nothing is deleted.
+    fn tell_mirrors(&mut self) {
+        if !self.is_listed {
+            return;
+        }
+        let workers = self.pods.workers.read();
+        for (uid, known) in &self.statics {
+            let mirror = self.mirrors.get(&known.key).cloned();
+            let state = mirror.map_or(Known::Absent, Known::Present);
+            if let Some(worker) = workers.get(uid) {
+                let shown = state.of(uid).cloned();
+                worker.desired.send_if_modified(|desired| std::mem::replace(&mut desired.mirror, shown.clone()) != shown);
+            }
+            // While an older one of its name stops, the mirror shows that one.
+            if !known.is_removed {
+                known.mirror.send_replace(state);
+            }
+        }
+        drop(workers);
+        let named: std::collections::HashSet<&(String, String)> = self.statics.values().map(|known| &known.key).chain(self.waiting.keys()).collect();
+        for mirror in self.mirrors.iter().filter(|(key, _)| !named.contains(key)).map(|(_, mirror)| mirror.clone()) {
+            let context = self.context.clone();
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
+                if let Err(problem) = mirror::delete(&context, &mirror).await {
+                    tracing::warn!(pod = pod::full_name(&mirror), problem = crate::api_error::words(&problem), "could not delete the mirror of a static pod that is gone");
+                }
+            }));
+        }
+    }
+
+    /// The files of this node have changed: pods whose file is gone or says something else stop, new ones start.
+    fn take_static_pods(&mut self, pods: static_pods::StaticPods) {
+        for (uid, known) in self.statics.iter_mut().filter(|(uid, _)| !pods.contains_key(*uid)) {
+            known.is_removed = true;
+            if let Some(worker) = self.pods.workers.read().get(uid) {
+                worker.desired.send_modify(|desired| desired.is_gone = true);
+            }
+        }
+        self.waiting.retain(|_, pod| pods.contains_key(uid(pod)));
+        for (uid, pod) in pods {
+            if self.statics.get(&uid).is_some_and(|known| !known.is_removed) {
+                continue;
+            }
+            let key = key(&pod);
+            if self.statics.values().any(|known| known.key == key) {
+                self.waiting.insert(key, pod);
+            } else {
+                self.start_static(uid, key, pod);
+            }
+        }
+        self.tell_mirrors();
+    }
+
+    fn start_static(&mut self, uid: String, key: (String, String), pod: Arc<Pod>) {
+        let (tell, known) = watch::channel(Known::Unknown);
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(mirror::keep(self.context.clone(), pod.clone(), known)));
+        self.statics.insert(uid.clone(), StaticPod { key, mirror: tell, is_removed: false });
+        let sandboxes = self.found.remove(&uid).unwrap_or_default();
+        self.start_worker(uid, Desired { pod, is_gone: false, refused: None, evicted: None, is_static: true, mirror: None }, sandboxes);
+    }
+
+    fn start_worker(&mut self, uid: String, desired: Desired, sandboxes: Vec<SandboxStatus>) {
+        let (worker, handle) = Worker::new(self.context.clone(), desired, sandboxes);
+        self.pods.workers.write().insert(uid.clone(), handle);
+        self.tasks.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    /// A static pod whose file is gone has stopped: one that waited for its name starts.
+    fn take_ended_static(&mut self, uid: &str) {
+        let Some(ended) = self.statics.remove(uid) else { return };
+        if let Some(next) = self.waiting.remove(&ended.key) {
+            self.start_static(pod::uid(&next).to_owned(), ended.key, next);
+        }
+        self.tell_mirrors();
     }
 
     /// The API has a pod no more: its worker takes it down, or is forgotten where it has ended.
@@ -220,15 +382,13 @@ impl PodManager {
             self.context.events.pod(&pod, EventType::Warning, reason, message.clone());
         }
         let uid = uid(&pod).to_owned();
-        let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused, evicted: None }, sandboxes);
-        self.pods.workers.write().insert(uid.clone(), handle);
-        self.tasks.spawn(async move {
-            worker.run().await;
-            uid
-        });
+        self.start_worker(uid, Desired { pod, is_gone: false, refused, evicted: None, is_static: false, mirror: None }, sandboxes);
     }
 
     fn admit(&self, pod: &Pod) -> Option<(String, String)> {
+        if self.context.is_shutting_down.load(Ordering::Acquire) {
+            return Some(("NodeShutdown".to_owned(), "Pod was rejected as the node is shutting down.".to_owned()));
+        }
         // A pod that ran before on this node is never refused, whatever the agent has forgotten.
         if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
             return None;
@@ -316,7 +476,7 @@ impl PodManager {
         }
     }
 
-    fn take_ended(&self, ended: Result<String, tokio::task::JoinError>) {
+    fn take_ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
             // It stays known until the API has forgotten the pod, so that a pod held by a finalizer is not begun anew.
             Ok(uid) => {
@@ -325,7 +485,8 @@ impl PodManager {
                     workers.remove(&uid);
                 }
                 drop(workers);
-                self.pods.wake_deferred(&uid);
+                self.take_ended_static(&uid);
+                self.pods.tell_ended(&uid);
             }
             Err(problem) => tracing::error!(%problem, "the worker of a pod failed"),
         }

@@ -301,6 +301,7 @@ impl Registration {
     fn conditions(&self, last: Option<&NodeStatus>) -> Vec<NodeCondition> {
         let now = self.context.config.clock.now();
         let little_memory = Shortage::of_memory().is_some();
+        let few_process_ids = Shortage::of_process_ids(self.context.config.least_process_ids).is_some();
         let little_disk = Shortage::of_disk(&self.context.config.data_directory).is_some();
         let pressure = |type_, has: bool, yes: &str, no: &str, message: &str| {
             let reason = if has { yes } else { no };
@@ -310,6 +311,9 @@ impl Registration {
         let network = self.context.config.network.ready();
         self.context.network_ready.send_if_modified(|known| std::mem::replace(known, network.is_ok()) != network.is_ok());
         let ready = match network {
+            _ if self.context.is_shutting_down.load(std::sync::atomic::Ordering::Acquire) => {
+                ("Ready", false, "KubeletNotReady".to_owned(), "node is shutting down".to_owned())
+            }
             Ok(()) => ("Ready", true, "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
             Err(problem) => {
                 let message = format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{problem}");
@@ -319,7 +323,7 @@ impl Registration {
         let all = [
             pressure("MemoryPressure", little_memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "insufficient memory available"),
             pressure("DiskPressure", little_disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk pressure"),
-            pressure("PIDPressure", false, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "insufficient PID available"),
+            pressure("PIDPressure", few_process_ids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "insufficient PID available"),
             ready,
         ];
         let old = last.and_then(|last| last.conditions.as_deref()).unwrap_or_default();

@@ -63,6 +63,12 @@ impl ServiceDirectory {
         Self { services, synced }
     }
 
+    /// The variables of a pod's containers as far as the services are known.
+    #[must_use]
+    pub fn environment_now(&self, namespace: &str, links: bool) -> Vec<(String, String)> {
+        variables(&self.services.read(), namespace, links)
+    }
+
     /// The variables of a pod's containers, once the services are known.
     pub async fn environment(&self, namespace: &str, links: bool) -> Vec<(String, String)> {
         let mut synced = self.synced.clone();

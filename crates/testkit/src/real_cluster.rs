@@ -44,6 +44,8 @@ pub struct RealCluster {
     run_directory: PathBuf,
     kubectl: Kubectl,
     server: Option<Child>,
+    /// Further arguments of the server.
+    arguments: Vec<String>,
 }
 
 impl Deref for RealCluster {
@@ -89,6 +91,7 @@ impl RealCluster {
             directory,
             run_directory: if settings.control_plane_only { PathBuf::new() } else { run_directory },
             server: None,
+            arguments: Vec::new(),
         };
         if cluster.control_plane_only {
             cluster.run_directory = cluster.directory.path().join("run");
@@ -113,6 +116,7 @@ impl RealCluster {
         } else {
             command.args(["--node-name", "node-1"]);
         }
+        command.args(&self.arguments);
         for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
         }
@@ -122,6 +126,26 @@ impl RealCluster {
         if !self.control_plane_only {
             self.kubectl(["wait", "--for=condition=Ready", "node/node-1", "--timeout=60s"]);
         }
+    }
+
+    /// Stops the server, and starts it again with these further arguments.
+    ///
+    /// # Panics
+    /// As [`RealCluster::start`].
+    pub fn restart_server_with(&mut self, arguments: &[&str]) {
+        self.stop_server();
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.start_server();
+    }
+
+    /// Tells the server that the machine goes down, and waits until it has ended. Gives whether it ended well.
+    ///
+    /// # Panics
+    /// Where it is not running.
+    pub fn power_off(&mut self) -> bool {
+        let mut server = self.server.take().expect("a running server");
+        kill(Pid::from_raw(i32::try_from(server.id()).expect("a process id")), Signal::SIGPWR).expect("a process of ours");
+        server.wait().expect("a process of ours").success()
     }
 
     /// Kills the server without a word; its pods must go on.

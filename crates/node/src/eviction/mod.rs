@@ -34,11 +34,11 @@ pub async fn run(context: Arc<Context>, pods: Pods) {
             pods.evict(&uid, message);
         }
         images.note_use(&pods, context.config.clock.now());
-        let mut shortage = Shortage::now(&context.config.data_directory);
+        let mut shortage = Shortage::now(&context.config.data_directory, context.config.least_process_ids);
         let fills_up = images::fills_up(&context.config.data_directory);
         if fills_up || shortage.is_some_and(|shortage| shortage.is_of_disk()) {
             images.collect(&context).await;
-            shortage = Shortage::now(&context.config.data_directory);
+            shortage = Shortage::now(&context.config.data_directory, context.config.least_process_ids);
         }
         if let Some(shortage) = shortage {
             relieve(&context, &pods, shortage).await;
@@ -50,15 +50,20 @@ pub async fn run(context: Arc<Context>, pods: Pods) {
 async fn relieve(context: &Context, pods: &Pods, shortage: Shortage) {
     let mut candidates = Vec::new();
     for view in pods.views() {
-        if !is_evictable(&view.pod) {
+        if view.is_static || !is_evictable(&view.pod) {
             continue;
         }
-        let (mut memory, mut disk, mut largest) = (0, StorageUse::default(), None);
+        let (mut memory, mut processes, mut disk, mut largest) = (0, 0, StorageUse::default(), None);
         for container in view.containers.iter().filter(|container| matches!(container.state, ContainerState::Running { .. })) {
             // It may end at any moment, which is no error.
             let Ok(usage) = context.config.runtime.container_usage(&container.id).await else { continue };
             memory += usage.memory_working_set_bytes;
-            let own = if shortage.is_of_disk() { usage.root_file_system_bytes } else { usage.memory_working_set_bytes };
+            processes += usage.processes;
+            let own = match shortage {
+                Shortage::Memory { .. } => usage.memory_working_set_bytes,
+                Shortage::Disk { .. } => usage.root_file_system_bytes,
+                Shortage::ProcessIds { .. } => usage.processes,
+            };
             if largest.as_ref().is_none_or(|(_, most)| own > *most) {
                 largest = Some((container.spec.name.clone(), own));
             }
@@ -66,7 +71,11 @@ async fn relieve(context: &Context, pods: &Pods, shortage: Shortage) {
         if shortage.is_of_disk() {
             disk = storage_of(context, &view).await;
         }
-        let used = if shortage.is_of_disk() { disk.total() } else { memory };
+        let used = match shortage {
+            Shortage::Memory { .. } => memory,
+            Shortage::Disk { .. } => disk.total(),
+            Shortage::ProcessIds { .. } => processes,
+        };
         candidates.push(Candidate::new(&view.pod, shortage, used, largest));
     }
     // Who is being evicted already is on its way: more only after that.

@@ -30,6 +30,13 @@ pub enum Shortage {
         /// Left.
         available: u64,
     },
+    /// Numbers of processes.
+    ProcessIds {
+        /// Left.
+        available: u64,
+        /// Wanted.
+        threshold: u64,
+    },
     /// The disk under the data directory.
     Disk {
         /// Left.
@@ -42,8 +49,8 @@ pub enum Shortage {
 impl Shortage {
     /// What runs short now. Memory first: it brings a node down faster.
     #[must_use]
-    pub fn now(data_directory: &Path) -> Option<Self> {
-        Self::of_memory().or_else(|| Self::of_disk(data_directory))
+    pub fn now(data_directory: &Path, least_process_ids: Option<u64>) -> Option<Self> {
+        Self::of_memory().or_else(|| Self::of_disk(data_directory)).or_else(|| Self::of_process_ids(least_process_ids))
     }
 
     /// A shortage of memory, where there is one.
@@ -60,6 +67,13 @@ impl Shortage {
         (available < threshold).then_some(Self::Disk { available, threshold })
     }
 
+    /// A shortage of process numbers, where a least number is set.
+    #[must_use]
+    pub fn of_process_ids(least: Option<u64>) -> Option<Self> {
+        let (least, available) = (least?, machine::available_process_ids()?);
+        (available < least).then_some(Self::ProcessIds { available, threshold: least })
+    }
+
     /// It is of the disk.
     #[must_use]
     pub fn is_of_disk(self) -> bool {
@@ -67,7 +81,11 @@ impl Shortage {
     }
 
     fn resource(self) -> &'static str {
-        if self.is_of_disk() { "ephemeral-storage" } else { "memory" }
+        match self {
+            Self::Memory { .. } => "memory",
+            Self::Disk { .. } => "ephemeral-storage",
+            Self::ProcessIds { .. } => "pids",
+        }
     }
 
     /// The message of a pod's eviction.
@@ -75,7 +93,7 @@ impl Shortage {
     pub fn message(self, victim: &Candidate) -> String {
         let (available, threshold) = match self {
             Self::Memory { available } => (available, LEAST_MEMORY),
-            Self::Disk { available, threshold } => (available, threshold),
+            Self::Disk { available, threshold } | Self::ProcessIds { available, threshold } => (available, threshold),
         };
         let shown = |size: u64| shown(bytes(size));
         let mut message =

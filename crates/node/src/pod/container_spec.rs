@@ -16,6 +16,7 @@ use crate::{
     config::Context,
     images::PresentImage,
     objects::{Kind, Snapshot},
+    static_pods,
     volume::{Prepared, sub_path},
 };
 
@@ -71,7 +72,12 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
     let security = security::security_context(pod, container, &context.config.data_directory.join("seccomp"));
     security::check_non_root(pod, container, &security, &parts.image.user)?;
     let links = spec(pod).enable_service_links.unwrap_or(true);
-    let services = context.services.environment(namespace(pod), links).await;
+    let services = if static_pods::is_static(pod) {
+        // It may be what the API server runs in.
+        context.services.environment_now(namespace(pod), links)
+    } else {
+        context.services.environment(namespace(pod), links).await
+    };
     let lookup = Objects { snapshot: parts.objects, namespace: namespace(pod) };
     let facts = context.node_facts(parts.pod_ips);
     let environment = environment::environment(pod, container, services, &lookup, &facts)?;

@@ -167,6 +167,9 @@ pub enum Step {
 /// `status.reason` of a pod that the node could not keep.
 pub const EVICTED: &str = "Evicted";
 
+/// `status.reason` of a pod that ended because its node was shut down. Source: Kubernetes 1.36, `nodeShutdownReason`.
+pub const SHUT_DOWN: &str = "Terminated";
+
 /// How a pod ended by itself, or was ended by its deadline or the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {

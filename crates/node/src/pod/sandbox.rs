@@ -30,6 +30,10 @@ pub enum SandboxError {
 /// The pod's host name cannot be set.
 pub fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpec, SandboxError> {
     let spec = spec(pod);
+    // Running it as the host's own users instead would give it more than it was given.
+    if spec.host_users == Some(false) {
+        return Err(SandboxError::Spec("the runtime handler \"\" does not support user namespaces".to_owned()));
+    }
     let config = &context.config;
     let hostname = if uses_host_network(pod) {
         config.hostname.clone()

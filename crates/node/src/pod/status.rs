@@ -19,7 +19,7 @@ use super::{
     Role, conditions,
     container_status::{Sources, container_status},
     containers,
-    plan::{EVICTED, Ended, LaunchFailure, ProbeState, newest},
+    plan::{EVICTED, Ended, SHUT_DOWN, LaunchFailure, ProbeState, newest},
     qos::qos_class,
     resize::Progress,
     spec, uid, uses_host_network,
@@ -102,7 +102,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         input.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()
     };
     let mut conditions = conditions::conditions(pod, phase, input.has_sandbox, initialized, &statuses, input.now);
-    if let Some(ended) = input.ended.filter(|ended| ended.reason.as_deref() == Some(EVICTED)) {
+    if let Some(ended) = input.ended.filter(|ended| matches!(ended.reason.as_deref(), Some(EVICTED | SHUT_DOWN))) {
         conditions.push(conditions::disruption(pod, ended.message.as_deref().unwrap_or_default(), input.now));
     }
     conditions.extend(conditions::resize(pod, input.progress, input.now));

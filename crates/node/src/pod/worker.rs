@@ -53,9 +53,20 @@ use crate::{
     volume::{self, Prepared},
 };
 
-/// How long the containers of a pod may take that is evicted at once. Source: Kubernetes 1.36,
-/// `immediateEvictionGracePeriodSeconds`.
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
+/// The node cannot keep a pod, or goes away itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// `status.reason`
+    pub reason: &'static str,
+    /// `status.message`
+    pub message: String,
+    /// How long its containers may take to stop.
+    pub grace: Duration,
+}
+
+fn uid_of(pod: &Pod) -> String {
+    uid(pod).to_owned()
+}
 
 /// How long a container may be away that is started anew for its new description, until the status tells. Source: Kubernetes
 /// 1.36, `plegRelistPeriod`.
@@ -70,8 +81,12 @@ pub struct Desired {
     pub is_gone: bool,
     /// The node refuses to run it: reason and message.
     pub refused: Option<(String, String)>,
-    /// The node cannot keep it: the message of its eviction.
-    pub evicted: Option<String>,
+    /// The node cannot keep it.
+    pub evicted: Option<Eviction>,
+    /// It comes from a file of the node.
+    pub is_static: bool,
+    /// The API's copy of it, where it comes from a file.
+    pub mirror: Option<Arc<Pod>>,
 }
 
 /// What others may know of a pod: for the node's own API.
@@ -81,6 +96,8 @@ pub struct View {
     pub pod: Arc<Pod>,
     /// The same with the resources that it was granted, whatever it asks for meanwhile.
     pub granted: Arc<Pod>,
+    /// It comes from a file of the node.
+    pub is_static: bool,
     /// It waits for resources that others hold.
     pub is_deferred: bool,
     /// Its newest sandbox.
@@ -127,6 +144,9 @@ pub struct Worker {
     try_again: Arc<AtomicBool>,
     view: Arc<Mutex<View>>,
     pod: Arc<Pod>,
+    is_static: bool,
+    /// The API's copy of a static pod: there its status is written.
+    mirror: Option<Arc<Pod>>,
     allocation: Allocation,
     granted: Arc<Pod>,
     progress: Progress,
@@ -187,6 +207,8 @@ impl Worker {
             try_again: try_again.clone(),
             view: view.clone(),
             pod: desired.pod,
+            is_static: desired.is_static,
+            mirror: None,
             allocation,
             granted,
             progress: Progress::default(),
@@ -277,15 +299,30 @@ impl Worker {
         let desired = self.desired.borrow_and_update().clone();
         self.is_gone |= desired.is_gone;
         self.refused = self.refused.take().or(desired.refused);
-        if let Some(message) = desired.evicted.filter(|_| self.termination.is_none() && self.ended.is_none()) {
-            self.context.events.pod(&self.pod, EventType::Warning, EVICTED, message.clone());
-            self.ended = Some(Ended { phase: "Failed", reason: Some(EVICTED.to_owned()), message: Some(message) });
-            self.terminate(self.now(), EVICTION_GRACE);
+        if let Some(Eviction { reason, message, grace }) = desired.evicted.filter(|_| self.termination.is_none() && self.ended.is_none()) {
+            if reason == EVICTED {
+                self.context.events.pod(&self.pod, EventType::Warning, EVICTED, message.clone());
+            }
+            self.ended = Some(Ended { phase: "Failed", reason: Some(reason.to_owned()), message: Some(message) });
+            self.terminate(self.now(), grace);
+        }
+        if self.is_static {
+            return self.take_mirror(desired.mirror);
         }
         // Our own write may have brought a newer one.
         if revision_of(&*desired.pod) >= revision_of(&*self.pod) || revision_of(&*desired.pod) == 0 {
             self.pod = desired.pod;
         }
+    }
+
+    /// The API's copy of a static pod holds the status that was written last.
+    pub(super) fn take_mirror(&mut self, mirror: Option<Arc<Pod>>) {
+        if let Some(mirror) = &mirror {
+            let mut pod = Pod::clone(&self.pod);
+            pod.status.clone_from(&mirror.status);
+            self.pod = Arc::new(pod);
+        }
+        self.mirror = mirror;
     }
 
     /// Takes over what the runtime says of the pod's sandboxes.
@@ -432,6 +469,7 @@ impl Worker {
         *self.view.lock() = View {
             pod: self.pod.clone(),
             granted: self.granted.clone(),
+            is_static: self.is_static,
             is_deferred: self.progress.pending.as_ref().is_some_and(|refusal| refusal.reason == DEFERRED),
             sandbox: match &self.sandbox {
                 Need::Ready(id) => Some(id.clone()),
@@ -441,8 +479,10 @@ impl Worker {
         };
         let is_settled = self.write_status(now, is_terminated, &mut wake_at);
         if is_terminated && is_settled {
-            self.context.pods.wake_deferred(uid(&self.pod));
             self.finish();
+        }
+        if is_terminated {
+            self.context.pods.tell_ended(uid(&self.pod));
         }
         wake_at
     }
@@ -472,7 +512,7 @@ impl Worker {
     /// Asks the node for what the pod's spec asks for, where it was granted something else, and notes how far that has come.
     fn consider_resize(&mut self) {
         let wanted = Allocation::wanted_by(&self.pod);
-        let runs = self.termination.is_none() && self.ended.is_none() && self.refused.is_none() && !is_terminal(&self.pod);
+        let runs = !self.is_static && self.termination.is_none() && self.ended.is_none() && self.refused.is_none() && !is_terminal(&self.pod);
         if runs && wanted != self.allocation {
             self.ask_for(wanted);
         } else {
@@ -743,9 +783,21 @@ impl Worker {
                 is_terminated,
             }),
         };
-        let Some(patch) = status_patch(&self.pod, &wanted) else { return !self.writing };
+        let Some(mut patch) = status_patch(&self.pod, &wanted) else { return !self.writing };
         if self.writing {
             return false;
+        }
+        if self.is_static {
+            // What nobody shows yet is at least not forgotten.
+            let Some(mirror) = &self.mirror else {
+                let mut pod = Pod::clone(&self.pod);
+                pod.status = Some(wanted);
+                self.pod = Arc::new(pod);
+                return true;
+            };
+            if let Some(uid) = patch.pointer_mut("/metadata/uid") {
+                *uid = serde_json::Value::String(uid_of(mirror));
+            }
         }
         if let Some(until) = self.write_pause_until.filter(|until| *until > now) {
             *wake_at = Some(wake_at.map_or(until, |at| at.min(until)));

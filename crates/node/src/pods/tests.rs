@@ -1,6 +1,6 @@
 //! Whole pods on a scripted runtime and a tiny API: what users see of them from creation to removal.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use client::{Api, DeleteParams, PostParams, fake::FakeApi};
@@ -52,6 +52,8 @@ impl Bench {
     fn start_agent(&mut self) {
         let (data, run) = (self.directory.path().join("data"), self.directory.path().join("run"));
         let mut config = NodeConfig::new("n1", self.api.client(), self.runtime.clone(), Arc::new(FixedNetwork), data, run);
+        config.static_pod_directory = self.directory.path().join("manifests");
+        config.shutdown = vec![crate::shutdown::Group { priority: 0, grace: Duration::from_secs(10) }];
         config.node_ips = vec!["10.0.0.1".parse().unwrap()];
         let node = Arc::new(Node::new(config).unwrap());
         self.node = Some(node.clone());
@@ -485,4 +487,60 @@ async fn a_new_image_that_cannot_be_had_is_told() {
     bench.pods().patch("web", &client::PatchParams::default(), &patch).await.unwrap();
     let status = bench.until(|status| condition(status, "Ready") == "False").await;
     assert_eq!(status.phase.as_deref(), Some("Running"), "it is tried again");
+}
+
+#[tokio::test]
+async fn a_file_of_the_node_is_a_pod_with_a_mirror() {
+    let bench = Bench::new().await;
+    let file = bench.directory.path().join("manifests/web.yaml");
+    bench.api.until(|_| file.parent().unwrap().is_dir().then_some(())).await;
+    let write = |image: &str| {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: a}}\nspec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: {image}}}]}}\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    write("nginx");
+    let mirror_of = |image: &'static str, other: Option<String>| {
+        bench.api.until(move |api| {
+            let found = api.objects::<Pod>().into_iter().next()?;
+            let runs = found.status.as_ref().is_some_and(|status| condition(status, "Ready") == "True");
+            (runs && found.spec.as_ref()?.containers[0].image.as_deref() == Some(image) && found.metadata.uid != other).then_some(found)
+        })
+    };
+    let mirror = tokio::time::timeout(Duration::from_secs(20), mirror_of("nginx", None)).await.unwrap();
+    assert_eq!(mirror.metadata.name.as_deref(), Some("web-n1"));
+    let annotations = mirror.metadata.annotations.clone().unwrap();
+    assert_eq!(annotations["kubernetes.io/config.mirror"], annotations["kubernetes.io/config.hash"]);
+    assert_eq!(mirror.metadata.owner_references.as_ref().unwrap()[0].kind, "Node");
+    let sandbox = bench.runtime.list_sandboxes().await.unwrap()[0].id.clone();
+    // Deleting the mirror changes nothing but the mirror.
+    bench.pods().delete("web-n1", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await.unwrap();
+    let mirror = tokio::time::timeout(Duration::from_secs(20), mirror_of("nginx", mirror.metadata.uid)).await.unwrap();
+    assert_eq!(bench.runtime.list_sandboxes().await.unwrap()[0].id, sandbox);
+    // Another content is another pod; no file is none.
+    write("other");
+    tokio::time::timeout(Duration::from_secs(20), mirror_of("other", mirror.metadata.uid)).await.unwrap();
+    assert_eq!(bench.runtime.list_sandboxes().await.unwrap().len(), 1);
+    std::fs::remove_file(&file).unwrap();
+    tokio::time::timeout(Duration::from_secs(20), bench.api.until(|api| api.objects::<Pod>().is_empty().then_some(()))).await.unwrap();
+    assert!(bench.runtime.list_sandboxes().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_is_shut_down_ends_its_pods_and_takes_no_more() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until_phase("Running").await;
+    let node = bench.node.clone().unwrap();
+    node.shut_down().await;
+    let status = bench.until_phase("Failed").await;
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Terminated"), Some("Pod was terminated in response to imminent node shutdown.")));
+    assert_eq!(condition(&status, "DisruptionTarget"), "True");
+    bench
+        .api
+        .until(|api| {
+            let node = api.objects::<k8s_openapi::api::core::v1::Node>().into_iter().next()?;
+            let ready = node.status?.conditions?.into_iter().find(|condition| condition.type_ == "Ready")?;
+            (ready.status == "False" && ready.message.as_deref() == Some("node is shutting down")).then_some(())
+        })
+        .await;
 }

@@ -186,7 +186,12 @@ impl Worker {
         match result {
             Ok(pod) => {
                 self.write_pause.reset();
-                if pod.metadata.uid == self.pod.metadata.uid && revision_of(&*pod) >= revision_of(&*self.pod) {
+                if self.is_static {
+                    // Somebody may have made another one meanwhile.
+                    if self.mirror.as_ref().is_some_and(|mirror| mirror.metadata.uid == pod.metadata.uid && revision_of(&*pod) >= revision_of(&**mirror)) {
+                        self.take_mirror(Some(Arc::from(pod)));
+                    }
+                } else if pod.metadata.uid == self.pod.metadata.uid && revision_of(&*pod) >= revision_of(&*self.pod) {
                     self.pod = Arc::from(pod);
                 }
             }

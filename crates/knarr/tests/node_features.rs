@@ -1,0 +1,206 @@
+//! What a node can do with real containers, seen through the real kubectl: resizing in place, debugging beside a target, image volumes,
+//! static pods, a shutdown in order; and what a container must not be able to do.
+
+use std::{fs, path::PathBuf};
+
+use testkit::{RealCluster, image, real_cluster::Settings, registry::Registry};
+
+fn cluster() -> (RealCluster, Registry) {
+    let busybox = image::busybox();
+    let registry = Registry::serve(&[("library/busybox", "1", &busybox)]);
+    let binary = std::env::var_os("KNARR_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_knarr").into(), PathBuf::from);
+    let cluster = RealCluster::start(&Settings { binary: &binary, registry: Some(&registry), control_plane_only: false });
+    (cluster, registry)
+}
+
+/// A pod that runs a script, with further fields of its container and of itself.
+fn pod(name: &str, script: &str, container: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name}, namespace: default }}\nspec:\n  terminationGracePeriodSeconds: 1\n  {spec}\n  \
+         containers: [{{ name: main, image: \"busybox:1\", command: [sh, -c, {script:?}], {container} }}]\n"
+    )
+}
+
+fn ready(cluster: &RealCluster, pod: &str) {
+    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+}
+
+fn at(cluster: &RealCluster, object: &str, path: &str) -> String {
+    cluster.kubectl(["get", object, "-o", &format!("jsonpath={{{path}}}")])
+}
+
+fn becomes(cluster: &RealCluster, object: &str, path: &str, wanted: &str) {
+    cluster.eventually(&format!("{path} of {object} becomes {wanted:?}"), || (at(cluster, object, path) == wanted).then_some(()));
+}
+
+/// The container's memory limit and processor quota, as its own cgroup has them.
+const LIMITS: &str = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max; \
+                      cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
+
+fn resize(cpu: &str, memory: &str) -> String {
+    let amounts = format!("{{\"cpu\":\"{cpu}\",\"memory\":\"{memory}\"}}");
+    format!("{{\"spec\":{{\"containers\":[{{\"name\":\"main\",\"resources\":{{\"requests\":{amounts},\"limits\":{amounts}}}}}]}}}}")
+}
+
+#[test]
+fn a_running_pod_is_resized() {
+    let (mut cluster, _registry) = cluster();
+    let resources = "resources: { requests: { cpu: 100m, memory: 64Mi }, limits: { cpu: 100m, memory: 64Mi } }, \
+                     resizePolicy: [{ resourceName: memory, restartPolicy: RestartContainer }]";
+    cluster.apply(&pod("web", "exec sleep 1000", resources, ""));
+    ready(&cluster, "web");
+    let limits = |cluster: &RealCluster| cluster.kubectl(["exec", "web", "--", "sh", "-c", LIMITS]).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(limits(&cluster), ["67108864", "10000"]);
+    cluster.kubectl(["patch", "pod", "web", "--subresource", "resize", "-p", &resize("150m", "64Mi")]);
+    becomes(&cluster, "pod/web", ".status.containerStatuses[0].resources.limits.cpu", "150m");
+    assert_eq!(limits(&cluster), ["67108864", "15000"]);
+    assert_eq!(at(&cluster, "pod/web", ".status.containerStatuses[0].restartCount"), "0");
+    assert_eq!(at(&cluster, "pod/web", ".status.containerStatuses[0].allocatedResources.cpu"), "150m");
+    // Memory asks for a restart.
+    cluster.kubectl(["patch", "pod", "web", "--subresource", "resize", "-p", &resize("150m", "96Mi")]);
+    becomes(&cluster, "pod/web", ".status.containerStatuses[0].restartCount", "1");
+    ready(&cluster, "web");
+    assert_eq!(limits(&cluster), ["100663296", "15000"]);
+    // What was granted stands over a restart of the agent, also where the pod asks for more than there is.
+    cluster.kubectl(["patch", "pod", "web", "--subresource", "resize", "-p", &resize("5000", "96Mi")]);
+    let pending = ".status.conditions[?(@.type==\"PodResizePending\")].reason";
+    becomes(&cluster, "pod/web", pending, "Infeasible");
+    cluster.kill_server();
+    cluster.start_server();
+    becomes(&cluster, "pod/web", pending, "Infeasible");
+    assert_eq!(limits(&cluster), ["100663296", "15000"]);
+    assert_eq!(at(&cluster, "pod/web", ".status.containerStatuses[0].restartCount"), "1");
+    // Back and down again, in place.
+    cluster.kubectl(["patch", "pod", "web", "--subresource", "resize", "-p", &resize("50m", "96Mi")]);
+    becomes(&cluster, "pod/web", ".status.containerStatuses[0].resources.limits.cpu", "50m");
+    becomes(&cluster, "pod/web", pending, "");
+    assert_eq!(limits(&cluster), ["100663296", "5000"]);
+    let said = cluster.kubectl_refused(["patch", "pod", "web", "--subresource", "resize", "-p", r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"memory":null}}}]}}"#]);
+    assert!(said.contains("resource limits cannot be removed"), "{said}");
+}
+
+#[test]
+fn a_debugging_container_sees_its_target_and_images_are_volumes() {
+    let (cluster, _registry) = cluster();
+    cluster.apply(&pod("web", "exec sleep 123456", "", ""));
+    ready(&cluster, "web");
+    cluster.kubectl(["debug", "web", "--image=busybox:1", "--target=main", "--container=look", "--", "sh", "-c", "ps; exec sleep 1000"]);
+    let seen = cluster.eventually("the debugging container looks", || cluster.try_kubectl(["logs", "web", "-c", "look"]).filter(|log| log.contains("sleep")));
+    assert!(seen.contains("sleep 123456"), "{seen}");
+    let mounts = "volumeMounts: [{ name: tools, mountPath: /tools }, { name: tools, mountPath: /only, subPath: bin }]";
+    cluster.apply(&pod("reader", "exec sleep 1000", mounts, "volumes: [{ name: tools, image: { reference: \"busybox:1\", pullPolicy: IfNotPresent } }]"));
+    ready(&cluster, "reader");
+    let read = |script: &str| cluster.kubectl(["exec", "reader", "--", "sh", "-c", script]);
+    assert_eq!(read("cmp /tools/bin/busybox /bin/busybox && cmp /only/busybox /bin/busybox && echo same"), "same\n");
+    assert_eq!(read("touch /tools/x 2>/dev/null || echo no; touch /only/x 2>/dev/null || echo no"), "no\nno\n");
+    assert_eq!(read("/tools/bin/busybox true 2>/dev/null || echo no"), "no\n", "nothing in it is run");
+    cluster.apply(&pod("missing", "true", "volumeMounts: [{ name: i, mountPath: /i }]", "volumes: [{ name: i, image: { reference: \"nothing:1\" } }]"));
+    cluster.eventually("the missing image is told as a container's own is", || {
+        matches!(at(&cluster, "pod/missing", ".status.containerStatuses[0].state.waiting.reason").as_str(), "ErrImagePull" | "ImagePullBackOff").then_some(())
+    });
+    cluster.kubectl(["delete", "pod", "reader", "web", "missing"]);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("volumes/image"), "nothing stays mounted");
+}
+
+#[test]
+fn files_of_the_node_are_pods_and_a_shutdown_ends_pods_in_order() {
+    let (mut cluster, _registry) = cluster();
+    let manifests = cluster.data_directory().join("node/manifests");
+    let file = manifests.join("web.yaml");
+    fs::write(&file, pod("web", "exec sleep 1000", "", "")).unwrap();
+    cluster.eventually("the mirror appears", || cluster.try_kubectl(["get", "pod", "web-node-1"]).map(drop));
+    ready(&cluster, "web-node-1");
+    let started = at(&cluster, "pod/web-node-1", ".status.containerStatuses[0].containerID");
+    assert_eq!(at(&cluster, "pod/web-node-1", ".metadata.ownerReferences[0].kind"), "Node");
+    let uid = at(&cluster, "pod/web-node-1", ".metadata.uid");
+    cluster.kubectl(["delete", "pod", "web-node-1"]);
+    cluster.eventually("the mirror comes back", || cluster.try_kubectl(["get", "pod", "web-node-1", "-o", "jsonpath={.metadata.uid}"]).filter(|now| *now != uid));
+    becomes(&cluster, "pod/web-node-1", ".status.containerStatuses[0].containerID", &started);
+    assert_eq!(cluster.kubectl(["exec", "web-node-1", "--", "echo", "hello"]), "hello\n");
+    cluster.restart_server_with(&["--shutdown-grace-period-by-pod-priority", "0=20,1000=20"]);
+    becomes(&cluster, "pod/web-node-1", ".status.containerStatuses[0].containerID", &started);
+    fs::remove_file(&file).unwrap();
+    cluster.eventually("the mirror goes with the file", || cluster.try_kubectl(["get", "pod", "web-node-1"]).is_none().then_some(()));
+
+    cluster.apply("apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: { name: high }\nvalue: 1000\n");
+    cluster.apply(&pod("last", "trap 'exit 0' TERM; while true; do sleep 0.1; done", "", "priorityClassName: high"));
+    cluster.apply(&pod("first", "trap 'exit 0' TERM; while true; do sleep 0.1; done", "", ""));
+    ready(&cluster, "first");
+    ready(&cluster, "last");
+    assert!(cluster.power_off());
+    cluster.start_server();
+    for pod in ["pod/first", "pod/last"] {
+        assert_eq!(at(&cluster, pod, ".status.phase"), "Failed");
+        assert_eq!(at(&cluster, pod, ".status.reason"), "Terminated");
+    }
+    let ended = |pod: &str| at(&cluster, pod, ".status.containerStatuses[0].state.terminated.finishedAt");
+    assert!(ended("pod/first") <= ended("pod/last"));
+}
+
+/// Well-known ways out of a container. Each line tells of one that worked; the last line says that all were tried.
+const WAYS_OUT: &str = r#"
+works() { name=$1; shift; if "$@" >/dev/null 2>&1; then echo "WAY OUT: $name"; fi; }
+works 'mounting a file system' mount -t tmpfs none /mnt
+works 'mounting the host proc' mount -t proc none /mnt
+works 'remounting the root' mount -o remount,rw /proc/sys
+works 'a mount namespace' unshare -m true
+works 'entering another mount namespace' nsenter -t 1 -m mount -t tmpfs none /mnt
+works 'the core pattern' sh -c 'echo "|/bin/sh" > /proc/sys/kernel/core_pattern'
+works 'the uevent helper' sh -c 'echo /bin/sh > /sys/kernel/uevent_helper'
+works 'the sysrq trigger' sh -c 'echo h > /proc/sysrq-trigger'
+works 'binfmt' sh -c 'echo ":x:M::xx::/bin/sh:" > /proc/sys/fs/binfmt_misc/register'
+works 'kernel memory' dd if=/proc/kcore of=/dev/null bs=1 count=1 iflag=fullblock
+works 'kernel keys' grep . /proc/keys
+works 'kernel timers' grep . /proc/timer_list
+works 'the firmware' sh -c 'ls /sys/firmware/* | grep .'
+for agent in /sys/fs/cgroup/release_agent /sys/fs/cgroup/*/release_agent; do works "release agent $agent" sh -c "echo /bin/sh > $agent"; done
+for group in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -d "$group" ] && works "a cgroup in $group" mkdir "$group/out"; done
+works 'a cgroup hierarchy of its own' unshare -UrmC sh -c 'mount -t cgroup -o memory none /mnt && echo /bin/sh > /mnt/release_agent'
+for numbers in '7 0' '8 0' '253 0' '254 0' '259 0'; do
+  rm -f /tmp/disk; mknod /tmp/disk b $numbers 2>/dev/null && works "block device $numbers" dd if=/tmp/disk of=/dev/null count=1
+done
+rm -f /tmp/mem; mknod /tmp/mem c 1 1 2>/dev/null && works 'physical memory' dd if=/tmp/mem of=/dev/null bs=1 count=1
+rm -f /tmp/msg; mknod /tmp/msg c 1 11 2>/dev/null && works 'the kernel log device' dd if=/tmp/msg of=/dev/null bs=1 count=1
+find /dev -type b | grep -q . && echo 'WAY OUT: a block device is there'
+for descriptor in /proc/1/fd/* /proc/self/fd/*; do [ -d "$descriptor" ] && echo "WAY OUT: $descriptor is an open directory"; done
+works 'the runtime through our own program' sh -c 'cat /proc/1/exe | grep -q runtime-helper'
+works 'the node directories' ls /run/knarr
+works 'the host processes' sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -gt 30 ]'
+works 'raw access to ports' sh -c 'echo 1 > /dev/port'
+works 'loading a module' insmod /tmp/none.ko
+works 'the clock' date -s '2030-01-01'
+works 'the host name' hostname elsewhere
+works 'the quota of the container itself' sh -c 'for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; do echo 1000000000 > $f && exit 0; done; exit 1'
+works 'writing to the service host files' sh -c 'echo x > /sys/class/net/lo/mtu'
+grep -E 'CapBnd|CapEff' /proc/self/status
+echo all tried
+"#;
+
+#[test]
+fn no_well_known_way_leads_out_of_a_container() {
+    let (cluster, _registry) = cluster();
+    cluster.apply(&pod("prisoner", "exec sleep 1000", "", ""));
+    ready(&cluster, "prisoner");
+    for words in [vec!["exec", "prisoner", "--", "sh", "-c", WAYS_OUT]] {
+        let said = cluster.kubectl(words);
+        assert!(said.ends_with("all tried\n") && !said.contains("WAY OUT"), "{said}");
+        // What the process could ever get: no CAP_SYS_ADMIN (21), CAP_SYS_PTRACE (19), CAP_SYS_MODULE (16), CAP_DAC_READ_SEARCH (2),
+        // CAP_NET_ADMIN (12), CAP_SYS_RAWIO (17), CAP_SYS_BOOT (22), CAP_SYS_TIME (25), CAP_BPF (39).
+        for line in said.lines().filter(|line| line.starts_with("Cap")) {
+            let mask = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+            let forbidden: u64 = [2, 12, 16, 17, 19, 21, 22, 25, 39].into_iter().map(|bit| 1 << bit).sum();
+            assert_eq!(mask & forbidden, 0, "{line}");
+        }
+    }
+    // The same as the container's own first program.
+    cluster.apply(&pod("insider", WAYS_OUT, "", "restartPolicy: Never"));
+    becomes(&cluster, "pod/insider", ".status.phase", "Succeeded");
+    let said = cluster.kubectl(["logs", "insider"]);
+    assert!(said.ends_with("all tried\n") && !said.contains("WAY OUT"), "{said}");
+    // Users of its own are not offered, and nobody is given the host's instead.
+    cluster.apply(&pod("mapped", "exec sleep 1000", "", "hostUsers: false"));
+    let events = || cluster.kubectl(["get", "events", "--field-selector", "involvedObject.name=mapped,reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}"]);
+    let told = cluster.eventually("user namespaces are refused", || Some(events()).filter(|told| !told.is_empty()));
+    assert!(told.contains("does not support user namespaces"), "{told}");
+}
