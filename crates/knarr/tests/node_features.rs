@@ -154,8 +154,8 @@ works 'kernel memory' dd if=/proc/kcore of=/dev/null bs=1 count=1 iflag=fullbloc
 works 'kernel keys' grep . /proc/keys
 works 'kernel timers' grep . /proc/timer_list
 works 'the firmware' sh -c 'ls /sys/firmware/* | grep .'
-for agent in /sys/fs/cgroup/release_agent /sys/fs/cgroup/*/release_agent; do works "release agent $agent" sh -c "echo /bin/sh > $agent"; done
-for group in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -d "$group" ] && works "a cgroup in $group" mkdir "$group/out"; done
+for agent in /sys/fs/cgroup/release_agent /sys/fs/cgroup/*/release_agent; do [ -e "$agent" ] && works "release agent $agent" sh -c "echo /bin/sh > $agent"; done
+for group in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -e "$group/cgroup.procs" ] && works "a cgroup in $group" mkdir "$group/out"; done
 works 'a cgroup hierarchy of its own' unshare -UrmC sh -c 'mount -t cgroup -o memory none /mnt && echo /bin/sh > /mnt/release_agent'
 for numbers in '7 0' '8 0' '253 0' '254 0' '259 0'; do
   rm -f /tmp/disk; mknod /tmp/disk b $numbers 2>/dev/null && works "block device $numbers" dd if=/tmp/disk of=/dev/null count=1
@@ -167,9 +167,9 @@ for descriptor in /proc/1/fd/* /proc/self/fd/*; do [ -d "$descriptor" ] && echo 
 works 'the runtime through our own program' sh -c 'cat /proc/1/exe | grep -q runtime-helper'
 works 'the node directories' ls /run/knarr
 works 'the host processes' sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -gt 30 ]'
-works 'raw access to ports' sh -c 'echo 1 > /dev/port'
+[ -c /dev/port ] && echo 'WAY OUT: ports are there'
 works 'loading a module' insmod /tmp/none.ko
-works 'the clock' date -s '2030-01-01'
+works 'the clock' sh -c 'date -s 2030-01-01; [ $(date +%Y) = 2030 ]'
 works 'the host name' hostname elsewhere
 works 'the quota of the container itself' sh -c 'for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; do echo 1000000000 > $f && exit 0; done; exit 1'
 works 'writing to the service host files' sh -c 'echo x > /sys/class/net/lo/mtu'
