@@ -171,7 +171,7 @@ works 'the host processes' sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -gt 30 ]'
 works 'loading a module' insmod /tmp/none.ko
 works 'the clock' sh -c 'date -s 2030-01-01; [ $(date +%Y) = 2030 ]'
 works 'the host name' hostname elsewhere
-works 'the quota of the container itself' sh -c 'for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; do echo 1000000000 > $f && exit 0; done; exit 1'
+works 'the quota of the container itself' sh -c 'for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; do [ -e $f ] && echo 1000000000 > $f && exit 0; done; exit 1'
 works 'writing to the service host files' sh -c 'echo x > /sys/class/net/lo/mtu'
 grep -E 'CapBnd|CapEff' /proc/self/status
 echo all tried
