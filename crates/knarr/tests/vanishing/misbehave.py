@@ -118,9 +118,21 @@ def in_a_forwarded_port(number, rudely):
     upgraded("portforward?ports=8080", "v4.channel.k8s.io", rudely, 12)
 
 
+def in_spdy(number, rudely):
+    """As kubectl before 1.31 begins: upgraded, and gone before it opens a stream."""
+    path = ["exec?command=cat&stdin=true&stdout=true", "portforward"][number // 2 % 2]
+    protocol = ["v4.channel.k8s.io", "portforward.k8s.io"][number // 2 % 2]
+    connection = connect()
+    headers = f"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}\r\n"
+    send(connection, "POST", f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}/{path}", headers + "Content-Length: 0\r\n")
+    answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 101"), answer
+    hang_up(connection, rudely)
+
+
 KINDS = [
     before_tls, after_tls, in_a_head, in_a_body, after_a_body, in_a_list, in_a_watch, in_a_log, in_the_output_of_a_command,
-    in_the_input_of_a_command, on_a_terminal, in_a_forwarded_port,
+    in_the_input_of_a_command, on_a_terminal, in_a_forwarded_port, in_spdy,
 ]
 for kind in KINDS:
     for number in range(ROUNDS):

@@ -24,7 +24,7 @@ spec:
   template:
     metadata: {{ labels: {{ app: web }} }}
     spec:
-      terminationGracePeriodSeconds: 10
+      terminationGracePeriodSeconds: 4
       topologySpreadConstraints: [{{ maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {{ matchLabels: {{ app: web }} }} }}]
       containers:
       - name: web
