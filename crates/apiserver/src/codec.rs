@@ -63,7 +63,12 @@ pub fn read_object(content_type: &str, bytes: &Bytes, kind: &dyn ServedKind) -> 
 /// # Errors
 /// 400
 pub fn read_applied(bytes: &Bytes, kind: &dyn ServedKind) -> Result<ReadOutcome, ApiError> {
-    let read = if bytes.first() == Some(&b'{') { meta::read::read_json(bytes, kind.schema()) } else { meta::read::read_yaml(bytes, kind.schema()) };
+    let yaml = || meta::read::read_yaml(bytes, kind.schema());
+    let read = match bytes.first() {
+        // JSON is read faster as JSON. Upstream reads it as YAML, whose words for duplicate fields are wanted.
+        Some(b'{') => meta::read::read_json(bytes, kind.schema()).and_then(|outcome| if outcome.problems.is_empty() { Ok(outcome) } else { yaml() }),
+        _ => yaml(),
+    };
     read.map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }
 

@@ -95,11 +95,23 @@ fn clause(text: &str, protobuf: bool) -> Option<Clause> {
 /// # Errors
 /// 406 where nothing the client takes can be made.
 pub fn negotiate(accept: &str, protobuf: bool) -> Result<Negotiated, ApiError> {
+    best_of(accept, protobuf, |_| true)
+}
+
+/// For answers that have neither metadata nor columns, such as reviews: clauses that ask for a table are passed over.
+///
+/// # Errors
+/// As [`negotiate`].
+pub fn negotiate_whole(accept: &str, protobuf: bool) -> Result<Negotiated, ApiError> {
+    best_of(accept, protobuf, |clause| clause.form == Form::Whole)
+}
+
+fn best_of(accept: &str, protobuf: bool, possible: impl Fn(&Clause) -> bool) -> Result<Negotiated, ApiError> {
     if accept.is_empty() || accept == "application/json" || accept == "*/*" {
         return Ok(Negotiated::JSON);
     }
     let mut best: Option<Clause> = None;
-    for candidate in accept.split(',').filter_map(|text| clause(text.trim(), protobuf)) {
+    for candidate in accept.split(',').filter_map(|text| clause(text.trim(), protobuf)).filter(possible) {
         // Earlier ones win among equals.
         if best.as_ref().is_none_or(|best| candidate.quality > best.quality) {
             best = Some(candidate);
@@ -140,6 +152,9 @@ mod tests {
         check("application/yaml;q=0.5, application/json;q=0.9", Encoding::Json, Form::Whole);
         check("text/html, */*;q=0.1", Encoding::Json, Form::Whole);
         check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Encoding::Protobuf, Form::Metadata);
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(negotiate_whole(table, true).unwrap_err().code, 406);
+        assert_eq!(negotiate_whole(&format!("{table},application/yaml"), true).unwrap(), Negotiated { encoding: Encoding::Yaml, form: Form::Whole });
         assert_eq!(negotiate("text/html", true).unwrap_err().code, 406);
         assert_eq!(negotiate("application/json;as=Chart", true).unwrap_err().code, 406);
     }

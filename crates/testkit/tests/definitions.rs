@@ -75,6 +75,24 @@ async fn a_schema_is_published_as_it_is_written() {
     assert_eq!(as_written(third["components"]["schemas"]["com.example.v1.Widget"].clone()), schema());
 }
 
+/// kubectl of old takes every property that version 2 does not name for a mistake, so an open schema names none.
+#[tokio::test]
+async fn an_open_schema_names_no_properties_in_version_2() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    let mut open = schema();
+    open["x-kubernetes-preserve-unknown-fields"] = true.into();
+    establish(&caller, &definition(&open)).await;
+    let mut second = caller.get("/openapi/v2").await.expect(200)["definitions"]["com.example.v1.Widget"].take();
+    second.as_object_mut().unwrap().remove("x-kubernetes-group-version-kind");
+    assert_eq!(second, json!({"type": "object"}));
+    let third = caller.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    let published = &third["components"]["schemas"]["com.example.v1.Widget"]["properties"];
+    assert_eq!(published["spec"]["description"], "Specification of Foo");
+    assert!(published["apiVersion"]["description"].as_str().unwrap().starts_with("APIVersion defines"));
+    assert!(published["metadata"]["description"].as_str().unwrap().starts_with("Standard object's metadata"));
+}
+
 #[tokio::test]
 async fn a_changed_schema_is_published_at_once_and_a_withdrawn_version_no_more() {
     let harness = ApiHarness::start().await;
@@ -121,6 +139,31 @@ async fn strict_reading_names_every_field_that_is_not_there_or_twice() {
     let refused = caller.post(WIDGETS, &json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "b"}, "spec": {"bars": [{"age": "1", "feeling": "So-so"}]}})).await;
     let message = refused.expect(422)["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains("spec.bars[0].name: Required value") && message.contains(r#"spec.bars[0].feeling: Unsupported value: "So-so""#), "{message}");
+}
+
+/// The words are those that upstream's conformance suite looks for.
+#[tokio::test]
+async fn server_side_apply_says_which_field_is_not_declared_and_which_line_says_a_key_twice() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    establish(&caller, &definition(&schema())).await;
+    let apply = async |text: &str, validation: &str| {
+        let path = format!("{WIDGETS}/a?fieldManager=m&fieldValidation={validation}");
+        caller.send("PATCH", &path, &[("content-type", "application/apply-patch+yaml")], text.to_owned()).await
+    };
+    let head = "\napiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: a\n";
+    for validation in ["Strict", "Ignore"] {
+        let refused = apply(&format!("{head}extra: 1\nspec:\n  bars:\n  - name: b\n"), validation).await;
+        let message = refused.expect(500)["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.starts_with("failed to create typed patch object ("), "{message}");
+        assert!(message.ends_with("/a; example.com/v1, Kind=Widget): .extra: field not declared in schema"), "{message}");
+    }
+    let twice = format!("{head}spec:\n  bars:\n  - name: b\n    name: c\n");
+    let message = apply(&twice, "Strict").await.expect(400)["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(message, "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 9: key \"name\" already set in map");
+    let warned = apply(&twice, "Warn").await;
+    assert_eq!(warned.expect(201)["spec"]["bars"][0]["name"], "c");
+    assert_eq!(warned.headers.get_all("warning").iter().count(), 1, "{:?}", warned.headers);
 }
 
 #[tokio::test]

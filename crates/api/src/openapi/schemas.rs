@@ -58,15 +58,19 @@ impl Schemas {
 
     fn custom(&mut self, kind: &PublishedKind, schema: &Value) -> (Value, Value) {
         let mut own = schema.clone();
-        if self.dialect == Dialect::V2 {
+        let open = self.dialect == Dialect::V2 && own["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true);
+        if open {
+            // Where old clients see properties, they take all others for mistakes.
+            own = json!({});
+        } else if self.dialect == Dialect::V2 {
             strip_for_v2(&mut own);
         }
         let name = custom_name(kind);
         let list_name = format!("{name}List");
-        let metadata = described(self.dialect, self.named(&format!("{META}.ObjectMeta")), "Name, namespace, labels and all else that every object has.");
+        let metadata = described(self.dialect, self.named(&format!("{META}.ObjectMeta")), OBJECT_METADATA);
         if let Value::Object(own) = &mut own {
             own.insert("type".to_owned(), json!("object"));
-            if let Value::Object(properties) = own.entry("properties").or_insert_with(|| json!({})) {
+            if !open && let Value::Object(properties) = own.entry("properties").or_insert_with(|| json!({})) {
                 add_type_meta(properties);
                 properties.insert("metadata".to_owned(), metadata);
             }
@@ -261,11 +265,15 @@ fn gvk_of(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-/// Words for the fields that every kind or list has.
+/// Words for `metadata` of custom resources; those of built-in kinds come with their types.
+const OBJECT_METADATA: &str =
+    "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
+/// Words for the fields that every kind or list has. The beginnings are upstream's: `kubectl explain` is searched for them.
 fn common_words(field: &str) -> Option<&'static str> {
     Some(match field {
-        "apiVersion" => "Group and version of the schema that this object is written in.",
-        "kind" => "What this object is, in upper camel case. Never changes.",
+        "apiVersion" => "APIVersion defines the group and version of the schema that this object is written in.",
+        "kind" => "Kind is what this object is, in upper camel case. It never changes.",
         "metadata" => "The list's revision, and where it goes on.",
         "items" => "The objects of this list.",
         _ => return None,

@@ -18,7 +18,7 @@ use crate::{
     effects::Handler,
     handler::write::{Part, update_object},
     http_body::{Body, Request, read_all},
-    negotiation::{Form, Negotiated, negotiate},
+    negotiation::negotiate_whole,
     rendering::{encode_meta, respond},
 };
 
@@ -28,7 +28,7 @@ pub struct BindingHandler;
 #[async_trait]
 impl Handler for BindingHandler {
     async fn handle(&self, core: &Arc<Core>, context: RequestContext, _kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
-        let negotiated = Negotiated { form: Form::Whole, ..negotiate(&context.accept, true)? };
+        let negotiated = negotiate_whole(&context.accept, true)?;
         if context.info.verb != "create" {
             return Err(ApiError::method_not_allowed(format!("the server does not allow {} on a binding", context.info.verb)));
         }

@@ -22,7 +22,7 @@ use crate::{
         write::{Part, update_object},
     },
     http_body::{Body, Request, read_all},
-    negotiation::{Form, Negotiated, negotiate},
+    negotiation::negotiate_whole,
     options::DeleteOptions,
     rendering::{encode_meta, respond},
 };
@@ -105,7 +105,7 @@ fn budget_of(core: &Core, namespace: &str, pod: &Object) -> Result<Option<Object
 #[async_trait]
 impl Handler for EvictionHandler {
     async fn handle(&self, core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
-        let negotiated = Negotiated { form: Form::Whole, ..negotiate(&context.accept, true)? };
+        let negotiated = negotiate_whole(&context.accept, true)?;
         if context.info.verb != "create" {
             return Err(ApiError::method_not_allowed(format!("the server does not allow {} on an eviction", context.info.verb)));
         }

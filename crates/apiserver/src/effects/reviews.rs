@@ -18,7 +18,7 @@ use crate::{
     effects::Handler,
     handler::write::decode_body,
     http_body::{Body, Request, read_all},
-    negotiation::{Form, Negotiated, negotiate},
+    negotiation::negotiate_whole,
     rendering::{encode_object, respond},
     user::User,
 };
@@ -29,7 +29,7 @@ async fn read(context: &RequestContext, kind: &Arc<dyn ServedKind>, request: Req
 }
 
 fn answered(context: &RequestContext, kind: &Arc<dyn ServedKind>, mut review: Object, status: Value) -> Result<Response<Body>, ApiError> {
-    let negotiated = Negotiated { form: Form::Whole, ..negotiate(&context.accept, true)? };
+    let negotiated = negotiate_whole(&context.accept, true)?;
     // An object without metadata gets an empty one.
     review.metadata_mut();
     review.0.insert("status".to_owned(), status);

@@ -20,7 +20,7 @@ use crate::{
         write::{Part, update_object},
     },
     http_body::{Body, Request, read_all},
-    negotiation::{Form, Negotiated, negotiate},
+    negotiation::negotiate_whole,
     rendering::{encode_meta, respond},
 };
 
@@ -92,7 +92,7 @@ fn scale_of(object: &Object, places: &Places) -> Value {
 /// # Errors
 /// 404, 409, 422.
 pub async fn handle(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
-    let negotiated = Negotiated { form: Form::Whole, ..negotiate(&context.accept, true)? };
+    let negotiated = negotiate_whole(&context.accept, true)?;
     let places = places(core, kind.as_ref())?;
     if context.info.verb == "get" {
         let stored = conversion::readable(core, kind, read::find(core, kind, &context.info.namespace, &context.info.name)?).await?;

@@ -19,7 +19,7 @@ use crate::{
     effects::Handler,
     handler::read,
     http_body::{Body, Request, read_all},
-    negotiation::{Form, Negotiated, negotiate},
+    negotiation::negotiate_whole,
     rendering::{encode_meta, respond},
 };
 
@@ -40,7 +40,7 @@ fn bound(object: &Object) -> pki::service_account_token::BoundObject {
 #[async_trait]
 impl Handler for TokenHandler {
     async fn handle(&self, core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
-        let negotiated = Negotiated { form: Form::Whole, ..negotiate(&context.accept, true)? };
+        let negotiated = negotiate_whole(&context.accept, true)?;
         let Some(keys) = &core.service_account_tokens else { return Err(ApiError::no_such_path()) };
         if context.info.verb != "create" {
             return Err(ApiError::method_not_allowed(format!("the server does not allow {} on a token", context.info.verb)));

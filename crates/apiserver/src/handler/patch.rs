@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use kinds::ServedKind;
-use meta::{ApiError, Object, Reason, schema::Schema};
+use meta::{ApiError, Object, Reason, read::FieldValidation, schema::Schema};
 use serde_json::Value;
 use store::Expect;
 
@@ -136,7 +136,6 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
         return Err(ApiError::invalid(&options(), "", vec![error]));
     }
     let outcome = codec::read_applied(bytes, kind.as_ref())?;
-    report_problems(context, kind.as_ref(), &outcome.problems)?;
     let mut applied = outcome.object;
     let expected = info.kind.group_version().to_string();
     if applied.kind() != &*info.kind.kind || applied.api_version() != expected {
@@ -160,6 +159,8 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
     if info.namespaced && applied.namespace().is_empty() {
         applied.set(&["metadata", "namespace"], context.info.namespace.as_str().into());
     }
+    refuse_unknown(&applied, &outcome.unknown)?;
+    report_duplicates(context, &outcome.problems)?;
     if info.custom && part == Part::Whole && info.subresource("status").is_some() {
         // A custom resource's status is not the main resource's to apply, so nobody comes to own it there.
         applied.0.remove("status");
@@ -188,4 +189,39 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
         Ok(result)
     };
     update_object(core, &context, kind, part, part == Part::Whole, Expect::Absent, &compute).await
+}
+
+/// What nobody declared cannot be owned: server-side apply refuses unknown fields whatever `fieldValidation` says.
+fn refuse_unknown(applied: &Object, unknown: &[String]) -> Result<(), ApiError> {
+    let words: Vec<String> = unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    let words = match words.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        several => format!("errors:\n  {}", several.join("\n  ")),
+    };
+    let (group, version) = applied.api_version().split_once('/').unwrap_or(("", applied.api_version()));
+    // Upstream's code for what its field manager cannot do.
+    Err(ApiError::new(
+        500,
+        Reason::Unknown,
+        format!(
+            "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): {words}",
+            applied.namespace(),
+            applied.name(),
+            applied.kind()
+        ),
+    ))
+}
+
+/// Duplicate fields, which upstream's field manager does not see, in the words of its YAML library.
+fn report_duplicates(context: &RequestContext, problems: &[String]) -> Result<(), ApiError> {
+    let Some(problem) = problems.first().map(|problem| format!("error converting YAML to JSON: {problem}")) else { return Ok(()) };
+    match context.query.field_validation.unwrap_or(FieldValidation::Warn) {
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            context.warn(problem);
+            Ok(())
+        }
+        FieldValidation::Strict => Err(ApiError::bad_request(format!("error strict decoding YAML: {problem}"))),
+    }
 }

@@ -1,16 +1,18 @@
 //! JSON text to a tree, in one pass, with duplicate fields noted and the errors worded as Go's `encoding/json` words them.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Number, Value, map::Entry};
 
-use super::{MAX_DEPTH, MAX_PROBLEMS, ReadError, Tree};
+use super::{Duplicate, MAX_DEPTH, MAX_PROBLEMS, ReadError, Tree};
 
 /// A one in each byte.
 const EACH: u64 = 0x0101_0101_0101_0101;
 
 /// Parses one JSON value and nothing behind it.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Tree, ReadError> {
-    let mut parser = Parser { bytes, position: 0, duplicates: Vec::new() };
-    let value = parser.value(0)?;
+    let mut parser = Parser { bytes, position: 0, duplicates: Vec::new(), wanted: None };
+    let value = parser.value(0, PathHash::START)?;
     parser.skip_space();
     if parser.position < bytes.len() {
         return Err(parser.unexpected("after top-level value"));
@@ -18,14 +20,40 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Tree, ReadError> {
     Ok(Tree { value, duplicates: parser.duplicates })
 }
 
-struct Parser<'a> {
-    bytes: &'a [u8],
-    position: usize,
-    /// Paths of fields that came twice, relative to the value being read; each container puts its own part in front.
-    duplicates: Vec<String>,
+/// Where in a text, which was parsed before, fields stand whose paths are given: the offset of each one's name.
+pub(super) fn positions<'p>(bytes: &[u8], paths: impl Iterator<Item = &'p str>) -> HashMap<&'p str, usize> {
+    let wanted: HashMap<u64, (&str, usize)> = paths.map(|path| (PathHash::START.then(path).0, (path, 0))).collect();
+    let mut parser = Parser { bytes, position: 0, duplicates: Vec::new(), wanted: Some(wanted) };
+    // It was read without an error before.
+    let _ = parser.value(0, PathHash::START);
+    parser.wanted.unwrap_or_default().into_values().collect()
 }
 
-impl Parser<'_> {
+/// The FNV-1a hash of a path, which grows with it: nothing is kept of the paths of a large text, whatever their length.
+#[derive(Clone, Copy)]
+struct PathHash(u64);
+
+impl PathHash {
+    const START: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    fn then(self, text: &str) -> Self {
+        Self(text.bytes().fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)))
+    }
+    fn field(self, name: &str) -> Self {
+        if self.0 == Self::START.0 { self.then(name) } else { self.then(".").then(name) }
+    }
+}
+
+struct Parser<'a, 'p> {
+    bytes: &'a [u8],
+    position: usize,
+    /// Fields that came twice, their paths relative to the value being read; each container puts its own part in front.
+    duplicates: Vec<Duplicate>,
+    /// Paths whose offsets are looked for, by hash. None where nobody asks, and no path is hashed then.
+    wanted: Option<HashMap<u64, (&'p str, usize)>>,
+}
+
+impl Parser<'_, '_> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.position).copied()
     }
@@ -58,11 +86,11 @@ impl Parser<'_> {
         })
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, ReadError> {
+    fn value(&mut self, depth: usize, path: PathHash) -> Result<Value, ReadError> {
         self.skip_space();
         match self.peek() {
-            Some(b'{') if depth < MAX_DEPTH => self.object(depth),
-            Some(b'[') if depth < MAX_DEPTH => self.array(depth),
+            Some(b'{') if depth < MAX_DEPTH => self.object(depth, path),
+            Some(b'[') if depth < MAX_DEPTH => self.array(depth, path),
             Some(b'{' | b'[') => Err(ReadError::Malformed("exceeded max depth".to_owned())),
             Some(b'"') => self.string().map(Value::String),
             Some(b'-' | b'0'..=b'9') => self.number(),
@@ -73,7 +101,7 @@ impl Parser<'_> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Value, ReadError> {
+    fn object(&mut self, depth: usize, path: PathHash) -> Result<Value, ReadError> {
         self.position += 1;
         let mut map = Map::new();
         self.skip_space();
@@ -86,14 +114,16 @@ impl Parser<'_> {
             if self.peek() != Some(b'"') {
                 return Err(self.unexpected("looking for beginning of object key string"));
             }
+            let start = self.position;
             let key = self.string()?;
+            let below = self.note(path, &key, start);
             self.skip_space();
             if self.peek() != Some(b':') {
                 return Err(self.unexpected("after object key"));
             }
             self.position += 1;
             let known = self.duplicates.len();
-            let value = self.value(depth + 1)?;
+            let value = self.value(depth + 1, below)?;
             self.put_in_front(known, &key);
             match map.entry(key) {
                 Entry::Vacant(entry) => {
@@ -101,7 +131,7 @@ impl Parser<'_> {
                 }
                 Entry::Occupied(mut entry) => {
                     if self.duplicates.len() < MAX_PROBLEMS {
-                        self.duplicates.push(entry.key().clone());
+                        self.duplicates.push(Duplicate { path: entry.key().clone(), at: start });
                     }
                     entry.insert(value);
                 }
@@ -118,7 +148,7 @@ impl Parser<'_> {
         }
     }
 
-    fn array(&mut self, depth: usize) -> Result<Value, ReadError> {
+    fn array(&mut self, depth: usize, path: PathHash) -> Result<Value, ReadError> {
         self.position += 1;
         let mut list = Vec::new();
         self.skip_space();
@@ -128,7 +158,8 @@ impl Parser<'_> {
         }
         loop {
             let known = self.duplicates.len();
-            let value = self.value(depth + 1)?;
+            let below = if self.wanted.is_some() { path.then(&format!("[{}]", list.len())) } else { path };
+            let value = self.value(depth + 1, below)?;
             if self.duplicates.len() > known {
                 self.put_in_front(known, &format!("[{}]", list.len()));
             }
@@ -146,9 +177,17 @@ impl Parser<'_> {
     }
 
     fn put_in_front(&mut self, known: usize, part: &str) {
-        for path in self.duplicates.iter_mut().skip(known) {
-            *path = if path.starts_with('[') { format!("{part}{path}") } else { format!("{part}.{path}") };
+        self.duplicates.iter_mut().skip(known).for_each(|duplicate| duplicate.put_in_front(part));
+    }
+
+    /// Takes down where a field stands that is looked for, and gives the hash of its path.
+    fn note(&mut self, path: PathHash, key: &str, start: usize) -> PathHash {
+        let Some(wanted) = &mut self.wanted else { return path };
+        let path = path.field(key);
+        if let Some((_, at)) = wanted.get_mut(&path.0).filter(|(_, at)| *at == 0) {
+            *at = start;
         }
+        path
     }
 
     fn literal(&mut self, word: &str, value: Value) -> Result<Value, ReadError> {

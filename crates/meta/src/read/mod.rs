@@ -10,6 +10,8 @@ mod normalise;
 mod time;
 mod yaml;
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::{object::Object, schema::Schema};
@@ -47,8 +49,10 @@ impl FieldValidation {
 pub struct ReadOutcome {
     /// The object, without unknown fields.
     pub object: Object,
-    /// Unknown and duplicate fields in upstream's words (`unknown field "spec.foo"`), each once.
+    /// Unknown and duplicate fields in upstream's words and order (`unknown field "spec.foo"`), each once.
     pub problems: Vec<String>,
+    /// Paths of the unknown ones alone, which server-side apply refuses in words of its own.
+    pub unknown: Vec<String>,
 }
 
 /// Why nothing was read. The text is the inner error as upstream's decoder gives it; the API server puts its sentence around it.
@@ -65,12 +69,26 @@ pub enum ReadError {
 /// As many problems of each sort as upstream lists; a body may have a hundred thousand.
 const MAX_PROBLEMS: usize = 100;
 
-/// A tree, and the fields that stood twice in their object; the later one won.
+/// What JSON text says, and the fields that stood twice in their object; the later one won.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     value: Value,
     /// At most [`MAX_PROBLEMS`].
-    duplicates: Vec<String>,
+    duplicates: Vec<Duplicate>,
+}
+
+/// A field that stood twice in its object.
+#[derive(Debug)]
+struct Duplicate {
+    path: String,
+    /// Offset of the later one's name in the text.
+    at: usize,
+}
+
+impl Duplicate {
+    fn put_in_front(&mut self, part: &str) {
+        self.path = if self.path.starts_with('[') { format!("{part}{}", self.path) } else { format!("{part}.{}", self.path) };
+    }
 }
 
 /// Reads JSON.
@@ -78,15 +96,30 @@ pub(crate) struct Tree {
 /// # Errors
 /// Where the text is no JSON object or a built-in type is not matched.
 pub fn read_json(bytes: &[u8], schema: &Schema) -> Result<ReadOutcome, ReadError> {
-    normalise::normalise(json::parse(bytes)?, schema)
+    let tree = json::parse(bytes)?;
+    let (object, unknown) = normalise::normalise(tree.value, schema)?;
+    let mut duplicates = tree.duplicates;
+    duplicates.retain(|duplicate| !hidden(&unknown, &duplicate.path));
+    let mut found: Vec<(usize, String)> = duplicates.iter().map(|duplicate| (duplicate.at, format!("duplicate field {:?}", duplicate.path))).collect();
+    // Go's decoder meets them in the order of the text. It knows nothing of the fields of custom resources, which are pruned,
+    // in the order of the alphabet, when it is done.
+    let built_in = !schema.root().name.is_empty();
+    let places = if built_in && found.len() + unknown.len() > 1 { json::positions(bytes, unknown.iter().map(String::as_str)) } else { HashMap::new() };
+    found.extend(unknown.iter().map(|path| (places.get(path.as_str()).copied().unwrap_or(usize::MAX), unknown_field(path))));
+    found.sort_by_key(|(at, _)| *at);
+    Ok(ReadOutcome { object, problems: each_once(found.into_iter().map(|(_, problem)| problem)), unknown })
 }
 
-/// Reads YAML (one document; JSON is YAML, too).
+/// Reads YAML. Duplicate fields are one problem, which says their lines.
 ///
 /// # Errors
 /// Where the text is no YAML mapping or a built-in type is not matched.
 pub fn read_yaml(bytes: &[u8], schema: &Schema) -> Result<ReadOutcome, ReadError> {
-    normalise::normalise(yaml::parse(bytes)?, schema)
+    let (value, duplicates) = yaml::parse(bytes)?;
+    let (object, unknown) = normalise::normalise(value, schema)?;
+    let twice = (!duplicates.is_empty()).then(|| yaml::describe(bytes, &duplicates));
+    let problems = each_once(twice.into_iter().chain(unknown.iter().map(|path| unknown_field(path))));
+    Ok(ReadOutcome { object, problems, unknown })
 }
 
 /// Brings a tree of another origin (protobuf, a patch's result) into shape.
@@ -94,7 +127,27 @@ pub fn read_yaml(bytes: &[u8], schema: &Schema) -> Result<ReadOutcome, ReadError
 /// # Errors
 /// Where it is no JSON object or a built-in type is not matched.
 pub fn normalise_value(value: Value, schema: &Schema) -> Result<ReadOutcome, ReadError> {
-    normalise::normalise(Tree { value, duplicates: Vec::new() }, schema)
+    let (object, unknown) = normalise::normalise(value, schema)?;
+    Ok(ReadOutcome { object, problems: each_once(unknown.iter().map(|path| unknown_field(path))), unknown })
+}
+
+fn unknown_field(path: &str) -> String {
+    format!("unknown field {path:?}")
+}
+
+/// What stands in an unknown field is not looked at, so that its duplicates are not reported.
+fn hidden(unknown: &[String], path: &str) -> bool {
+    unknown.iter().any(|unknown| path.strip_prefix(unknown.as_str()).is_some_and(|rest| rest.starts_with(['.', '['])))
+}
+
+fn each_once(found: impl Iterator<Item = String>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for problem in found {
+        if problems.len() < MAX_PROBLEMS && !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    problems
 }
 
 /// Reads JSON of no particular shape, such as a patch.
@@ -110,7 +163,7 @@ pub fn parse_untyped(bytes: &[u8]) -> Result<Value, ReadError> {
 /// # Errors
 /// Where the text is no YAML, or nested too deeply.
 pub fn parse_untyped_yaml(bytes: &[u8]) -> Result<Value, ReadError> {
-    yaml::parse(bytes).map(|tree| tree.value)
+    yaml::parse(bytes).map(|(value, _)| value)
 }
 
 #[cfg(test)]

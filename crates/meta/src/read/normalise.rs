@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 use super::{
-    MAX_PROBLEMS, ReadError, ReadOutcome, Tree,
+    MAX_PROBLEMS, ReadError,
     time::{ZERO_TIME, canonical_micro_time, canonical_time, looks_canonical},
 };
 use crate::{
@@ -17,23 +17,14 @@ use crate::{
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-pub(super) fn normalise(tree: Tree, schema: &Schema) -> Result<ReadOutcome, ReadError> {
-    let Value::Object(mut map) = tree.value else {
-        return Err(ReadError::Malformed(format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", describe(&tree.value))));
+/// The object in shape, and the paths of the unknown fields that were dropped, in the order of the alphabet.
+pub(super) fn normalise(value: Value, schema: &Schema) -> Result<(Object, Vec<String>), ReadError> {
+    let Value::Object(mut map) = value else {
+        return Err(ReadError::Malformed(format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", describe(&value))));
     };
     let mut walk = Walk { types: &schema.types, unknown: Vec::new() };
     walk.object(&mut map, schema.root(), &Place::root(), true)?;
-    let mut problems: Vec<String> = Vec::new();
-    // What stands in an unknown field is not looked at, so that its duplicates are not reported.
-    let hidden = |path: &str| walk.unknown.iter().any(|unknown| path.strip_prefix(unknown.as_str()).is_some_and(|rest| rest.starts_with(['.', '['])));
-    let duplicates = tree.duplicates.iter().filter(|path| !hidden(path)).map(|path| format!("duplicate field {path:?}"));
-    let unknown = walk.unknown.iter().map(|path| format!("unknown field {path:?}"));
-    for problem in duplicates.chain(unknown) {
-        if problems.len() < MAX_PROBLEMS && !problems.contains(&problem) {
-            problems.push(problem);
-        }
-    }
-    Ok(ReadOutcome { object: Object(map), problems })
+    Ok((Object(map), walk.unknown))
 }
 
 /// Where the walk stands, as a list on the stack: nothing is allocated unless there is something to report.

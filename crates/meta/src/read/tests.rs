@@ -29,12 +29,12 @@ fn unknown_and_duplicate_fields_are_named_once_and_dropped() {
             {"name":"a"},{"name":"b","nmae":"c","ports":[{"containerPort":1,"containerPort":2}]}]}}}}"#,
         json!({"metadata": {"name": "b"}, "spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "a"}, {"name": "b", "ports": [{"containerPort": 2}]}]}}}}),
         &[
-            r#"duplicate field "metadata.name""#,
-            r#"duplicate field "spec.replicas""#,
-            r#"duplicate field "spec.template.spec.containers[1].ports[0].containerPort""#,
-            r#"unknown field "metadata.foo""#,
             r#"unknown field "spce""#,
+            r#"duplicate field "metadata.name""#,
+            r#"unknown field "metadata.foo""#,
+            r#"duplicate field "spec.replicas""#,
             r#"unknown field "spec.template.spec.containers[1].nmae""#,
+            r#"duplicate field "spec.template.spec.containers[1].ports[0].containerPort""#,
         ],
     );
     check(&config_map(), r#"{"Data":{"a":"b"}}"#, json!({}), &[r#"unknown field "Data""#]);
@@ -160,7 +160,9 @@ fn yaml_is_read_with_its_duplicates() {
         outcome.object.into_value(),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}, "data": {"1": "x", "y": "text\n"}})
     );
-    assert_eq!(outcome.problems, [r#"duplicate field "metadata.name""#, r#"unknown field "foo""#]);
+    assert_eq!(outcome.problems, ["yaml: unmarshal errors:\n  line 5: key \"name\" already set in map", r#"unknown field "foo""#]);
+    let nested = read_yaml(b"a.b/c:\n  x: 1\n  x: 2\na.b/c: 3\n", &config_map()).unwrap();
+    assert_eq!(nested.problems[0], "yaml: unmarshal errors:\n  line 3: key \"x\" already set in map\n  line 4: key \"a.b/c\" already set in map");
     for text in ["a: [", "a: .nan", "? [a]\n: b", "\u{0}", "a: 1\n---\nb: 1\n", "", "- a"] {
         assert!(read_yaml(text.as_bytes(), &config_map()).is_err(), "{text:?}");
     }

@@ -1,23 +1,26 @@
 //! YAML text to a tree, with duplicate fields noted. Keys that are no strings become strings, as upstream's conversion does.
 
-use std::{cell::RefCell, fmt};
+use std::{
+    cell::RefCell,
+    fmt::{self, Write as _},
+};
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{MAX_DEPTH, MAX_PROBLEMS, ReadError, Tree};
+use super::{MAX_DEPTH, MAX_PROBLEMS, ReadError};
 
-/// Parses the one document of a YAML text.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Tree, ReadError> {
+/// Parses the one document of a YAML text, and lists the keys that stood twice in their mapping; the later one won.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), ReadError> {
     let malformed = |error: &dyn fmt::Display| ReadError::Malformed(format!("error converting YAML to JSON: yaml: {error}"));
     let text = std::str::from_utf8(bytes).map_err(|error| malformed(&error))?;
     if opens_too_often(text) {
         return Err(malformed(&"exceeded max depth"));
     }
     let duplicates = RefCell::new(Vec::new());
-    let node = Node { depth: 0, duplicates: &duplicates };
+    let node = Node { depth: 0, duplicates: &duplicates, stop_at: None };
     let value = node.deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|error| malformed(&error))?;
-    Ok(Tree { value, duplicates: duplicates.into_inner() })
+    Ok((value, duplicates.into_inner()))
 }
 
 /// The parser takes time in proportion to how many brackets are open, for each token, and looks at depth only when it has read
@@ -38,19 +41,13 @@ fn opens_too_often(text: &str) -> bool {
 struct Node<'a> {
     depth: usize,
     duplicates: &'a RefCell<Vec<String>>,
+    /// Which duplicate is an error, so that the parser says its line; the first is 0.
+    stop_at: Option<usize>,
 }
 
 impl Node<'_> {
     fn below<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth < MAX_DEPTH { Ok(Self { depth: self.depth + 1, ..self }) } else { Err(E::custom("exceeded max depth")) }
-    }
-    fn put_in_front(&self, known: usize, part: &str) {
-        for path in self.duplicates.borrow_mut().iter_mut().skip(known) {
-            *path = if path.starts_with('[') { format!("{part}{path}") } else { format!("{part}.{path}") };
-        }
-    }
-    fn known(&self) -> usize {
-        self.duplicates.borrow().len()
     }
 }
 
@@ -97,40 +94,96 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let below = self.below()?;
         let mut list = Vec::new();
-        loop {
-            let known = self.known();
-            let Some(value) = access.next_element_seed(below)? else { return Ok(Value::Array(list)) };
-            self.put_in_front(known, &format!("[{}]", list.len()));
+        while let Some(value) = access.next_element_seed(below)? {
             list.push(value);
         }
+        Ok(Value::Array(list))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let below = self.below()?;
         let mut map = Map::new();
-        while let Some(Key(key)) = access.next_key()? {
-            let known = self.known();
-            let value = access.next_value_seed(below)?;
-            self.put_in_front(known, &key);
-            if map.contains_key(&key) && self.known() < MAX_PROBLEMS {
+        while let Some(key) = access.next_key_seed(KeyOf { map: &map, node: self })? {
+            if map.contains_key(&key) && self.duplicates.borrow().len() < MAX_PROBLEMS {
                 self.duplicates.borrow_mut().push(key.clone());
             }
+            let value = access.next_value_seed(below)?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
     }
 }
 
-struct Key(String);
+/// Reads the next key of a mapping.
+struct KeyOf<'a> {
+    /// What came before it.
+    map: &'a Map<String, Value>,
+    node: Node<'a>,
+}
 
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let duplicates = RefCell::new(Vec::new());
-        match (Node { depth: MAX_DEPTH, duplicates: &duplicates }).deserialize(deserializer)? {
-            Value::String(text) => Ok(Self(text)),
-            Value::Null => Ok(Self("null".to_owned())),
-            Value::Bool(value) => Ok(Self(value.to_string())),
-            Value::Number(value) => Ok(Self(value.to_string())),
-            Value::Array(_) | Value::Object(_) => Err(D::Error::custom("a key must be a scalar")),
-        }
+impl<'de> DeserializeSeed<'de> for KeyOf<'_> {
+    type Value = String;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_any(self)
     }
+}
+
+impl KeyOf<'_> {
+    fn found<E: serde::de::Error>(self, key: String) -> Result<String, E> {
+        if self.node.stop_at == Some(self.node.duplicates.borrow().len()) && self.map.contains_key(&key) {
+            return Err(E::custom("already set"));
+        }
+        Ok(key)
+    }
+}
+
+impl Visitor<'_> for KeyOf<'_> {
+    type Value = String;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key that is a scalar")
+    }
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<String, E> {
+        self.found(value.to_string())
+    }
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<String, E> {
+        self.found(value.to_string())
+    }
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<String, E> {
+        self.found(value.to_string())
+    }
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<String, E> {
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("JSON has no such number"))?;
+        self.found(number.to_string())
+    }
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<String, E> {
+        self.found(value.to_owned())
+    }
+    fn visit_unit<E: serde::de::Error>(self) -> Result<String, E> {
+        self.found("null".to_owned())
+    }
+}
+
+/// Bytes that are parsed again, in all, to say lines; a text of usual size has all its lines said.
+const LINE_BUDGET_BYTES: usize = 4 << 20;
+
+/// The duplicate keys of a text that was parsed before, as Go's YAML library words them.
+pub(super) fn describe(bytes: &[u8], duplicates: &[String]) -> String {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let mut words = "yaml: unmarshal errors:".to_owned();
+    for (number, key) in duplicates.iter().enumerate() {
+        // The parser tells of lines only where it fails, so each duplicate is made a failure once.
+        let line = if (number + 1) * text.len() <= LINE_BUDGET_BYTES { line_of(text, number) } else { None };
+        let _ = match line {
+            Some(line) => write!(words, "\n  line {line}: key {key:?} already set in map"),
+            None => write!(words, "\n  key {key:?} already set in map"),
+        };
+    }
+    words
+}
+
+fn line_of(text: &str, number: usize) -> Option<usize> {
+    let found = RefCell::new(Vec::new());
+    let node = Node { depth: 0, duplicates: &found, stop_at: Some(number) };
+    let error = node.deserialize(serde_yaml_ng::Deserializer::from_str(text)).err()?;
+    Some(error.location()?.line())
 }
