@@ -105,7 +105,7 @@ impl FakeApi {
         self.state.lock().writes.clone()
     }
 
-    /// From now on, writes whose `METHOD path` contains `text` fail with `code`.
+    /// From now on, requests whose `METHOD path` contains `text` fail with `code`.
     pub fn fail(&self, text: &str, code: u16) {
         self.state.lock().failures.push((text.to_owned(), code));
     }
@@ -140,7 +140,12 @@ impl FakeApi {
             .filter_map(|pair| pair.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
+        let asked = format!("{} {}", parts.method, parts.uri.path());
+        let failure = self.state.lock().failures.iter().find(|(text, _)| asked.contains(text.as_str())).map(|(_, code)| *code);
         if parts.method == Method::GET {
+            if let Some(code) = failure {
+                return failed(code, "InternalError", "this read was made to fail");
+            }
             return match (target.place.name.is_empty(), query.get("watch").map(String::as_str)) {
                 (true, Some("true")) => self.watch(target.place, query.get("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0)),
                 (true, _) => self.list(&target.place),
@@ -150,14 +155,13 @@ impl FakeApi {
                 },
             };
         }
-        let written = format!("{} {}", parts.method, parts.uri.path());
         let bytes = body.collect().await.unwrap_or_default().to_bytes();
         let value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
         let content_type = parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut state = self.state.lock();
-        state.writes.push(written.clone());
-        if let Some((_, code)) = state.failures.iter().find(|(text, _)| written.contains(text.as_str())) {
-            return failed(*code, "InternalError", "this write was made to fail");
+        state.writes.push(asked);
+        if let Some(code) = failure {
+            return failed(code, "InternalError", "this write was made to fail");
         }
         match parts.method {
             Method::POST => state.create(target, value),

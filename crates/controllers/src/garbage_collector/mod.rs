@@ -26,11 +26,18 @@ use monitors::Monitors;
 const WORKERS: usize = 16;
 /// An owner that exists but that the graph has not heard of should soon be heard of; until then its dependents are looked at again.
 const STRANGER_RECHECK: Duration = Duration::from_secs(10);
+/// How long all kinds are waited for at start. One that cannot be read then does not hold up the others: owners that are not in
+/// the graph are asked for before anything is deleted. Source: Kubernetes, `initialSyncTimeout`.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts the controller, which also tells `content` of every object that is gone.
 pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
+    start_with(context, runner, content, PATIENCE);
+}
+
+fn start_with(context: &ControllerContext, runner: &Runner, content: Content, patience: Duration) {
     let client = context.client("generic-garbage-collector");
-    let monitors = Monitors::new(client.clone(), content, context.informers.stopped().clone());
+    let monitors = Monitors::new(client.clone(), content, context.informers.stopped().clone(), patience);
     runner.start(GarbageCollector { client, monitors }, WORKERS);
 }
 

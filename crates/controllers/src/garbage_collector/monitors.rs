@@ -26,6 +26,8 @@ pub(super) struct Monitors {
     client: client::Client,
     content: Content,
     stop: CancellationToken,
+    /// How long all kinds are waited for at start.
+    patience: Duration,
     graph: Mutex<Graph>,
     queue: OnceLock<Arc<WorkQueue>>,
     running: Mutex<HashMap<Arc<ServedResource>, Monitor>>,
@@ -41,11 +43,12 @@ struct Monitor {
 }
 
 impl Monitors {
-    pub fn new(client: client::Client, content: Content, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(client: client::Client, content: Content, stop: CancellationToken, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             client,
             content,
             stop,
+            patience,
             graph: Mutex::default(),
             queue: OnceLock::new(),
             running: Mutex::default(),
@@ -69,7 +72,7 @@ impl Monitors {
         self.graph.lock()
     }
 
-    /// Waits until all kinds served at start were read once.
+    /// Waits until all kinds served at start were read once, or long enough.
     pub async fn synced(&self) {
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }
@@ -96,8 +99,13 @@ impl Monitors {
             }
             if !*self.synced.borrow() {
                 let waits: Vec<_> = self.running.lock().values().map(|monitor| monitor.synced.clone()).collect();
-                for mut wait in waits {
-                    let _ = wait.wait_for(|synced| *synced).await;
+                let all = async {
+                    for mut wait in waits {
+                        let _ = wait.wait_for(|synced| *synced).await;
+                    }
+                };
+                if tokio::time::timeout(self.patience, all).await.is_err() {
+                    tracing::warn!("some kinds cannot be read, perhaps since their conversion webhook does not answer; garbage of the others is collected");
                 }
                 self.synced.send_replace(true);
             }
@@ -187,7 +195,7 @@ impl Monitors {
 
     /// How many objects of a resource are in a namespace.
     fn count(&self, group: &str, resource: &str, namespace: &str) -> Option<usize> {
-        let is_known = *self.synced.borrow() && self.running.lock().keys().any(|served| served.group == group && served.resource == resource);
+        let is_known = self.running.lock().iter().any(|(served, monitor)| served.group == group && served.resource == resource && *monitor.synced.borrow());
         is_known.then(|| self.graph.lock().count(group, resource, namespace))
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::tests::{context, within};
 use client::fake::FakeApi;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use client::{Api, PostParams};
 
 /// A cluster with a garbage collector, in which a ConfigMap owns a Secret, which blocks it.
@@ -13,15 +13,17 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let fake = FakeApi::new();
+        Self::with(Content::default(), FakeApi::new(), PATIENCE)
+    }
+
+    fn with(content: Content, fake: FakeApi, patience: Duration) -> Self {
         fake.serve::<ConfigMap>();
         fake.serve::<Secret>();
         fake.serve::<Namespace>();
         let context = context(&fake);
         let runner = context.runner();
-        let content = Content::default();
         crate::namespace::start(&context, &runner, content.clone());
-        start(&context, &runner, content);
+        start_with(&context, &runner, content, patience);
         Self { fake, context, runner }
     }
 
@@ -66,6 +68,20 @@ async fn dependents_follow_their_owner_in_the_background() {
     world.own("b", "of-b").await;
     world.maps().delete("a", &DeleteParams::background()).await.unwrap();
     world.until_left(&["b", "of-b"]).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_kind_that_cannot_be_read_holds_up_no_other() {
+    let (fake, content) = (FakeApi::new(), Content::default());
+    fake.serve::<Service>();
+    fake.fail("GET /api/v1/services", 500);
+    let world = World::with(content.clone(), fake, Duration::from_millis(100));
+    world.own("a", "of-a").await;
+    world.maps().delete("a", &DeleteParams::background()).await.unwrap();
+    world.until_left(&[]).await;
+    assert_eq!(content.count("", "configmaps", "x"), Some(0));
+    assert_eq!(content.count("", "services", "x"), None);
     world.stop().await;
 }
 
