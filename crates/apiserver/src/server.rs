@@ -108,15 +108,18 @@ impl ApiServer {
             info,
         };
         self.authorize(&context)?;
-        if let Some(remote) = core.aggregation.answers(&context.info) {
-            return aggregation::pass_on(core, &context, &remote, request).await;
-        }
-        if !context.info.is_resource {
+        let remote = core.aggregation.answers(&context.info);
+        if remote.is_none() && !context.info.is_resource {
             return self.path(context, request).await;
         }
         let long_running = context.info.verb == "watch"
             || matches!(context.info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy" | "connect");
-        let work = self.resource(context, request);
+        let work = async {
+            match remote {
+                Some(remote) => aggregation::pass_on(core, &context, &remote, request).await,
+                None => self.resource(context, request).await,
+            }
+        };
         if long_running {
             return work.await;
         }

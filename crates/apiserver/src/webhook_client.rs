@@ -1,5 +1,6 @@
 //! Asking a webhook: one POST of JSON over TLS, to a URL or to a Service, whose certificate must be from the authority that
-//! its configuration names. Services are reached through their EndpointSlices and the `Dialer`, like everything inward.
+//! its configuration names, else from one that the machine trusts. Services are reached through their EndpointSlices and the
+//! `Dialer`, like everything inward.
 //!
 //! Source: Kubernetes `apiserver/pkg/util/webhook/client.go`.
 
@@ -27,7 +28,7 @@ pub struct WebhookAddress {
     pub url: url::Url,
     /// Namespace and name of the Service; none for a plain URL.
     pub service: Option<(String, String)>,
-    /// Authorities to trust, in PEM.
+    /// Authorities to trust, in PEM. Where there are none, those of the machine are.
     pub authorities: String,
 }
 
@@ -164,7 +165,7 @@ impl WebhookAddress {
     }
 
     fn tls(&self) -> Result<Arc<rustls::ClientConfig>, String> {
-        let bundle = pki::TrustedBundle::from_pem(&self.authorities).map_err(|error| whole_story(&error))?;
+        let bundle = pki::TrustedBundle::from_pem_or_system(&self.authorities).map_err(|error| whole_story(&error))?;
         let config = rustls::ClientConfig::builder_with_provider(pki::tls::provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?

@@ -68,6 +68,19 @@ pub fn roots(authorities: &[CertificateDer<'_>]) -> Result<RootCertStore, PkiErr
     Ok(store)
 }
 
+/// The authorities that the machine trusts, for servers outside of the cluster. They are read once, as Go's libraries do, and
+/// what cannot be read of them is passed over.
+pub fn system_roots() -> RootCertStore {
+    static ROOTS: std::sync::LazyLock<RootCertStore> = std::sync::LazyLock::new(|| usable_roots(rustls_native_certs::load_native_certs().certs));
+    ROOTS.clone()
+}
+
+fn usable_roots(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(certificates);
+    store
+}
+
 /// A server's configuration: asks for a client certificate but does without (tokens are the other way to prove who one is); one that
 /// is shown must be good. Offers HTTP/2 and HTTP/1.1; resumes sessions with tickets, which cost the server no memory.
 pub fn server_config(
@@ -156,5 +169,19 @@ impl ServerCertVerifier for PinnedAuthority {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_of_the_machines_authorities_is_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = crate::authority::ClusterAuthority::open_or_create(directory.path(), jiff::Timestamp::now()).unwrap();
+        let mut certificates = pem::certificates(authority.certificate_pem()).unwrap();
+        certificates.insert(0, CertificateDer::from(b"no certificate".to_vec()));
+        assert_eq!(usable_roots(certificates).len(), 1);
     }
 }

@@ -44,6 +44,19 @@ impl TrustedBundle {
         Ok(Self { certificates, authorities: Some(authorities) })
     }
 
+    /// From PEM. An empty text means the authorities that the machine trusts, as it does to Go's clients.
+    ///
+    /// # Errors
+    /// As [`Self::from_pem`].
+    pub fn from_pem_or_system(text: &str) -> Result<Self, PkiError> {
+        if !text.trim().is_empty() {
+            return Self::from_pem(text);
+        }
+        // A machine that trusts nobody leaves nothing to build a verifier of.
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(tls::system_roots()), tls::provider()).build().ok();
+        Ok(Self { certificates: Vec::new(), authorities })
+    }
+
     /// Checks a certificate that is itself in the bundle: its time and its names.
     fn verify_as_itself(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;

@@ -57,7 +57,7 @@ fn tls(spec: &Value, certificate: Option<&Arc<SwappableCertificate>>) -> Result<
     } else {
         let bundle = base64::engine::general_purpose::STANDARD.decode(text(spec, "caBundle")).map_err(|_| "the caBundle is no base64".to_owned())?;
         let bundle = String::from_utf8_lossy(&bundle);
-        let bundle = pki::TrustedBundle::from_pem(&bundle).map_err(|error| whole_story(&error))?;
+        let bundle = pki::TrustedBundle::from_pem_or_system(&bundle).map_err(|error| whole_story(&error))?;
         builder.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
     };
     Ok(Arc::new(match certificate {
