@@ -192,15 +192,16 @@ impl Reader {
         if let Some(default) = default {
             item.default = Some(Arc::new(serde_json::from_str(default).map_err(|_| bad("a default that is not JSON"))?));
         }
-        let mut field = Field { name: name.into(), number, required: false, item, patch: PatchStrategy::default() };
+        let mut field = Field { name: name.into(), number, required: false, omits_zero: true, item, patch: PatchStrategy::default() };
+        let mut keeps_zero = false;
         for word in words {
             let (word, value) = word.split_once('=').map_or((word, None), |(word, value)| (word, Some(value)));
             match (word, value, &mut field.item.shape) {
                 ("required", None, _) => {
                     field.required = true;
-                    fact.keeps_zero = true;
+                    keeps_zero = true;
                 }
-                ("pointer", None, _) => fact.keeps_zero = true,
+                ("pointer", None, _) => keeps_zero = true,
                 ("atomic", None, Shape::List { list, .. }) => *list = ListType::Atomic,
                 ("set", None, Shape::List { list, .. }) => *list = ListType::Set,
                 ("map", Some(keys), Shape::List { list, .. }) => *list = ListType::Map(keys.split(',').map(Box::from).collect()),
@@ -217,6 +218,8 @@ impl Reader {
                 _ => return Err(bad("a fact that does not fit")),
             }
         }
+        fact.keeps_zero = keeps_zero;
+        field.omits_zero = !keeps_zero;
         Ok((field, fact))
     }
 

@@ -52,6 +52,9 @@ pub struct Field {
     pub number: u32,
     /// Must be present (after defaulting).
     pub required: bool,
+    /// An empty text, a zero and `false` are the same as nothing: Go's type of the field is no pointer and leaves them out
+    /// (built-in kinds only).
+    pub omits_zero: bool,
     /// What it holds.
     pub item: Item,
     /// How strategic merge treats it.

@@ -229,3 +229,34 @@ async fn a_client_owns_what_it_asked_for_and_nobody_what_the_server_adds() {
     assert_eq!(owned[0]["operation"], "Apply");
     assert_eq!(owned[0]["fieldsV1"]["f:spec"], json!({ "f:containers": { "k:{\"name\":\"main\"}": { ".": {}, "f:image": {}, "f:name": {} } } }));
 }
+
+/// Go's clients send `""` and zero for fields that nobody set, as far as their types cannot be empty otherwise.
+#[tokio::test]
+async fn empty_texts_and_zeros_are_nothing_where_gos_types_have_no_pointers() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    let binding = json!({
+        "metadata": {"name": "reader"}, "roleRef": {"apiGroup": "", "kind": "Role", "name": "r"},
+        "subjects": [{"apiGroup": "", "kind": "ServiceAccount", "name": "default", "namespace": "default"}, {"apiGroup": "", "kind": "User", "name": "jane"}],
+    });
+    let made = caller.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", &binding).await.expect(201);
+    assert_eq!(made["roleRef"]["apiGroup"], "rbac.authorization.k8s.io");
+    assert_eq!(made["subjects"][1]["apiGroup"], "rbac.authorization.k8s.io");
+    caller.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    let container = json!({
+        "name": "c", "image": "i", "imagePullPolicy": "", "terminationMessagePolicy": "", "stdin": false, "ports": [{"containerPort": 80, "hostPort": 0, "protocol": ""}],
+        "livenessProbe": {"httpGet": {"port": 80, "path": "", "scheme": ""}, "periodSeconds": 0, "successThreshold": 0},
+    });
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"restartPolicy": "", "schedulerName": "", "hostNetwork": false, "terminationGracePeriodSeconds": 0, "containers": [container]}});
+    let made = caller.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    let (spec, container) = (&made["spec"], &made["spec"]["containers"][0]);
+    assert_eq!((&spec["restartPolicy"], &spec["schedulerName"], spec.get("hostNetwork")), (&json!("Always"), &json!("default-scheduler"), None));
+    assert_eq!(spec["terminationGracePeriodSeconds"], 0, "a pointer keeps its zero");
+    assert_eq!((&container["imagePullPolicy"], container.get("stdin")), (&json!("Always"), None));
+    assert_eq!(container["ports"], json!([{"containerPort": 80, "protocol": "TCP"}]));
+    assert_eq!((&container["livenessProbe"]["httpGet"]["path"], &container["livenessProbe"]["periodSeconds"]), (&json!("/"), &json!(10)));
+    let patched = caller.patch("/api/v1/namespaces/default/pods/a", "strategic-merge-patch", &json!({"spec": {"restartPolicy": ""}})).await.expect(200);
+    assert_eq!(patched["spec"]["restartPolicy"], "Always");
+    let class = json!({"metadata": {"name": "none"}, "value": 0});
+    assert_eq!(caller.post("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.expect(201)["value"], 0);
+}

@@ -109,7 +109,7 @@ pub async fn handle(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Se
         "patch" => {
             let patch_type = PatchType::of(&context.content_type, false)?;
             let patch = if patch_type == PatchType::Apply {
-                codec::read_meta("application/yaml", &bytes, &scale_kind)?.into_value()
+                meta::read::parse_untyped_yaml(&bytes).map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?
             } else {
                 meta::read::parse_untyped(&bytes).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?
             };

@@ -144,7 +144,7 @@ impl<'s> Walk<'s> {
                     let empty = match &*value {
                         Value::Array(list) => list.is_empty(),
                         Value::Object(map) => map.is_empty() && matches!(field.item.shape, Shape::Map { .. }),
-                        _ => false,
+                        scalar => field.omits_zero && is_zero(&field.item.shape, scalar),
                     };
                     !empty || !built_in || field.required || matches!(field.item.shape, Shape::Any | Shape::FieldsV1)
                 }
@@ -296,6 +296,16 @@ impl<'s> Walk<'s> {
 
 fn short_name(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
+}
+
+/// Whether a scalar is what Go's type has where nothing is said.
+fn is_zero(shape: &Shape, value: &Value) -> bool {
+    match (shape, value) {
+        (Shape::String | Shape::Bytes, Value::String(text)) => text.is_empty(),
+        (Shape::Boolean, Value::Bool(value)) => !value,
+        (Shape::Integer32 | Shape::Integer64 | Shape::Double, Value::Number(number)) => number.as_f64() == Some(0.0),
+        _ => false,
+    }
 }
 
 fn describe(value: &Value) -> &'static str {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Field, Item, ListType, ObjectType, PatchStrategy, Schema, Shape, TypeIndex, Types, UnknownFields};
 
 pub(crate) fn field(name: &str, shape: Shape) -> Field {
-    Field { name: name.into(), number: 0, required: false, item: Item::of(shape), patch: PatchStrategy::default() }
+    Field { name: name.into(), number: 0, required: false, omits_zero: false, item: Item::of(shape), patch: PatchStrategy::default() }
 }
 
 pub(crate) fn required(name: &str, shape: Shape) -> Field {

@@ -73,7 +73,7 @@ fn text<'a>(schema: &'a Value, name: &str) -> &'a str {
 }
 
 fn simple_field(name: &str, shape: Shape) -> Field {
-    Field { name: name.into(), number: 0, required: false, item: Item::of(shape), patch: PatchStrategy::default() }
+    Field { name: name.into(), number: 0, required: false, omits_zero: false, item: Item::of(shape), patch: PatchStrategy::default() }
 }
 
 impl Builder {
