@@ -200,10 +200,10 @@ fn refuse_unknown(applied: &Object, unknown: &[String]) -> Result<(), ApiError> 
         several => format!("errors:\n  {}", several.join("\n  ")),
     };
     let (group, version) = applied.api_version().split_once('/').unwrap_or(("", applied.api_version()));
-    // Upstream's code for what its field manager cannot do.
+    // Upstream says 500, as for everything that its field manager cannot do; but the mistake is the client's.
     Err(ApiError::new(
-        500,
-        Reason::Unknown,
+        400,
+        Reason::BadRequest,
         format!(
             "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): {words}",
             applied.namespace(),
