@@ -238,9 +238,11 @@ fn arrange(merged: Vec<Value>, patch_order: &[Value], server_order: &[Value], ke
     loop {
         let next = match (named.peek(), others.peek()) {
             (None, None) => return arranged,
+            // Where the server does not know how two of them stand, the patch's goes first: a new container without a given order comes
+            // before those that are there. Source: Kubernetes `apimachinery/pkg/util/strategicpatch`, `mergeSortedSlice`.
             (Some(left), Some(right)) => match (server_places.get(left), server_places.get(right)) {
-                (Some(left), Some(right)) if left < right => named.next(),
-                _ => others.next(),
+                (Some(left), Some(right)) if right < left => others.next(),
+                _ => named.next(),
             },
             (Some(_), None) => named.next(),
             (None, Some(_)) => others.next(),
@@ -375,6 +377,11 @@ mod tests {
             json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}),
             json!({"containers": [{"name": "b", "image": "2"}, {"name": "c", "image": "3"}]}),
             json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c", "image": "3"}]}),
+        );
+        check(
+            json!({"containers": [{"name": "a"}, {"name": "b"}]}),
+            json!({"containers": [{"name": "c"}]}),
+            json!({"containers": [{"name": "c"}, {"name": "a"}, {"name": "b"}]}),
         );
     }
 
