@@ -192,6 +192,16 @@ fn without_empty_metadata(mut template: PodTemplateSpec) -> PodTemplateSpec {
     template
 }
 
+impl History {
+    /// The hashes of revisions that keep the present template, other than the one that counts. There are such after somebody wrote a
+    /// revision by hand.
+    pub fn duplicates(&self) -> BTreeSet<&str> {
+        let template = template_of(&self.update);
+        let others = self.all.iter().filter(|revision| revision.metadata.uid != self.update.metadata.uid && template_of(revision) == template);
+        others.map(|revision| hash(revision)).filter(|other| *other != hash(&self.update)).collect()
+    }
+}
+
 /// The hash that a revision is labelled with.
 pub fn hash(revision: &ControllerRevision) -> &str {
     let labels = revision.metadata.labels.as_ref();

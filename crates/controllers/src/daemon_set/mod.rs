@@ -18,8 +18,9 @@ use controller::ownership::{Claim, adopt, claim, controller_of, controller_refer
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
 
-use crate::revisions::{self, Owner, REVISION_LABEL, Revisions};
+use crate::revisions::{self, History, Owner, REVISION_LABEL, Revisions};
 use crate::selector::Selector;
 use crate::{ControllerContext, pods, taints};
 use plan::{Plan, plan};
@@ -104,6 +105,27 @@ impl DaemonSetController {
             by_node.entry(daemon_pod::node_of(&pod).unwrap_or_default().to_owned()).or_default().push(pod);
         }
         Ok(by_node)
+    }
+
+    /// Pods of another revision with the same template belong to the one that counts: they are labelled anew, not replaced. True when
+    /// there were such pods.
+    /// Source: Kubernetes 1.36, `dedupCurHistories`.
+    async fn relabel(&self, key: &ObjectKey, pods: &BTreeMap<String, Vec<Arc<Pod>>>, history: &History) -> Result<bool, ReconcileError> {
+        let duplicates = history.duplicates();
+        let hash_of = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL)).cloned().unwrap_or_default();
+        let mut any = false;
+        for pod in pods.values().flatten().filter(|pod| duplicates.contains(hash_of(pod).as_str())) {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            let patch = json!({ "metadata": { "uid": pod.metadata.uid, "labels": { REVISION_LABEL: revisions::hash(&history.update) } } });
+            match self.pods_api(key).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => {}
+                other => {
+                    self.writes.wrote(key, &other.doing(|| format!("label pod {name} with its revision"))?);
+                    any = true;
+                }
+            }
+        }
+        Ok(any)
     }
 
     async fn carry_out(&self, key: &ObjectKey, set: &DaemonSet, plan: &Plan, hash: &str) -> Result<(), ReconcileError> {
@@ -205,6 +227,9 @@ impl Reconciler for DaemonSetController {
         };
         let hash = revisions::hash(&history.update).to_owned();
         let pods = self.claim_pods(key, &set, &selector).await?;
+        if self.relabel(key, &pods, &history).await? {
+            return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
+        }
         let nodes = self.nodes.list();
         let plan = plan(&set, &nodes, &pods, &hash, history.collisions, &self.failures, self.clock.now());
         let done = self.carry_out(key, &set, &plan, &hash).await;
@@ -224,3 +249,6 @@ impl Reconciler for DaemonSetController {
         Ok(Outcome::after(plan.check_after))
     }
 }
+
+#[cfg(test)]
+mod tests;
