@@ -167,21 +167,60 @@ impl Kubeconfig {
 }
 
 fn tls(cluster: &Cluster, user: &User, directory: &Path) -> Result<rustls::ClientConfig, KubeconfigError> {
-    const AUTHORITY: &str = "certificate-authority";
-    let authority = content(AUTHORITY, cluster.certificate_authority_data.as_ref(), cluster.certificate_authority.as_ref(), directory)?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(AUTHORITY, &authority.unwrap_or_default())? {
-        roots.add(certificate)?;
-    }
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    const CERTIFICATE: &str = "client-certificate";
-    let Some(certificate) = content(CERTIFICATE, user.client_certificate_data.as_ref(), user.client_certificate.as_ref(), directory)? else {
-        return Ok(config.with_no_client_auth());
+    let files = TlsFiles {
+        authority: cluster.certificate_authority.clone(),
+        authority_data: cluster.certificate_authority_data.clone(),
+        certificate: user.client_certificate.clone(),
+        certificate_data: user.client_certificate_data.clone(),
+        key: user.client_key.clone(),
+        key_data: user.client_key_data.clone(),
     };
-    let key = content("client-key", user.client_key_data.as_ref(), user.client_key.as_ref(), directory)?.unwrap_or_default();
-    let key = PrivateKeyDer::from_pem_slice(&key);
-    let key = key.map_err(|_| KubeconfigError::Value { field: "client-key", expected: "a private key in PEM form" })?;
-    Ok(config.with_client_auth_cert(certificates(CERTIFICATE, &certificate)?, key)?)
+    files.configuration(directory)
+}
+
+/// By what a client knows a server, and proves itself where it has a certificate: in files, or in base64, which wins.
+#[derive(Debug, Clone, Default)]
+pub struct TlsFiles {
+    /// Who vouches for the server.
+    pub authority: Option<PathBuf>,
+    /// See there.
+    pub authority_data: Option<String>,
+    /// The client's certificate.
+    pub certificate: Option<PathBuf>,
+    /// See there.
+    pub certificate_data: Option<String>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// See there.
+    pub key_data: Option<String>,
+}
+
+impl TlsFiles {
+    /// Reads the files; relative names are relative to `directory`.
+    ///
+    /// # Errors
+    /// Which of them cannot be read or used; an authority there must be.
+    pub fn configuration(&self, directory: &Path) -> Result<rustls::ClientConfig, KubeconfigError> {
+        const AUTHORITY: &str = "certificate-authority";
+        let authority = content(AUTHORITY, self.authority_data.as_ref(), self.authority.as_ref(), directory)?;
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in certificates(AUTHORITY, &authority.unwrap_or_default())? {
+            roots.add(certificate)?;
+        }
+        let config = trusting(roots)?;
+        const CERTIFICATE: &str = "client-certificate";
+        let Some(certificate) = content(CERTIFICATE, self.certificate_data.as_ref(), self.certificate.as_ref(), directory)? else {
+            return Ok(config.with_no_client_auth());
+        };
+        let key = content("client-key", self.key_data.as_ref(), self.key.as_ref(), directory)?.unwrap_or_default();
+        let key = PrivateKeyDer::from_pem_slice(&key);
+        let key = key.map_err(|_| KubeconfigError::Value { field: "client-key", expected: "a private key in PEM form" })?;
+        Ok(config.with_client_auth_cert(certificates(CERTIFICATE, &certificate)?, key)?)
+    }
+}
+
+/// A configuration that trusts whom these vouch for.
+pub(crate) fn trusting(roots: rustls::RootCertStore) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots))
 }

@@ -44,7 +44,7 @@ pub use index::Index;
 pub use informer::{Change, Informer, Watchable};
 pub use informers::Informers;
 pub use kubeconfig::Kubeconfig;
-pub use over_tls::{ConnectError, connect, connect_with_tls};
+pub use over_tls::{ConnectError, connect, connect_to_service, connect_with_tls};
 
 pub use meta::ObjectKey;
 pub use metadata::MetadataOnly;

@@ -11,7 +11,7 @@ use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
 use tower::Service;
 
-use crate::kubeconfig::{Kubeconfig, KubeconfigError};
+use crate::kubeconfig::{Kubeconfig, KubeconfigError, TlsFiles, trusting};
 use crate::transport::{Body, Client};
 
 /// A server that does not accept a connection in this time is taken as unreachable.
@@ -59,6 +59,26 @@ pub fn connect_with_tls(server: Uri, tls: Arc<rustls::ClientConfig>, token: Opti
         http: HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector),
         server,
         authorization: authorization.transpose()?,
+        user_agent: HeaderValue::from_str(user_agent)?,
+    }))
+}
+
+/// Makes a client of a program that is no API server, at an address of HTTP or HTTPS; for the latter `tls` says who vouches for it, its
+/// relative names being relative to the working directory. Nothing is sent yet.
+pub fn connect_to_service(server: Uri, tls: &TlsFiles, user_agent: &str) -> Result<Client, ConnectError> {
+    if !matches!(server.scheme_str(), Some("http" | "https")) || server.host().is_none() {
+        return Err(ConnectError::Address(server));
+    }
+    let tls = if server.scheme_str() == Some("https") {
+        tls.configuration(std::path::Path::new("."))?
+    } else {
+        trusting(rustls::RootCertStore::empty()).map_err(KubeconfigError::from)?.with_no_client_auth()
+    };
+    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp());
+    Ok(Client::new(OverTls {
+        http: HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector),
+        server,
+        authorization: None,
         user_agent: HeaderValue::from_str(user_agent)?,
     }))
 }

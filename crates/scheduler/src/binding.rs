@@ -7,6 +7,7 @@ use client::{Api, Clock, Informer, ObjectKey, PostParams};
 use thiserror::Error;
 
 use crate::{
+    extender::ExtenderError,
     pod_info::PodInfo,
     volumes::{VolumePlan, is_bound},
 };
@@ -20,6 +21,9 @@ pub enum BindError {
     /// The API refused, or did not answer.
     #[error(transparent)]
     Api(#[from] client::Error),
+    /// The extender that binds did not.
+    #[error(transparent)]
+    Extender(#[from] ExtenderError),
     /// A claim had no volume in time, or lost the node that was chosen for it.
     #[error("the claim {0} got no volume on the chosen node")]
     NoVolume(ObjectKey),

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     decision::Profile,
+    extender::{Extender, ExtenderSettings},
     plugins::{PluginArguments, default_profile, filters, node_resources::Strategy, scores, spreading::DefaultConstraint},
     queue::Backoff,
 };
@@ -22,11 +23,13 @@ pub struct SchedulerOptions {
     pub profiles: Vec<Profile>,
     /// How long pods wait after attempts that failed.
     pub backoff: Backoff,
+    /// Programs that have a say, in the order they are asked.
+    pub extenders: Vec<Arc<Extender>>,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { profiles: vec![default_profile()], backoff: Backoff::default() }
+        Self { profiles: vec![default_profile()], backoff: Backoff::default(), extenders: Vec::new() }
     }
 }
 
@@ -48,6 +51,8 @@ struct File {
     kind: String,
     #[serde(default)]
     profiles: Vec<ProfileFile>,
+    #[serde(default)]
+    extenders: Vec<ExtenderSettings>,
     percentage_of_nodes_to_score: Option<usize>,
     pod_initial_backoff_seconds: Option<u64>,
     pod_max_backoff_seconds: Option<u64>,
@@ -117,17 +122,42 @@ impl SchedulerOptions {
         let seconds = |value: Option<u64>, usual| value.map_or(usual, Duration::from_secs);
         let backoff = Backoff { first: seconds(file.pod_initial_backoff_seconds, usual.first), longest: seconds(file.pod_max_backoff_seconds, usual.longest) };
         let profiles = if file.profiles.is_empty() { vec![ProfileFile::default()] } else { file.profiles };
-        let profiles: Vec<Profile> = profiles.iter().map(|profile| read_profile(profile, file.percentage_of_nodes_to_score)).collect::<Result<_, _>>()?;
+        check_extenders(&file.extenders)?;
+        let managed = file.extenders.iter().flat_map(|extender| &extender.managed_resources).filter(|resource| resource.ignored_by_scheduler);
+        let managed: Vec<String> = managed.map(|resource| resource.name.clone()).collect();
+        let profiles: Vec<Profile> = profiles.iter().map(|profile| read_profile(profile, file.percentage_of_nodes_to_score, &managed)).collect::<Result<_, _>>()?;
         for (index, profile) in profiles.iter().enumerate() {
             if profiles.iter().take(index).any(|other| other.name == profile.name) {
                 return Err(ConfigurationError::Meaning(format!("two profiles are named {}", profile.name)));
             }
         }
-        Ok(Self { profiles, backoff })
+        let connect = |(number, settings)| Extender::new(settings).map(Arc::new).map_err(|why| ConfigurationError::Meaning(format!("extenders[{number}].{why}")));
+        let extenders = file.extenders.into_iter().enumerate().map(connect).collect::<Result<_, _>>()?;
+        Ok(Self { profiles, backoff, extenders })
     }
 }
 
-fn read_profile(file: &ProfileFile, percentage: Option<usize>) -> Result<Profile, ConfigurationError> {
+/// Source: upstream's `ValidateKubeSchedulerConfiguration`.
+fn check_extenders(extenders: &[ExtenderSettings]) -> Result<(), ConfigurationError> {
+    let wrong = |text: String| Err(ConfigurationError::Meaning(text));
+    for (number, extender) in extenders.iter().enumerate() {
+        if !extender.url_prefix.starts_with("http://") && !extender.url_prefix.starts_with("https://") {
+            return wrong(format!("extenders[{number}].urlPrefix: \"{}\" is no http or https address", extender.url_prefix));
+        }
+        if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
+            return wrong(format!("extenders[{number}].weight: must have a positive weight applied to it, since it has a prioritizeVerb"));
+        }
+        if let Some(name) = extender.managed_resources.iter().map(|resource| &resource.name).find(|name| !name.contains('/') || name.starts_with("kubernetes.io/")) {
+            return wrong(format!("extenders[{number}].managedResources: {name} is no extended resource"));
+        }
+    }
+    match extenders.iter().filter(|extender| !extender.bind_verb.is_empty()).count() {
+        0 | 1 => Ok(()),
+        several => wrong(format!("extenders: found {several} extenders implementing bind, at most 1 can")),
+    }
+}
+
+fn read_profile(file: &ProfileFile, percentage: Option<usize>, managed: &[String]) -> Result<Profile, ConfigurationError> {
     if let Some(point) = file.plugins.keys().find(|point| !EXTENSION_POINTS.contains(&point.as_str())) {
         return Err(ConfigurationError::Meaning(format!("there is no extension point {point}")));
     }
@@ -135,6 +165,7 @@ fn read_profile(file: &ProfileFile, percentage: Option<usize>) -> Result<Profile
     for config in &file.plugin_config {
         read_arguments(config, &mut arguments)?;
     }
+    arguments.resources.ignored.extend_from_slice(managed);
     // A plug-in that is disabled and enabled again takes part, with the weight it is given.
     let enabled = |name: &str, points: &[&str]| {
         points.iter().filter_map(|point| file.plugins.get(*point)).flat_map(|set| &set.enabled).filter(|plugin| plugin.name == name).last()
@@ -271,6 +302,15 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         assert!(read(json!([{"schedulerName": "a", "plugins": {"filtr": {}}}])).is_err());
         assert!(read(json!([{"schedulerName": "a"}, {"schedulerName": "a"}])).is_err());
-        assert!(SchedulerOptions::from_json(json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration", "extenders": []})).is_err());
+        assert!(SchedulerOptions::from_json(json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration", "extender": []})).is_err());
+        let with = |extenders: Value| SchedulerOptions::from_json(json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration", "extenders": extenders}));
+        assert!(with(json!([{"urlPrefix": "http://127.0.0.1:1", "prioritizeVerb": "p"}])).is_err(), "no weight");
+        assert!(with(json!([{"urlPrefix": "127.0.0.1:1"}])).is_err());
+        assert!(with(json!([{"urlPrefix": "http://a", "managedResources": [{"name": "cpu"}]}])).is_err());
+        assert!(with(json!([{"urlPrefix": "http://a", "bindVerb": "b"}, {"urlPrefix": "http://c", "bindVerb": "b"}])).is_err());
+        assert!(with(json!([{"urlPrefix": "http://a", "httpTimeout": "soon"}])).is_err());
+        assert!(with(json!([{"urlPrefix": "https://a", "enableHTTPS": true, "tlsConfig": {"insecure": true}}])).is_err());
+        assert!(with(json!([{"urlPrefix": "https://a", "enableHTTPS": true, "tlsConfig": {"caFile": "/nowhere"}}])).is_err());
+        assert_eq!(with(json!([{"urlPrefix": "http://a", "httpTimeout": "100ms", "managedResources": [{"name": "a.b/c", "ignoredByScheduler": true}]}])).unwrap().extenders.len(), 1);
     }
 }

@@ -6,6 +6,7 @@ use rand::Rng;
 
 use crate::{
     cluster::Cluster,
+    extender::EXTENDER,
     framework::{Check, ClusterEvent, Filter, Prepared, Reason, Score, Verdict},
     node_info::NodeInfo,
     pod_info::PodInfo,
@@ -54,11 +55,20 @@ pub struct Refusal {
     pub refused_by: Vec<usize>,
     /// Slots of nodes that may fit if pods leave them.
     pub not_now: Vec<usize>,
+    /// Nobody could tell whether it fits: it is tried again whatever happens.
+    pub failed: bool,
 }
 
 impl Refusal {
+    /// The refusal of so many nodes, without reasons yet.
+    pub fn of(nodes: usize) -> Self {
+        Self { nodes, ..Self::default() }
+    }
     /// In upstream's words: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
     pub fn message(&self) -> String {
+        if let Some(why) = self.nowhere.as_ref().filter(|_| self.failed) {
+            return why.clone();
+        }
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
@@ -143,8 +153,18 @@ fn look(checks: &Checks, slot: usize, cluster: &Cluster) -> (usize, Verdict) {
 /// # Errors
 /// The reasons, where none fits.
 pub fn decide(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start: &mut usize) -> Result<usize, Refusal> {
+    let (slots, _) = find(profile, pod, cluster, start, true)?;
+    Ok(choose(profile, pod, &slots, cluster, &HashMap::new()))
+}
+
+/// Nodes that fit, at least one, by slot, with why others do not; as [`decide`]. A node where room was made for the pod is enough, unless
+/// `with_promised` says not to look at it first.
+///
+/// # Errors
+/// The reasons, where none fits.
+pub fn find(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start: &mut usize, with_promised: bool) -> Result<(Vec<usize>, Refusal), Refusal> {
     let all = cluster.len();
-    let mut refusal = Refusal { nodes: all, ..Refusal::default() };
+    let mut refusal = Refusal::of(all);
     let checks = match prepare(profile, pod, cluster) {
         Ok(checks) => checks,
         Err((index, reason)) => {
@@ -155,10 +175,10 @@ pub fn decide(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, star
     };
     let has_nominations = cluster.has_nominations();
     // The node where room was made comes first, and is enough.
-    if let Some(slot) = cluster.nomination_of(&pod.uid)
+    if let Some(slot) = cluster.nomination_of(&pod.uid).filter(|_| with_promised)
         && judge_with_nominated(&checks, pod, slot, cluster).1 == Verdict::Fits
     {
-        return Ok(slot);
+        return Ok((vec![slot], refusal));
     }
     let enough = profile.enough(all);
     let mut fitting: Vec<usize> = Vec::with_capacity(enough);
@@ -186,19 +206,19 @@ pub fn decide(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, star
         }
     }
     *start = if all == 0 { 0 } else { (*start + seen) % all };
-    match fitting.as_slice() {
-        [] => Err(refusal),
-        [only] => Ok(*only),
-        _ => Ok(best(profile, pod, &fitting, cluster)),
-    }
+    if fitting.is_empty() { Err(refusal) } else { Ok((fitting, refusal)) }
 }
 
-fn best(profile: &Profile, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> usize {
-    let mut totals = vec![0_i64; slots.len()];
+/// The best of nodes that fit; `extra` is added to the scores of some of them.
+pub fn choose(profile: &Profile, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster, extra: &HashMap<usize, i64>) -> usize {
+    if let [only] = slots {
+        return *only;
+    }
+    let mut totals: Vec<i64> = slots.iter().map(|slot| extra.get(slot).copied().unwrap_or_default()).collect();
     for (weight, plugin) in &profile.scores {
         let Some((scale, raw)) = plugin.score(pod, slots, cluster) else { continue };
         for (total, score) in totals.iter_mut().zip(scale.apply(raw)) {
-            *total += score * weight;
+            *total = total.saturating_add(score * weight);
         }
     }
     // Among equals one is drawn, so that a burst of equal pods does not pile up on the first name.
@@ -214,6 +234,10 @@ pub fn may_help(profile: &Profile, refused_by: &[usize], event: ClusterEvent, sl
     // Where there were no nodes at all, no filter could refuse.
     if refused_by.is_empty() {
         return event == ClusterEvent::NodeAdded;
+    }
+    // What an extender thinks of it nobody here knows.
+    if refused_by.contains(&EXTENDER) {
+        return true;
     }
     refused_by.iter().filter_map(|index| profile.filters.get(*index)).any(|filter| {
         if event != ClusterEvent::NodeAdded && !filter.retry_on().contains(&event) {

@@ -8,6 +8,7 @@
 //! - [`queue`]: which pod is next, which wait for time and which for the cluster to change
 //! - [`decision`]: one pod, all nodes, one answer (pure); [`preemption`]: who must leave to make room (pure)
 //! - [`runner`]: follows the cluster and decides; [`binding`], [`displacing`] and [`reporting`] write what it decided
+//! - [`extender`]: programs elsewhere that have a say in decisions
 //! - [`configuration`]: a `KubeSchedulerConfiguration`, and the profiles it describes
 //!
 //! Nothing polls: a pod that fits nowhere is tried again when an event happens that one of the plug-ins that refused it
@@ -21,6 +22,7 @@ pub mod cluster;
 pub mod configuration;
 pub mod decision;
 pub mod displacing;
+pub mod extender;
 pub mod framework;
 pub mod node_info;
 pub mod plugins;
@@ -39,5 +41,7 @@ pub use runner::Scheduler;
 
 #[cfg(test)]
 mod brute_force_tests;
+#[cfg(test)]
+mod extender_tests;
 #[cfg(test)]
 mod preemption_tests;

@@ -51,16 +51,37 @@ pub struct Plan {
     violations: usize,
 }
 
+impl Plan {
+    /// These leave this slot, which breaks so many budgets.
+    pub fn new(slot: usize, mut victims: Vec<Arc<PodInfo>>, violations: usize) -> Self {
+        victims.sort_by_key(|pod| importance(pod));
+        Self { slot, victims, violations }
+    }
+    /// How many victims break a budget.
+    pub fn violations(&self) -> usize {
+        self.violations
+    }
+}
+
 /// More important pods come first: by priority, then who runs longer.
 fn importance(pod: &PodInfo) -> (Reverse<i32>, jiff::Timestamp) {
     (Reverse(pod.priority), pod.started.unwrap_or(jiff::Timestamp::MAX))
 }
 
-/// Finds room for a pod.
+/// Finds room for a pod: the best of its [`candidates`].
 ///
 /// # Errors
 /// Why there is none to be made, as the pod's condition says it.
 pub fn plan(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, refusal: &Refusal, budgets: &[Budget]) -> Result<Plan, String> {
+    let all = cluster.len();
+    best(candidates(profile, pod, cluster, refusal, budgets)?).ok_or_else(|| format!("0/{all} nodes are available."))
+}
+
+/// Ways to make room for a pod, at least one; at most one for each node.
+///
+/// # Errors
+/// Why there is none, as the pod's condition says it.
+pub fn candidates(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, refusal: &Refusal, budgets: &[Budget]) -> Result<Vec<Plan>, String> {
     if pod.never_preempts {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
@@ -89,6 +110,11 @@ pub fn plan(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, refusa
             break;
         }
     }
+    if plans.is_empty() { Err(format!("0/{all} nodes are available: {}.", counted_reasons(&reasons))) } else { Ok(plans) }
+}
+
+/// The way that costs least.
+pub fn best(plans: Vec<Plan>) -> Option<Plan> {
     // Fewest broken budgets; then the least important first victim; then the least importance altogether; then the fewest victims;
     // then where the first victim runs shortest.
     let cost = |plan: &Plan| {
@@ -98,7 +124,7 @@ pub fn plan(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, refusa
         let earliest = plan.victims.iter().filter(|victim| victim.priority == highest).filter_map(|victim| victim.started).min();
         (plan.violations, highest, sum, plan.victims.len(), Reverse(earliest))
     };
-    plans.into_iter().min_by_key(cost).ok_or_else(|| format!("0/{all} nodes are available: {}.", counted_reasons(&reasons)))
+    plans.into_iter().min_by_key(cost)
 }
 
 /// The pods that must leave a node for `pod` to fit there.

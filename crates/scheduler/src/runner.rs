@@ -11,7 +11,7 @@ use api::{
     policy::v1::PodDisruptionBudget,
     storage::v1::{CSINode, StorageClass},
 };
-use client::{Change, Clock, EventRecorder, EventType, Informer, Informers, Watchable};
+use client::{Change, Clock, EventRecorder, EventType, Informer, Informers, ObjectKey, Watchable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -22,6 +22,7 @@ use crate::{
     configuration::SchedulerOptions,
     decision::{Profile, Refusal, decide, may_help},
     displacing::displace,
+    extender::{self, Extender},
     framework::ClusterEvent,
     plugins::volume_binding::waiting_claims,
     pod_info::PodInfo,
@@ -57,6 +58,7 @@ pub struct Scheduler {
     informers: Informers,
     clock: Arc<dyn Clock>,
     profiles: Vec<Profile>,
+    extenders: Vec<Arc<Extender>>,
     /// Events are told in the name of the profile.
     events: Vec<EventRecorder>,
     cluster: Cluster,
@@ -98,6 +100,7 @@ impl Scheduler {
             budgets: informers.of::<PodDisruptionBudget>(),
             queue: Queue::new(options.backoff),
             profiles: options.profiles,
+            extenders: options.extenders,
             events,
             client,
             informers,
@@ -127,7 +130,11 @@ impl Scheduler {
                 let Ok(slot) = slots.clone().try_acquire_owned() else { break };
                 let Some(pod) = self.queue.pop(self.clock.elapsed()) else { break };
                 decided += 1;
-                self.schedule_one(pod, slot);
+                tokio::select! {
+                    () = self.schedule_one(pod, slot) => {}
+                    // An extender may be waited for.
+                    () = stop.cancelled() => return,
+                }
             }
             if decided == DECISIONS_IN_A_ROW {
                 tokio::task::yield_now().await;
@@ -308,17 +315,26 @@ impl Scheduler {
         }
     }
 
-    fn schedule_one(&mut self, pod: Arc<PodInfo>, permit: OwnedSemaphorePermit) {
+    async fn schedule_one(&mut self, pod: Arc<PodInfo>, permit: OwnedSemaphorePermit) {
         let Some(index) = self.profile_of(&pod) else { return self.queue.remove(&pod.uid) };
         let Some(profile) = self.profiles.get(index) else { return };
-        match decide(profile, &pod, &mut self.cluster, &mut self.start) {
-            Ok(slot) => self.assume(index, pod, slot, permit),
-            Err(refusal) => self.refuse(index, &pod, refusal),
+        let object = self.seen.get(&pod.uid).cloned().unwrap_or_default();
+        let asked: Vec<Arc<Extender>> = self.extenders.iter().filter(|extender| extender.cares_for(&object)).cloned().collect();
+        let answer = if asked.is_empty() {
+            decide(profile, &pod, &mut self.cluster, &mut self.start)
+        } else {
+            let nodes = self.informers.of::<Node>();
+            let node = |name: &str| nodes.get(&ObjectKey::cluster(name));
+            extender::decide(&asked, profile, &pod, &object, &mut self.cluster, &mut self.start, node).await
+        };
+        match answer {
+            Ok(slot) => self.assume(index, pod, slot, permit, asked.into_iter().find(|extender| extender.binds())),
+            Err(refusal) => self.refuse(index, &pod, refusal, &asked).await,
         }
     }
 
-    /// Counts the pod as being on the node, and binds it in the background.
-    fn assume(&mut self, profile: usize, pod: Arc<PodInfo>, slot: usize, permit: OwnedSemaphorePermit) {
+    /// Counts the pod as being on the node, and binds it in the background, or has it bound.
+    fn assume(&mut self, profile: usize, pod: Arc<PodInfo>, slot: usize, permit: OwnedSemaphorePermit, binder: Option<Arc<Extender>>) {
         let Some(node) = self.cluster.at(slot) else { return };
         let node_name = node.name.clone();
         let claims = waiting_claims(&pod, &self.cluster);
@@ -335,7 +351,10 @@ impl Scheduler {
                 if let Some((claims, volumes)) = storage {
                     bind_volumes(&client, &clock, &claims, &volumes, &plan, &node_name).await?;
                 }
-                bind(&client, &pod, &node_name).await
+                match binder {
+                    Some(binder) => Ok(binder.bind(&pod, &node_name).await?),
+                    None => bind(&client, &pod, &node_name).await,
+                }
             };
             let failed = match attempt.await {
                 Ok(()) => {
@@ -360,13 +379,23 @@ impl Scheduler {
         });
     }
 
-    fn refuse(&mut self, index: usize, pod: &Arc<PodInfo>, mut refusal: Refusal) {
+    async fn refuse(&mut self, index: usize, pod: &Arc<PodInfo>, mut refusal: Refusal, asked: &[Arc<Extender>]) {
         let Some(profile) = self.profiles.get(index) else { return };
         let mut report = Report::default();
         let mut room = None;
-        if profile.preempts && refusal.nodes > 0 {
+        if profile.preempts && refusal.nodes > 0 && !refusal.failed {
             let budgets: Vec<Budget> = self.budgets.list().iter().map(|budget| Budget::of(budget)).collect();
-            match preemption::plan(profile, pod, &mut self.cluster, &refusal, &budgets) {
+            let found = match preemption::candidates(profile, pod, &mut self.cluster, &refusal, &budgets) {
+                Ok(plans) if asked.is_empty() => Ok(plans),
+                Ok(plans) => {
+                    let (object, pods) = (self.seen.get(&pod.uid).cloned().unwrap_or_default(), self.informers.of::<Pod>());
+                    let whole = |victim: &PodInfo| pods.get(&ObjectKey::namespaced(&victim.namespace, &victim.name));
+                    extender::narrow_plans(asked, &object, plans, &self.cluster, whole).await
+                }
+                Err(why) => Err(why),
+            };
+            let none = || format!("0/{} nodes are available: no extender allows to displace pods.", refusal.nodes);
+            match found.and_then(|plans| preemption::best(plans).ok_or_else(none)) {
                 Ok(plan) => {
                     report.nominated = self.cluster.at(plan.slot).map(|node| node.name.clone());
                     room = Some(plan);
@@ -383,6 +412,9 @@ impl Scheduler {
         }
         let message = refusal.message();
         self.queue.refused(&pod.uid, std::mem::take(&mut refusal.refused_by), self.clock.elapsed());
+        if refusal.failed {
+            self.queue.failed(&pod.uid, self.clock.elapsed());
+        }
         if let Some(object) = self.seen.get(&pod.uid).cloned() {
             if let Some(events) = self.events.get(index) {
                 events.record(&*object, EventType::Warning, "FailedScheduling", message.clone());

@@ -259,3 +259,102 @@ fn large_images_draw_pods_to_nodes_that_have_them() {
     let nodes = [node("a", json!({})), node("b", with_image)];
     check(&mut cluster(&nodes, &[]), &pod("p", json!({"spec": {"containers": [{"name": "c", "image": "big:1"}]}})), "b");
 }
+
+#[test]
+fn a_node_asked_for_by_name_is_the_only_one() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    check(&mut cluster(&nodes, &[]), &pod("p", json!({"spec": {"nodeName": "b"}})), "b");
+    check(&mut cluster(&nodes, &[]), &pod("p", json!({"spec": {"nodeName": "c"}})), "0/2 nodes are available: 2 node(s) didn't match the requested node name.");
+}
+
+#[test]
+fn a_node_takes_so_many_pods() {
+    let nodes = [node("a", json!({"status": {"allocatable": {"pods": "1"}}}))];
+    check(&mut cluster(&nodes, &[("a", pod("q", json!({})))]), &pod("p", json!({})), "0/1 nodes are available: 1 Too many pods.");
+}
+
+#[test]
+fn taints_that_are_no_order_are_avoided() {
+    let tainted = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
+    let nodes = [node("a", tainted.clone()), node("b", json!({}))];
+    check(&mut cluster(&nodes, &[]), &pod("p", json!({})), "b");
+    // Where every node has one, the pod goes anyway.
+    check(&mut cluster(&[node("a", tainted)], &[]), &pod("p", json!({})), "a");
+}
+
+#[test]
+fn no_execute_keeps_pods_away_and_a_toleration_of_one_effect_is_not_one_of_another() {
+    let nodes = [node("a", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]}}))];
+    let refusal = "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}.";
+    let tolerating = |toleration: Value| pod("p", json!({"spec": {"tolerations": [toleration]}}));
+    check(&mut cluster(&nodes, &[]), &pod("p", json!({})), refusal);
+    check(&mut cluster(&nodes, &[]), &tolerating(json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"})), refusal);
+    check(&mut cluster(&nodes, &[]), &tolerating(json!({"key": "k", "operator": "Equal", "value": "w"})), refusal);
+    check(&mut cluster(&nodes, &[]), &tolerating(json!({"key": "k", "operator": "Equal", "value": "v"})), "a");
+}
+
+#[test]
+fn preferred_nodes_are_preferred_by_weight() {
+    let nodes = [node("a", json!({"metadata": {"labels": {"disk": "ssd"}}})), node("b", json!({"metadata": {"labels": {"zone": "x"}}}))];
+    let wish = |weight: i32, key: &str| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}});
+    let wishing = |wishes: Value| pod("p", json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": wishes}}}}));
+    check(&mut cluster(&nodes, &[]), &wishing(json!([wish(10, "disk"), wish(1, "zone")])), "a");
+    check(&mut cluster(&nodes, &[]), &wishing(json!([wish(1, "disk"), wish(10, "zone")])), "b");
+}
+
+#[test]
+fn every_operator_of_a_node_selector_is_understood() {
+    let nodes = [node("a", json!({"metadata": {"labels": {"size": "5", "disk": "ssd"}}}))];
+    let asking = |expression: Value| {
+        let required = json!({"nodeSelectorTerms": [{"matchExpressions": [expression]}]});
+        pod("p", json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}}))
+    };
+    let refusal = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
+    let expression = |key: &str, operator: &str, values: &[&str]| json!({"key": key, "operator": operator, "values": values});
+    for (fits, expression) in [
+        (true, expression("disk", "In", &["hdd", "ssd"])),
+        (false, expression("disk", "NotIn", &["ssd"])),
+        (true, expression("tape", "NotIn", &["ssd"])),
+        (false, expression("tape", "Exists", &[])),
+        (true, expression("tape", "DoesNotExist", &[])),
+        (true, expression("size", "Gt", &["4"])),
+        (false, expression("size", "Gt", &["5"])),
+        (true, expression("size", "Lt", &["6"])),
+        (false, expression("disk", "Lt", &["6"])),
+    ] {
+        check(&mut cluster(&nodes, &[]), &asking(expression), if fits { "a" } else { refusal });
+    }
+}
+
+#[test]
+fn emptier_nodes_are_liked_and_the_resources_of_a_node_are_used_evenly() {
+    let used = |name: &str, cpu: &str, memory: &str| pod(name, json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]}}));
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    check(&mut cluster(&nodes, &[("a", used("q", "1", "2Gi"))]), &pod("p", json!({})), "b");
+    // As much is left of both together, but `a` would be out of balance.
+    let placed = [("a", used("q", "1400m", "256Mi")), ("b", used("r", "800m", "1536Mi"))];
+    check(&mut cluster(&nodes, &placed), &used("p", "400m", "512Mi"), "b");
+}
+
+#[test]
+fn soft_spreading_prefers_and_does_not_refuse() {
+    let nodes = [zoned("a", "x", json!({})), zoned("b", "y", json!({}))];
+    let soft = || pod("p", spread(json!({"whenUnsatisfiable": "ScheduleAnyway"})));
+    check(&mut cluster(&nodes, &[("a", pod("q", json!({})))]), &soft(), "b");
+    check(&mut cluster(&nodes[..1], &[("a", pod("q", json!({})))]), &soft(), "a");
+}
+
+#[test]
+fn a_node_without_the_topology_of_a_hard_constraint_is_refused() {
+    let nodes = [node("a", json!({}))];
+    check(&mut cluster(&nodes, &[]), &pod("p", spread(json!({}))), &format!("0/1 nodes are available: 1 {UNEVEN} (missing required label)."));
+}
+
+#[test]
+fn company_that_is_nowhere_is_waited_for() {
+    let together = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}});
+    let social = pod("p", json!({"spec": {"affinity": together}}));
+    check(&mut cluster(&[node("a", json!({}))], &[]), &social, "0/1 nodes are available: 1 node(s) didn't match pod affinity rules.");
+    let db = pod("db", json!({"metadata": {"labels": {"app": "db"}}}));
+    check(&mut cluster(&[node("a", json!({})), node("b", json!({}))], &[("b", db)]), &social, "b");
+}
