@@ -3,6 +3,7 @@
 //! - [`api_harness`]: an API server in the test's process, asked by whomever the test likes to be
 //! - [`json_server`]: a webhook's server
 //! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
+//! - [`simulated_nodes`]: nodes that nobody stands behind, played over the API
 //! - [`scene`]: a namespace in a real cluster that several tests share
 //! - [`local_cluster`]: a cluster of several nodes by `knarr up`, on this machine or on a [`machine`] of its own
 //! - [`kubectl`]: the real kubectl, and other things that `cargo xtask test` provides
@@ -21,6 +22,7 @@ pub mod machine;
 pub mod real_cluster;
 pub mod registry;
 pub mod scene;
+pub mod simulated_nodes;
 
 pub use api_harness::{Answer, ApiHarness, Caller, Watch};
 pub use json_server::JsonServer;
@@ -29,3 +31,4 @@ pub use local_cluster::LocalCluster;
 pub use machine::Machine;
 pub use real_cluster::RealCluster;
 pub use scene::Scene;
+pub use simulated_nodes::SimulatedNodes;

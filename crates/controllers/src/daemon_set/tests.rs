@@ -1,10 +1,9 @@
 //! The controller on a tiny API in memory.
 
 use client::fake::FakeApi;
-use client::Api;
+use client::{Api, PostParams};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::PostParams;
 use serde_json::json;
 
 use crate::revisions::REVISION_LABEL;

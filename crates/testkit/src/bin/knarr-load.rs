@@ -5,16 +5,20 @@
 //! - `knarr-load pods IMAGE ONE_BY_ONE AT_ONCE`: pods made one at a time, from the request to Ready; then many at once, until all run
 //! - `knarr-load apply NAMESPACE COUNT ROUNDS`: that many config maps applied by the server, and applied again unchanged; objects a second
 //! - `knarr-load definitions COUNT`: that many definitions of custom resources
+//! - `knarr-load nodes COUNT`: that many nodes that nobody stands behind
+//! - `knarr-load scale NODES PODS`: a Deployment from none to that many pods on simulated nodes, until all are available
 //!
 //! The cluster is that of `KUBECONFIG`.
 
 use std::time::{Duration, Instant};
 
 use api::core::v1::{ConfigMap, Pod};
-use client::{Api, DeleteParams, FeedEvent, Patch, PatchParams, PostParams, Request, Selection, Source, WatchParams, feed};
+use client::{Api, DeleteParams, FeedEvent, ListParams, Patch, PatchParams, PostParams, Request, Selection, Source, WatchParams, feed};
 use futures::{StreamExt, TryStreamExt, io::AsyncBufReadExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
+use testkit::{SimulatedNodes, simulated_nodes::{self, Play}};
 use tokio::sync::{mpsc, watch};
 
 /// Where everything is made.
@@ -212,6 +216,47 @@ async fn definitions(count: usize) -> Outcome<serde_json::Value> {
     Ok(json!({"definitions": count}))
 }
 
+async fn nodes(count: usize) -> Outcome<serde_json::Value> {
+    let api: Api<api::core::v1::Node> = Api::all(connect().await?);
+    let started = Instant::now();
+    let make = |number: usize| {
+        let api = api.clone();
+        async move { api.create(&PostParams::default(), &simulated_nodes::node(number)).await.map(drop) }
+    };
+    stream::iter(0..count).map(make).buffer_unordered(16).try_collect::<()>().await?;
+    Ok(json!({ "all_ms": started.elapsed().as_secs_f64() * 1000.0 }))
+}
+
+async fn scale(node_count: usize, pod_count: i32) -> Outcome<serde_json::Value> {
+    let path = std::env::var("KUBECONFIG").map_err(|_| "KUBECONFIG must name a kubeconfig")?;
+    let _nodes = SimulatedNodes::start(path.as_ref(), node_count, Play::Run);
+    let client = connect().await?;
+    let node_api: Api<api::core::v1::Node> = Api::all(client.clone());
+    while node_api.list(&ListParams::default()).await?.items.len() < node_count {
+        tokio::time::sleep(Duration::from_millis(100)).await; // Before the measurement; how it waits does not matter.
+    }
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+    let labels = json!({ "app": "scaled" });
+    let deployment = json!({
+        "metadata": { "name": "scaled" },
+        "spec": { "replicas": 0, "selector": { "matchLabels": labels }, "template": {
+            "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "c", "image": "nothing" }] },
+        } },
+    });
+    deployments.create(&PostParams::default(), &serde_json::from_value(deployment)?).await?;
+    let (available, mut is_available) = watch::channel(0);
+    let source = Source::new::<Deployment>(client, &(), Selection::in_namespace(NAMESPACE));
+    tokio::spawn(feed::run::<Deployment>(source, move |event| {
+        if let FeedEvent::Put(deployment) = event {
+            available.send_replace(deployment.status.and_then(|status| status.available_replicas).unwrap_or_default());
+        }
+    }));
+    let asked = Instant::now();
+    deployments.patch("scaled", &PatchParams::default(), &Patch::Merge(json!({ "spec": { "replicas": pod_count } }))).await?;
+    tokio::time::timeout(Duration::from_secs(120), is_available.wait_for(|count| *count == pod_count)).await.map_err(|_| "it does not settle")??;
+    Ok(json!({ "settled_ms": asked.elapsed().as_secs_f64() * 1000.0 }))
+}
+
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -222,8 +267,10 @@ async fn main() -> Outcome<()> {
         ["pods", image, one_by_one, at_once] => pods(image, one_by_one.parse()?, at_once.parse()?).await?,
         ["apply", namespace, count, rounds] => apply(namespace, count.parse()?, rounds.parse()?).await?,
         ["definitions", count] => definitions(count.parse()?).await?,
+        ["nodes", count] => nodes(count.parse()?).await?,
+        ["scale", nodes, pods] => scale(nodes.parse()?, pods.parse()?).await?,
         _ => {
-            let usage = "usage: knarr-load objects NAMESPACE COUNT | watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE | apply NAMESPACE COUNT ROUNDS | definitions COUNT";
+            let usage = "usage: knarr-load objects NAMESPACE COUNT | watchers COUNT ROUNDS | pods IMAGE ONE_BY_ONE AT_ONCE | apply NAMESPACE COUNT ROUNDS | definitions COUNT | nodes COUNT | scale NODES PODS";
             return Err(usage.into());
         }
     };

@@ -4,6 +4,7 @@
 //! keep-alive, with the token of a service account whose rights are checked at each request.
 
 mod load;
+mod placement;
 mod scheduling;
 mod server;
 
@@ -70,7 +71,11 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     let mut table = Vec::new();
     let mut note = |what, measured: String, target| table.push(Measured { what, measured, target });
 
-    note("durable bindings, 5000 pods on 200 nodes", scheduling::measure(&binary, &clients.kubectl)?, "2000 /s");
+    let program = load::program()?;
+    note("durable bindings, 5000 pods on 200 nodes", scheduling::measure(&scheduling::SMALL, &binary, &clients.kubectl, &program)?, "5000 /s");
+    let large = "durable bindings, 10000 pods on 5000 nodes, 30 % spread over zones, 20 % apart";
+    note(large, scheduling::measure(&scheduling::LARGE, &binary, &clients.kubectl, &program)?, "2000 /s");
+    note("Deployment 0 to 1000 on 100 simulated nodes", scheduling::scale(&binary, &clients.kubectl, &program)?, "2 s");
     if arguments.scheduling {
         return print(&table, arguments.output.as_deref());
     }
@@ -101,7 +106,6 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     note("idle CPU, of one core", format!("{:.1} %", used as f64 / arguments.seconds as f64), "1 %");
     note("idle memory of everything (PSS)", format!("{:.0} MiB", server.memory_kibibytes() as f64 / 1024.0), "80 MiB");
 
-    let program = load::program()?;
     let archive = images::ensure(&["busybox"])?;
     for archive in &archive {
         run(Command::new(&binary).args(["image", "import", "--run-dir", &server.run_directory, "--cluster-name", "bench"]).arg(archive))?;
