@@ -14,7 +14,7 @@ use api::core::v1::{Node, Pod};
 use client::{Api, DeleteParams, FeedEvent, Patch, PatchParams, PostParams, Selection, Source, feed};
 use k8s_openapi::api::coordination::v1::Lease;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 /// How often a node reports, as real ones do.
@@ -94,7 +94,7 @@ pub fn node(number: usize) -> Node {
 }
 
 /// Tries until it works, or until what it is about is gone or there already.
-async fn until_done<T>(mut attempt: impl AsyncFnMut() -> client::Result<T>) {
+async fn until_done<T, F: Future<Output = client::Result<T>>>(attempt: impl Fn() -> F) {
     loop {
         match attempt().await {
             Ok(_) => return,
@@ -107,13 +107,15 @@ async fn until_done<T>(mut attempt: impl AsyncFnMut() -> client::Result<T>) {
 async fn report(client: client::Client, number: usize) {
     let name = name_of(number);
     let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
-    until_done(async || Api::<Node>::all(client.clone()).create(&PostParams::default(), &node(number)).await).await;
+    let (nodes, node, new) = (Api::<Node>::all(client.clone()), node(number), PostParams::default());
+    until_done(|| nodes.create(&new, &node)).await;
     let lease: Lease = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}})).expect("a lease");
-    until_done(async || leases.create(&PostParams::default(), &lease).await).await;
+    until_done(|| leases.create(&new, &lease)).await;
+    let changed = PatchParams::default();
     loop {
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         let renewed = Patch::Merge(json!({"spec": {"renewTime": now}}));
-        until_done(async || leases.patch(&name, &PatchParams::default(), &renewed).await).await;
+        until_done(|| leases.patch(&name, &changed, &renewed)).await;
         tokio::time::sleep(REPORT).await;
     }
 }
@@ -150,20 +152,19 @@ async fn play_pod(client: client::Client, pod: Arc<Pod>, play: Play, requests: A
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "lastTransitionTime": now});
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let write = async |status: Value| {
-        let patch = Patch::Strategic(json!({"metadata": {"uid": uid}, "status": status}));
-        until_done(async || api.patch_status(name, &PatchParams::default(), &patch).await).await;
-    };
+    let changed = PatchParams::default();
     if pod.metadata.deletion_timestamp.is_some() {
         let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-        return until_done(async || api.delete(name, &at_once).await).await;
+        return until_done(|| api.delete(name, &at_once)).await;
     }
-    match (phase, play) {
-        ("Pending" | "", _) => write(json!({"phase": "Running", "startTime": now, "conditions": [condition("Ready", "True"), condition("ContainersReady", "True")]})).await,
-        ("Running", Play::Succeed) => {
-            write(json!({"phase": "Succeeded", "conditions": [condition("Ready", "False"), condition("ContainersReady", "False")]})).await;
-            succeeded.lock().insert(uid);
-        }
-        _ => {}
+    let status = match (phase, play) {
+        ("Pending" | "", _) => json!({"phase": "Running", "startTime": now, "conditions": [condition("Ready", "True"), condition("ContainersReady", "True")]}),
+        ("Running", Play::Succeed) => json!({"phase": "Succeeded", "conditions": [condition("Ready", "False"), condition("ContainersReady", "False")]}),
+        _ => return,
+    };
+    let patch = Patch::Strategic(json!({"metadata": {"uid": uid}, "status": status}));
+    until_done(|| api.patch_status(name, &changed, &patch)).await;
+    if phase == "Running" {
+        succeeded.lock().insert(uid);
     }
 }
