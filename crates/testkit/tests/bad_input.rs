@@ -88,7 +88,7 @@ async fn values_that_no_object_may_have_are_told_by_their_paths() {
             case("POST", PODS, &pod(r#""containers":[{"name":"A_","image":"b"}]"#), invalid("spec.containers[0].name: Invalid value: \"A_\": a lowercase RFC 1123 label must consist of")),
             case("POST", PODS, &pod(r#""containers":[{"name":"a","image":"b"},{"name":"a","image":"b"}]"#), invalid("spec.containers[1].name: Duplicate value: \"a\"")),
             case("POST", PODS, &pod(r#""containers":[{"name":"a","image":"b","volumeMounts":[{"name":"no","mountPath":"/a"}]}]"#), invalid("spec.containers[0].volumeMounts[0].name: Not found: \"no\"")),
-            case("POST", PODS, &pod(r#""containers":[{"name":"a","image":"b"}],"restartPolicy":"Sometimes""#), invalid("spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"")),
+            case("POST", PODS, &pod(r#""containers":[{"name":"a","image":"b"}],"restartPolicy":"Sometimes""#), invalid("spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"")),
             case("POST", DEPLOYMENTS, r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"replicas":-1,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"c"}},"spec":{"containers":[{"name":"a","image":"b"}]}}}}"#, invalid("spec.replicas: Invalid value: -1: must be greater than or equal to 0")),
             case("POST", DEPLOYMENTS, r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"c"}},"spec":{"containers":[{"name":"a","image":"b"}]}}}}"#, invalid("`selector` does not match template `labels`")),
         ],

@@ -75,7 +75,27 @@ pub fn patched(schema: &Schema, patch_type: PatchType, patch: &Value, object: &O
         PatchType::Strategic => meta::patch::strategic_merge(schema, &mut value, patch)?,
         PatchType::Apply => return Err(ApiError::internal("apply has a path of its own")),
     }
+    keep_kind(&mut value, patch_type, object)?;
     meta::read::normalise_value(value, schema).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+/// An object stays of its kind and version. A strategic merge says so without a word, as upstream's does, which merges into the kind's own
+/// type; the others are refused where they say otherwise.
+fn keep_kind(value: &mut Value, patch_type: PatchType, object: &Object) -> Result<(), ApiError> {
+    for (field, known) in [("kind", object.kind()), ("apiVersion", object.api_version())] {
+        let said = value.get(field).cloned();
+        if patch_type != PatchType::Strategic
+            && let Some(said) = said.filter(|said| *said != Value::from(known))
+        {
+            let detail = format!("{field} of the object must stay {known:?}, but the patch makes it {said}");
+            let problem = meta::FieldError::invalid(&meta::FieldPath::new("patch"), said, detail);
+            return Err(ApiError::invalid(&meta::GroupKind { group: "".into(), kind: "".into() }, "", vec![problem]));
+        }
+        if let Some(map) = value.as_object_mut() {
+            map.insert(field.to_owned(), known.into());
+        }
+    }
+    Ok(())
 }
 
 /// Answers a patch.

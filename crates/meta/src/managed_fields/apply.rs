@@ -62,7 +62,8 @@ pub fn apply(
             applied.api_version(),
             applied.kind()
         );
-        ApiError::new(500, Reason::Unknown, message)
+        // Upstream has no status for it, which makes it an error of its server; it is the client's.
+        ApiError::new(422, Reason::Unknown, message)
     })?;
     let mut base = live.cloned().unwrap_or_default();
     let live_owners = base.remove(&["metadata", "managedFields"]);

@@ -66,9 +66,10 @@ fn bad(message: &str) -> ApiError {
     ApiError::bad_request(message)
 }
 
-/// Errors that upstream passes on without a status of their own.
+/// Errors that upstream passes on without a status of their own, which makes them errors of its server. They are the client's, so that
+/// they keep upstream's words and get the code of patches that cannot be applied.
 fn failed(message: String) -> ApiError {
-    ApiError::new(500, Reason::Unknown, message)
+    ApiError::new(422, Reason::Unknown, message)
 }
 
 fn merge_map(types: &Types, below: Below<'_>, mut original: Map<String, Value>, patch: &Map<String, Value>) -> Result<Map<String, Value>, ApiError> {

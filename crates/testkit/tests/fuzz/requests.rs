@@ -15,7 +15,6 @@ const NAMES: &[&str] = &["minimal", "a", "b"];
 /// A kind that requests go to.
 pub struct Target {
     pub kind: String,
-    pub api_version: String,
     pub collection: String,
     pub object: Value,
     /// Names that its objects must have, where they may not have just any.
@@ -78,7 +77,6 @@ pub fn targets(harness: &ApiHarness) -> Vec<Target> {
         let protobuf = api::protobuf::encode_document(&object).unwrap_or_default();
         targets.push(Target {
             kind: info.kind.kind.to_string(),
-            api_version,
             collection: format!("{root}{inside}/{}", info.plural),
             object,
             fixed_name,
@@ -115,7 +113,7 @@ impl Request {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let mut requests = Vec::new();
         for block in text.split("\n\n").filter(|block| !block.trim().is_empty()) {
-            let lines: Vec<&str> = block.lines().filter(|line| !line.starts_with('#')).collect();
+            let lines: Vec<&str> = block.trim_start_matches('\n').lines().filter(|line| !line.starts_with('#')).collect();
             let Some((first, body)) = lines.split_first() else { continue };
             let mut parts = first.split(' ');
             let method = match parts.next() {
