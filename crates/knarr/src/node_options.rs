@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use node::{NodeConfig, quantity::Amount, shutdown::{self, Group}};
+use container_runtime::ResourceLimits;
+use node::{NodeConfig, machine::Machine, quantity::Amount, shutdown::{self, Group}};
 
 /// Options of the node.
 #[derive(Debug, Clone, Default, Args)]
@@ -57,13 +58,29 @@ fn amounts<'a>(lists: impl IntoIterator<Item = (&'static str, &'a Vec<String>)>)
 }
 
 impl NodeOptions {
+    fn reserved(&self) -> anyhow::Result<BTreeMap<String, Amount>> {
+        amounts([("system-reserved", &self.system_reserved), ("kube-reserved", &self.kube_reserved)])
+    }
+
+    /// What all pods together may use, where something is kept back: the kernel holds them to it. Source: Kubernetes documentation,
+    /// "Reserve Compute Resources for System Daemons", `enforceNodeAllocatable: [pods]`.
+    pub fn limits(&self, data_directory: &std::path::Path) -> anyhow::Result<ResourceLimits> {
+        let reserved = self.reserved()?;
+        let allocatable = Machine::read(data_directory).allocatable(&reserved);
+        Ok(ResourceLimits {
+            cpu_shares: reserved.contains_key("cpu").then(|| node::pod::resources::cpu_shares(allocatable.cpu.as_thousandths())),
+            memory_bytes: reserved.contains_key("memory").then(|| allocatable.memory.as_units()),
+            ..ResourceLimits::default()
+        })
+    }
+
     /// Puts the options into a node's settings.
     pub fn apply(&self, config: &mut NodeConfig) -> anyhow::Result<()> {
         if let Some(directory) = &self.pod_manifest_path {
             config.static_pod_directory.clone_from(directory);
         }
         config.max_pods = self.max_pods;
-        config.reserved = amounts([("system-reserved", &self.system_reserved), ("kube-reserved", &self.kube_reserved)])?;
+        config.reserved = self.reserved()?;
         config.allowed_sysctls.clone_from(&self.allowed_unsafe_sysctls);
         config.least_process_ids = self.least_process_ids;
         config.shutdown = self.shutdown_groups()?;

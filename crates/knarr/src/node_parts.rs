@@ -76,6 +76,7 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
     let tasks = TaskTracker::new();
     let mut options = runtime_embedded::Options::new(settings.data_directory.join("runtime"), settings.run_directory.join("runtime"));
     options.cgroup_root = format!("knarr-{}/{}", settings.cluster, settings.name);
+    options.limits = settings.options.limits(&settings.data_directory)?;
     options.registries_file = Some(settings.data_directory.join("registries.yaml"));
     let runtime: Arc<dyn ContainerRuntime> = Arc::new(EmbeddedRuntime::open(options).await.context("the container runtime cannot be started")?);
 

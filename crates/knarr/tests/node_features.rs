@@ -118,8 +118,13 @@ fn files_of_the_node_are_pods_and_a_shutdown_ends_pods_in_order() {
     cluster.eventually("the mirror comes back", || cluster.try_kubectl(["get", "pod", "web-node-1", "-o", "jsonpath={.metadata.uid}"]).filter(|now| *now != uid));
     becomes(&cluster, "pod/web-node-1", ".status.containerStatuses[0].containerID", &started);
     assert_eq!(cluster.kubectl(["exec", "web-node-1", "--", "echo", "hello"]), "hello\n");
-    cluster.restart_server_with(&["--shutdown-grace-period-by-pod-priority", "0=20,1000=20"]);
+    cluster.restart_server_with(&["--shutdown-grace-period-by-pod-priority", "0=20,1000=20", "--system-reserved=memory=1Gi", "--kube-reserved=memory=1Gi"]);
     becomes(&cluster, "pod/web-node-1", ".status.containerStatuses[0].containerID", &started);
+    let bytes = |path: &str| at(&cluster, "node/node-1", path).trim_end_matches("Ki").parse::<u64>().unwrap() * 1024;
+    cluster.eventually("what is kept back is not offered", || (bytes(".status.capacity.memory") - bytes(".status.allocatable.memory") == 2 << 30).then_some(()));
+    let limits = ["memory/", ""].map(|hierarchy| format!("/sys/fs/cgroup/{hierarchy}knarr-{}/node-1/memory.{}", cluster.name(), if hierarchy.is_empty() { "max" } else { "limit_in_bytes" }));
+    let limit = limits.iter().find_map(|file| fs::read_to_string(file).ok()).expect("the cgroup of all pods");
+    assert_eq!(limit.trim().parse::<u64>().unwrap() / 1024, bytes(".status.allocatable.memory") / 1024);
     fs::remove_file(&file).unwrap();
     cluster.eventually("the mirror goes with the file", || cluster.try_kubectl(["get", "pod", "web-node-1"]).is_none().then_some(()));
 

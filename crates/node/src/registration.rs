@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo},
+        core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
 };
@@ -273,6 +273,7 @@ impl Registration {
                 system_uuid: machine.system_uuid.clone(),
                 ..NodeSystemInfo::default()
             }),
+            features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
             runtime_handlers: Some(runtime_handlers(&config.runtime.handlers())),
             images: Some(self.images().await).filter(|images| !images.is_empty()),
             ..NodeStatus::default()

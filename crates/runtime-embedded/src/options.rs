@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use container_runtime::ResourceLimits;
+
 /// Settings of [`crate::EmbeddedRuntime`].
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -11,6 +13,8 @@ pub struct Options {
     pub run_directory: PathBuf,
     /// Cgroup below which all pods are, relative to the hierarchy's root: `knarr`, or `knarr-NAME/NODE`.
     pub cgroup_root: String,
+    /// Limits of all pods together, where something is kept back for others.
+    pub limits: ResourceLimits,
     /// How this program is run again as a helper.
     pub helper: Helper,
     /// Mirrors and credentials of registries; a missing file means none.
@@ -36,6 +40,7 @@ impl Options {
             data_directory: data_directory.into(),
             run_directory: run_directory.into(),
             cgroup_root: "knarr".to_owned(),
+            limits: ResourceLimits::default(),
             helper: Helper { program: "/proc/self/exe".into(), arguments: Vec::new() },
             registries_file: None,
             layer_limit_bytes: 64 * 1024 * 1024 * 1024,

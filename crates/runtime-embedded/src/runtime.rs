@@ -79,6 +79,14 @@ impl EmbeddedRuntime {
             let shim_program = shim_program::install([&prepare.run_directory, &prepare.data_directory]).map_err(failed("the shim's program"))?;
             let cgroups = Cgroups::detect().map_err(failed("the cgroups"))?;
             cgroups.create(&prepare.cgroup_root, &ResourceLimits::default()).map_err(failed("the cgroups"))?;
+            // Also undoes what an earlier agent was told.
+            if let Err(error) = cgroups.apply(&prepare.cgroup_root, &prepare.limits, true) {
+                // Where a controller is missing, nothing can have been limited by it.
+                if prepare.limits != ResourceLimits::default() {
+                    return Err(failed("the limits of all pods")(error));
+                }
+                tracing::debug!(%error, "could not lift the limits of all pods");
+            }
             Ok::<_, RuntimeError>((images, mounted, shim_program, cgroups))
         })
         .await?;

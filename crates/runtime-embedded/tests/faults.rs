@@ -138,7 +138,7 @@ fn start_agent(directory: &Path, seed: u64) -> (Child, std::thread::JoinHandle<V
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_killed_whenever_no_exit_code_is_wrong_and_nothing_is_left() {
-    let rounds: u64 = std::env::var("KNARR_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30);
+    let rounds: u64 = std::env::var("KNARR_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(200);
     let seed: u64 = std::env::var("KNARR_FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!("KNARR_FAULT_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
