@@ -198,11 +198,6 @@ impl RealCluster {
         self.server.as_ref().expect("a running server").id()
     }
 
-    /// The cluster's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The API's port.
     pub fn port(&self) -> u16 {
         self.port
