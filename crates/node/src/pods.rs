@@ -10,7 +10,7 @@ use std::{
 };
 
 use client::{EventType, FeedEvent, Selection, Source, feed, revision_of};
-use container_runtime::{ContainerState, RuntimeEvent, SandboxStatus};
+use container_runtime::{RuntimeEvent, SandboxStatus};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::RwLock;
@@ -115,16 +115,11 @@ impl Pods {
         self.ended.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Waits until nothing of these pods runs any more.
+    /// Waits until these pods have ended, and the API knows it: what it does not know would start again.
     pub async fn all_ended(&self, uids: &[String]) {
         let mut ended = self.ended.subscribe();
-        let runs = |uid: &String| {
-            self.workers.read().get(uid).is_some_and(|worker| {
-                let view = worker.view.lock();
-                view.sandbox.is_some() || view.containers.iter().any(|container| matches!(container.state, ContainerState::Running { .. }))
-            })
-        };
-        while uids.iter().any(runs) {
+        let lives = |uid: &String| self.workers.read().get(uid).is_some_and(|worker| !is_terminal(&worker.view.lock().pod));
+        while uids.iter().any(lives) {
             // The sender is ours, so the channel cannot close.
             let _ = ended.changed().await;
         }
