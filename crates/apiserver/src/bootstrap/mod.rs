@@ -90,6 +90,11 @@ async fn kubernetes_service(core: &Arc<Core>) -> Result<(), ApiError> {
         }),
     )
     .await?;
+    if address.ip().is_loopback() {
+        // A server for this machine alone: endpoints of that kind are invalid, since every pod would take them for itself.
+        tracing::warn!(%address, "pods cannot reach the API through its Service: name an address that they can with --advertise-address");
+        return Ok(());
+    }
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let endpoints = json!([{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}]);
     let ports = json!([{"name": "https", "port": address.port(), "protocol": "TCP"}]);
