@@ -18,6 +18,9 @@ use crate::transport::{Body, Client};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is probed this often, so that a vanished server is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A connection whose peer acknowledges nothing of what it was sent for this long has ended: a request that vanished with its network
+/// is then tried again.
+const UNANSWERED: Duration = Duration::from_secs(30);
 
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,7 @@ fn tcp() -> HttpConnector {
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_keepalive(Some(KEEP_ALIVE));
+    connector.set_tcp_user_timeout(Some(UNANSWERED));
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -74,12 +74,15 @@ pub enum Known {
 struct Entry {
     value: watch::Sender<Known>,
     wakes: Mutex<Vec<Weak<Notify>>>,
-    task: tokio::task::AbortHandle,
+    /// Set once the entry can be reached from the task: what the task delivers before that would be lost.
+    task: OnceLock<tokio::task::AbortHandle>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
@@ -134,19 +137,23 @@ impl WatchedObjects {
             fields: Some(format!("metadata.name={}", reference.name)),
             ..Selection::default()
         };
-        let entry = Arc::new_cyclic(|entry: &Weak<Entry>| {
-            let task = match reference.kind {
-                Kind::ConfigMap => {
-                    let source = Source::new::<ConfigMap>(self.client.clone(), &(), selection);
-                    tokio::spawn(follow(source, entry.clone(), content_of_config_map))
-                }
-                Kind::Secret => {
-                    let source = Source::new::<Secret>(self.client.clone(), &(), selection);
-                    tokio::spawn(follow(source, entry.clone(), content_of_secret))
-                }
-            };
-            Entry { value: watch::channel(Known::Pending).0, wakes: Mutex::new(vec![Arc::downgrade(wake)]), task: task.abort_handle() }
+        let entry = Arc::new(Entry {
+            value: watch::channel(Known::Pending).0,
+            wakes: Mutex::new(vec![Arc::downgrade(wake)]),
+            task: OnceLock::new(),
         });
+        let weak = Arc::downgrade(&entry);
+        let task = match reference.kind {
+            Kind::ConfigMap => {
+                let source = Source::new::<ConfigMap>(self.client.clone(), &(), selection);
+                tokio::spawn(follow(source, weak, content_of_config_map))
+            }
+            Kind::Secret => {
+                let source = Source::new::<Secret>(self.client.clone(), &(), selection);
+                tokio::spawn(follow(source, weak, content_of_secret))
+            }
+        };
+        entry.task.get_or_init(|| task.abort_handle());
         entries.insert(reference.clone(), Arc::downgrade(&entry));
         entry
     }
@@ -255,4 +262,35 @@ fn content_of_config_map(object: ConfigMap) -> Content {
 
 fn content_of_secret(object: Secret) -> Content {
     Content { data: object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect(), type_: object.type_.unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Answers every list at once, and every watch with silence.
+    fn answering_at_once() -> client::Client {
+        client::Client::new(tower::service_fn(|request: http::Request<client::Body>| async move {
+            if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                std::future::pending::<()>().await;
+            }
+            let list = r#"{"metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"a","namespace":"b"},"data":{"c":"d"}}]}"#;
+            Ok::<_, Infallible>(http::Response::new(client::Body::from(list)))
+        }))
+    }
+
+    /// The answer may be there before the subscriber has gone on: a pod once waited for ever for a config map that had been read.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_answer_is_lost_however_soon_it_comes() {
+        let (objects, wake) = (WatchedObjects::new(answering_at_once()), Arc::new(Notify::new()));
+        for round in 0..5_000 {
+            let reference = Reference { kind: Kind::ConfigMap, namespace: "b".to_owned(), name: format!("a{round}") };
+            let mut subscriptions = Subscriptions::default();
+            objects.subscribe(&mut subscriptions, [reference.clone()], &wake);
+            let snapshot = subscriptions.snapshot().await;
+            assert!(matches!(snapshot.objects[&reference], Known::Present(_)), "round {round}: {snapshot:?}");
+        }
+    }
 }
