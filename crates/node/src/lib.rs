@@ -15,6 +15,7 @@
 pub mod api;
 pub mod api_error;
 pub mod clock;
+mod clock_jumps;
 pub mod config;
 pub mod events;
 pub mod eviction;
@@ -131,8 +132,9 @@ impl Node {
         let rotation = self.stop.clone().run_until_cancelled_owned(logs::rotation::run(self.context.clone(), self.pods.clone()));
         let eviction = self.stop.clone().run_until_cancelled_owned(eviction::run(self.context.clone(), self.pods.clone()));
         let tidying = self.stop.clone().run_until_cancelled_owned(volume::local_volumes::run(self.context.clone()));
+        let jumps = self.stop.clone().run_until_cancelled_owned(clock_jumps::watch(self.context.config.clock.clone(), self.pods.clone()));
         let both = async {
-            let ((), result, ..) = tokio::join!(registration.run(), manager.run(), rotation, eviction, tidying);
+            let ((), result, ..) = tokio::join!(registration.run(), manager.run(), rotation, eviction, tidying, jumps);
             ((), result)
         };
         let mut both = std::pin::pin!(both);

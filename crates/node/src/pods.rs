@@ -95,6 +95,11 @@ impl Pods {
         }
     }
 
+    /// Every worker looks again.
+    pub fn wake_all(&self) {
+        self.workers.read().values().for_each(|worker| worker.wake.notify_one());
+    }
+
     /// Takes a pod off this node, for the reason that the message tells.
     pub fn evict(&self, uid: &str, message: String) {
         self.end(uid, Eviction { reason: EVICTED, message, grace: EVICTION_GRACE });

@@ -25,6 +25,8 @@ const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
 pub struct Token {
     /// The secret text.
     pub text: String,
+    /// When it was asked for. A clock that is set back makes it one of the future, which nobody takes.
+    pub issued_at: Timestamp,
     /// When it should be replaced.
     pub refresh_at: Timestamp,
 }
@@ -66,7 +68,7 @@ impl TokenSource {
         let service_account = pod::spec(pod).service_account_name.clone().unwrap_or_else(|| "default".to_owned());
         let key = Key { pod_uid: pod::uid(pod).to_owned(), service_account, audience: audience.to_owned(), expiration_seconds };
         let now = self.clock.now();
-        if let Some(token) = self.known.lock().get(&key).filter(|token| token.refresh_at > now) {
+        if let Some(token) = self.known.lock().get(&key).filter(|token| (token.issued_at..token.refresh_at).contains(&now)) {
             return Ok(token.clone());
         }
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), pod::namespace(pod));
@@ -92,7 +94,7 @@ impl TokenSource {
             return Err("failed to fetch token: the server's answer has no token".to_owned());
         };
         let life = crate::clock::until(expires.0, now);
-        let token = Token { text, refresh_at: after(now, life.mul_f64(0.8).min(LONGEST_USE)) };
+        let token = Token { text, issued_at: now, refresh_at: after(now, life.mul_f64(0.8).min(LONGEST_USE)) };
         self.known.lock().insert(key, token.clone());
         Ok(token)
     }

@@ -233,8 +233,7 @@ async fn a_terminal_of_a_container_can_be_attached() {
     let id = node.run(&sandbox, &spec).await;
     let mut session = node.runtime().attach(&id, &ExecRequest { tty: true, stdin: true, stdout: true, ..ExecRequest::default() }).await.unwrap();
     session.resize.as_ref().unwrap().send((99, 33)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    session.stdin.as_mut().unwrap().write_all(b"stty size; echo $TERM; exit 3\n").await.unwrap();
+    session.stdin.as_mut().unwrap().write_all(b"until stty size | grep 3; do sleep 0.1; done; echo $TERM; exit 3\n").await.unwrap();
     let mut output = String::new();
     session.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
     assert!(output.contains("33 99") && output.contains("xterm"), "{output}");

@@ -76,8 +76,7 @@ async fn trap_2_a_command_can_have_a_terminal() {
     let request = ExecRequest { command: vec!["/bin/sh".to_owned()], tty: true, stdin: true, stdout: true, stderr: false };
     let mut session = node.runtime().exec(&id, &request).await.unwrap();
     session.resize.as_ref().unwrap().send((111, 42)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    session.stdin.as_mut().unwrap().write_all(b"tty; stty size; exit 6\n").await.unwrap();
+    session.stdin.as_mut().unwrap().write_all(b"tty; until stty size | grep 4; do sleep 0.1; done; exit 6\n").await.unwrap();
     let mut output = String::new();
     session.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
     assert!(output.contains("/dev/pts/0") && output.contains("42 111"), "{output}");

@@ -46,6 +46,8 @@ pub struct RealCluster {
     server: Option<Child>,
     /// Further arguments of the server.
     arguments: Vec<String>,
+    /// Further variables of its environment.
+    environment: Vec<(String, String)>,
 }
 
 impl Deref for RealCluster {
@@ -92,6 +94,7 @@ impl RealCluster {
             run_directory: if settings.control_plane_only { PathBuf::new() } else { run_directory },
             server: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
         };
         if cluster.control_plane_only {
             cluster.run_directory = cluster.directory.path().join("run");
@@ -117,6 +120,7 @@ impl RealCluster {
             command.args(["--node-name", "node-1"]);
         }
         command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
         }
@@ -136,6 +140,28 @@ impl RealCluster {
         self.stop_server();
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         self.start_server();
+    }
+
+    /// Stops the server, and starts it again with these further variables in its environment.
+    ///
+    /// # Panics
+    /// As [`RealCluster::start`].
+    pub fn restart_server_in(&mut self, environment: &[(&str, &str)]) {
+        self.stop_server();
+        self.environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.start_server();
+    }
+
+    /// What is left of a machine whose power failed and came back: the data directory, as of another boot. Nothing runs; what was in
+    /// memory (processes, mounts, rules, `/run`) is gone.
+    ///
+    /// # Panics
+    /// Where the server is not running, or its notes cannot be changed.
+    pub fn lose_power(&mut self) {
+        self.kill_server();
+        self.clean();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot has a name");
+        write_instead(&self.data_directory(), boot.trim(), "another-boot");
     }
 
     /// Tells the server that the machine goes down, and waits until it has ended. Gives whether it ended well.
@@ -239,6 +265,21 @@ impl RealCluster {
                 }
                 // The kernel tells nobody when a killed process has left its cgroup.
                 std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// Writes `new` for `old` in every JSON file of a directory.
+fn write_instead(directory: &Path, old: &str, new: &str) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().expect("a file has a type"));
+        if kind.is_dir() {
+            write_instead(&path, old, new);
+        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "json") {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            if text.contains(old) {
+                fs::write(&path, text.replace(old, new)).expect("a record can be written");
             }
         }
     }

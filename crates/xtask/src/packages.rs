@@ -11,7 +11,24 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libseccomp-dev", "pkg-config"]
 
 /// To run tests and the demo: the clients come out of a Python package, images out of busybox, and the rest looks at
 /// what the kernel was told.
-pub const RUN: &[&str] = &["busybox-static", "conntrack", "docker-registry", "iproute2", "nftables", "openssl", "procps", "python3", "python3-pip", "util-linux"];
+pub const RUN: &[&str] = &[
+    "busybox-static",
+    "conntrack",
+    "docker-registry",
+    // A file system that can be made to fail.
+    "e2fsprogs",
+    "iproute2",
+    // A wall clock that tests can set.
+    "libfaketime",
+    // The names of protocols, which nft prints.
+    "netbase",
+    "nftables",
+    "openssl",
+    "procps",
+    "python3",
+    "python3-pip",
+    "util-linux",
+];
 
 fn installed(package: &str) -> bool {
     let asked = Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]).output();

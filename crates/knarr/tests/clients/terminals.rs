@@ -25,7 +25,7 @@ fn a_shell_on_a_terminal_is_typed_into_resized_interrupted_and_left() {
     for kubectl in KUBECTLS {
         let steps = json!([
             ["wait", "# "],
-            ["type", "until stty size; do sleep 0.1; done; tty\n"], ["wait", "24 80"], ["wait", "/dev/pts/"],
+            ["type", "until stty size | grep 0; do sleep 0.1; done; tty\n"], ["wait", "24 80"], ["wait", "/dev/pts/"],
             ["size", 50, 132],
             // A size travels beside what is typed, and may come after it.
             ["type", "until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo resi\"zed\"\n"], ["wait", "resized"],
@@ -51,7 +51,7 @@ fn a_pod_with_a_terminal_is_attached_to_again_and_again() {
         scene.ready(&name);
         let line = ["attach", "-i", "-t", &name];
         // Nothing detaches kubectl, so its terminal is closed under it.
-        let first = json!([["type", "\n"], ["wait", "# "], ["type", "word=kept; until stty size; do sleep 0.1; done\n"], ["wait", "24 80"], ["size", 40, 100],
+        let first = json!([["type", "\n"], ["wait", "# "], ["type", "word=kept; until stty size | grep 0; do sleep 0.1; done\n"], ["wait", "24 80"], ["size", 40, 100],
             ["type", "until [ \"$(stty size)\" = '40 100' ]; do sleep 0.1; done; echo resi\"zed\"\n"], ["wait", "resized"], ["hang up"]]);
         let said = on_a_terminal(&scene, &client_program(kubectl), &line, &first);
         assert_eq!(said.code, Some(0), "{kubectl}: {said:?}");
@@ -68,7 +68,7 @@ fn a_pod_with_a_terminal_is_attached_to_again_and_again() {
 fn a_pod_is_run_on_a_terminal_and_removed() {
     let scene = scene("terminal-run");
     for kubectl in KUBECTLS {
-        let steps = json!([["wait", "# "], ["type", "until stty size; do sleep 0.1; done; echo from \"here\"\n"], ["wait", "24 80"], ["wait", "from here"], ["type", "exit 5\n"]]);
+        let steps = json!([["wait", "# "], ["type", "until stty size | grep 0; do sleep 0.1; done; echo from \"here\"\n"], ["wait", "24 80"], ["wait", "from here"], ["type", "exit 5\n"]]);
         let words = ["run", "shell", "-i", "-t", "--rm", "--restart=Never", "--image=busybox:1", "--", "sh"];
         let said = on_a_terminal(&scene, &client_program(kubectl), &words, &steps);
         assert!(said.out.contains("from here"), "{kubectl}: {said:?}");

@@ -42,7 +42,7 @@ pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container
     let newest = newest_shown(sources.containers, name);
     let api = api_status(sources.pod, name);
     let (state, last_state) = match newest {
-        Some(newest) => observed_states(sources, container, newest),
+        Some(newest) => observed_states(sources, container, newest, api),
         None => unobserved_states(sources, role, container, api),
     };
     let probes = newest.filter(|newest| matches!(newest.state, Life::Running { .. })).map(|newest| {
@@ -108,13 +108,21 @@ fn api_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     all.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
-fn observed_states(sources: &Sources<'_>, container: &Container, newest: &Observed) -> (ContainerState, Option<ContainerState>) {
+fn observed_states(
+    sources: &Sources<'_>,
+    container: &Container,
+    newest: &Observed,
+    api: Option<&ContainerStatus>,
+) -> (ContainerState, Option<ContainerState>) {
     let previous = sources
         .containers
         .iter()
         .filter(|other| other.spec.name == newest.spec.name && other.spec.attempt < newest.spec.attempt)
         .max_by_key(|other| other.spec.attempt);
-    let previous_state = previous.and_then(|previous| terminated(sources, previous));
+    let previous_state = match previous {
+        Some(previous) => terminated(sources, previous),
+        None => api.filter(|_| newest.spec.attempt > 0).and_then(|api| remembered(newest, api)),
+    };
     match &newest.state {
         Life::Running { started_at, .. } => {
             let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
@@ -138,14 +146,23 @@ fn observed_states(sources: &Sources<'_>, container: &Container, newest: &Observ
     }
 }
 
-/// States of a container without a record in the runtime: it is new, cannot be started, or was lost with its record.
-fn unobserved_states(sources: &Sources<'_>, role: Role, container: &Container, api: Option<&ContainerStatus>) -> (ContainerState, Option<ContainerState>) {
-    let old_state = api.and_then(|api| api.state.clone()).unwrap_or_default();
-    let old_last = api.and_then(|api| api.last_state.clone());
-    if old_state.terminated.is_some() {
-        return (old_state, old_last);
+/// How the container before ended, where only the API knows of it: its record went with a reboot, or was removed.
+fn remembered(newest: &Observed, api: &ContainerStatus) -> Option<ContainerState> {
+    let state = api.state.as_ref();
+    let is_of_newest = api.container_id.as_deref() == Some(shown_id(&newest.id).as_str());
+    match state {
+        Some(state) if !is_of_newest && state.terminated.is_some() => Some(state.clone()),
+        Some(state) if !is_of_newest && state.running.is_some() => Some(lost(LOST_WHILE_RUNNING)),
+        _ => api.last_state.clone(),
     }
-    let lost = |message: &str| ContainerState {
+}
+
+/// The message of a container that was running when it was last heard of.
+const LOST_WHILE_RUNNING: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
+
+/// How a container ended of which nobody knows how.
+fn lost(message: &str) -> ContainerState {
+    ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: 137,
             reason: Some("ContainerStatusUnknown".to_owned()),
@@ -153,7 +170,16 @@ fn unobserved_states(sources: &Sources<'_>, role: Role, container: &Container, a
             ..ContainerStateTerminated::default()
         }),
         ..ContainerState::default()
-    };
+    }
+}
+
+/// States of a container without a record in the runtime: it is new, cannot be started, or was lost with its record.
+fn unobserved_states(sources: &Sources<'_>, role: Role, container: &Container, api: Option<&ContainerStatus>) -> (ContainerState, Option<ContainerState>) {
+    let old_state = api.and_then(|api| api.state.clone()).unwrap_or_default();
+    let old_last = api.and_then(|api| api.last_state.clone());
+    if old_state.terminated.is_some() {
+        return (old_state, old_last);
+    }
     if sources.is_terminated {
         return match (sources.initialized, role) {
             (true, Role::Main | Role::Sidecar) => (lost("The container could not be located when the pod was terminated"), old_last),
@@ -161,7 +187,7 @@ fn unobserved_states(sources: &Sources<'_>, role: Role, container: &Container, a
         };
     }
     let last = if old_state.running.is_some() {
-        Some(lost("The container could not be located when the pod was deleted.  The container used to be Running"))
+        Some(lost(LOST_WHILE_RUNNING))
     } else {
         old_last
     };

@@ -46,6 +46,7 @@ use super::{
 };
 use crate::{
     clock::{after, until},
+    clock_jumps::{Reckoning, moved},
     config::Context,
     metrics::Metrics,
     objects::{Snapshot, Subscriptions},
@@ -183,6 +184,9 @@ pub struct Worker {
     writing: bool,
     write_pause: Backoff,
     write_pause_until: Option<Timestamp>,
+    reckoning: Reckoning,
+    /// The clock jumped: tokens may be of another time.
+    tokens_are_doubtful: bool,
     is_released: bool,
     deleting: bool,
     is_deleted: bool,
@@ -200,6 +204,7 @@ impl Worker {
         let view = Arc::new(Mutex::new(View { pod: desired.pod.clone(), granted: granted.clone(), ..View::default() }));
         let pause = || Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut worker = Self {
+            reckoning: Reckoning::new(&*context.config.clock),
             context,
             desired: receive_desired,
             wake: wake.clone(),
@@ -242,6 +247,7 @@ impl Worker {
             writing: false,
             write_pause: pause(),
             write_pause_until: None,
+            tokens_are_doubtful: false,
             is_released: false,
             deleting: false,
             is_deleted: false,
@@ -423,8 +429,22 @@ impl Worker {
         self.pause_until = Some(after(self.now(), delay));
     }
 
+    /// What waits for a time of day waits as long as it was meant to, however the clock was set.
+    fn follow_clock(&mut self) {
+        let Some(jump) = self.reckoning.jump(&*self.context.config.clock) else { return };
+        self.tokens_are_doubtful = true;
+        let deadlines = self.termination.iter_mut().map(|termination| &mut termination.deadline);
+        let deadlines = deadlines.chain(self.killing.values_mut().map(|killing| &mut killing.deadline));
+        let retries = self.launch_failures.values_mut().map(|failure| &mut failure.retry_at);
+        let pauses = self.pause_until.iter_mut().chain(self.write_pause_until.iter_mut());
+        for time in deadlines.chain(retries).chain(pauses) {
+            *time = moved(*time, jump);
+        }
+    }
+
     /// Decides, begins what is decided, and begins to write the status. Gives when to look again.
     fn step(&mut self) -> Option<Timestamp> {
+        self.follow_clock();
         let now = self.now();
         self.consider_termination(now);
         self.consider_resize();
@@ -701,10 +721,11 @@ impl Worker {
             return refresh_at;
         }
         let paused = self.pause_until.is_some_and(|until| until > now);
-        let is_due = refresh_at.is_some_and(|at| at <= now);
+        let is_due = refresh_at.is_some_and(|at| at <= now || self.tokens_are_doubtful);
         let changed = spec(&self.pod).volumes.as_ref().is_some_and(|volumes| !volumes.is_empty()) && self.inputs(self.objects.now()) != self.volume_inputs;
         if (is_due || changed) && !paused {
             self.refreshing = true;
+            self.tokens_are_doubtful = false;
             self.prepare_volumes();
             return None;
         }
