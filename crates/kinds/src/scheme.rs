@@ -3,7 +3,11 @@
 //! Routes, discovery, OpenAPI, RBAC names and tables are computed from it. It is an immutable value: a custom resource
 //! definition makes a new Scheme with one more entry.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::Json;
 use jiff::Timestamp;
@@ -349,11 +353,15 @@ impl Scheme {
             self.order.push(kind);
         }
     }
-    /// Takes every version of a resource away.
-    pub fn remove(&mut self, resource: &GroupResource) {
-        self.order.retain(|kind| kind.info().group_resource() != *resource);
-        self.by_resource.retain(|key, _| key.group_resource() != *resource);
-        self.by_kind.retain(|_, kind| kind.info().group_resource() != *resource);
+    /// Takes every version of these resources away.
+    pub fn remove(&mut self, resources: &HashSet<GroupResource>) {
+        if resources.is_empty() {
+            return;
+        }
+        let goes = |kind: &Arc<dyn ServedKind>| resources.contains(&kind.info().group_resource());
+        self.order.retain(|kind| !goes(kind));
+        self.by_resource.retain(|_, kind| !goes(kind));
+        self.by_kind.retain(|_, kind| !goes(kind));
     }
     /// The kind served at a path.
     pub fn by_resource(&self, resource: &GroupVersionResource) -> Option<&Arc<dyn ServedKind>> {

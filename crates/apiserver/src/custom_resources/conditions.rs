@@ -73,9 +73,8 @@ fn texts(value: Option<&Value>) -> Vec<String> {
 }
 
 impl TakenNames {
-    /// Takes what a definition was granted.
-    pub fn take_accepted(&mut self, definition: &Object) {
-        let Some(names) = definition.get(&["status", "acceptedNames"]) else { return };
+    /// Takes what a definition was granted, as `acceptedNames` of its status has it.
+    pub fn take(&mut self, names: &Value) {
         let text = |name: &str| names.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         self.resources.extend(text("plural").into_iter().chain(text("singular")).chain(texts(names.get("shortNames"))));
         self.kinds.extend(text("kind").into_iter().chain(text("listKind")));

@@ -19,7 +19,7 @@ pub mod ratcheting;
 pub mod validation;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 use crate::{
     core::{Core, RequestContext},
     handler::write::{Part, update_object},
-    view::{ResourceView, StoredObject},
+    view::ResourceView,
 };
 use conditions::{Condition, TakenNames};
 
@@ -111,7 +111,7 @@ pub async fn start(core: &Arc<Core>) {
     }
     let view = core.view_named(DEFINITIONS);
     let changes = view.changes();
-    let mut registry = Registry { view, known: HashMap::new(), served: HashMap::new(), ending: HashMap::new() };
+    let mut registry = Registry { view, taken: HashMap::new(), accepted: HashMap::new(), known: HashMap::new(), served: HashMap::new(), ending: HashMap::new() };
     let settled = registry.reconcile(core).await;
     tokio::spawn(registry.follow(Arc::downgrade(core), changes, settled));
 }
@@ -124,6 +124,25 @@ fn change_scheme(core: &Core, change: impl Fn(&mut Scheme)) {
     });
 }
 
+/// Changes of the Scheme that are made together: each copies it, and a server may start with a thousand definitions.
+#[derive(Default)]
+struct SchemeChanges {
+    removed: HashSet<GroupResource>,
+    added: Vec<Arc<dyn ServedKind>>,
+}
+
+impl SchemeChanges {
+    fn make(self, core: &Core) {
+        if self.removed.is_empty() && self.added.is_empty() {
+            return;
+        }
+        change_scheme(core, |scheme| {
+            scheme.remove(&self.removed);
+            self.added.iter().for_each(|kind| scheme.add(kind.clone()));
+        });
+    }
+}
+
 /// What a definition is served from; where it differs, the Scheme is changed.
 #[derive(Debug, PartialEq)]
 struct Served {
@@ -134,8 +153,22 @@ struct Served {
     terminating: bool,
 }
 
+/// What was decided about a definition and is to be written down.
+struct Decision {
+    name: Arc<str>,
+    revision: Revision,
+    definition: Object,
+    names: Value,
+    conditions: Vec<Condition>,
+    terminating: bool,
+}
+
 struct Registry {
     view: Arc<ResourceView>,
+    /// By group, the names of built-in kinds and of definitions.
+    taken: HashMap<String, TakenNames>,
+    /// The names that each definition has of those.
+    accepted: HashMap<Arc<str>, TakenNames>,
     /// The revision each definition was last looked at.
     known: HashMap<Arc<str>, Revision>,
     served: HashMap<Arc<str>, Served>,
@@ -147,6 +180,16 @@ struct Registry {
 fn resource_of(name: &str) -> GroupResource {
     let (plural, group) = name.split_once('.').unwrap_or((name, ""));
     GroupResource::new(group, plural)
+}
+
+/// Names of built-in kinds in a group.
+fn built_in_names(core: &Core, group: &str) -> TakenNames {
+    let mut taken = TakenNames::default();
+    for info in core.scheme.load().kinds().map(|kind| kind.info()).filter(|info| !info.custom && &*info.kind.group == group) {
+        taken.resources.extend([info.plural.to_string(), info.singular.clone()].into_iter().chain(info.short_names.iter().cloned()));
+        taken.kinds.extend([info.kind.kind.to_string(), info.list_kind.clone()]);
+    }
+    taken
 }
 
 impl Registry {
@@ -172,26 +215,45 @@ impl Registry {
     /// Brings Scheme and statuses in line with the definitions. False where something is to be tried again.
     async fn reconcile(&mut self, core: &Arc<Core>) -> bool {
         let snapshot = core.view.snapshot(&self.view).objects;
+        let mut changes = SchemeChanges::default();
         let gone: Vec<Arc<str>> = self.known.keys().filter(|name| !snapshot.contains_key(*name)).cloned().collect();
         for name in &gone {
             self.known.remove(name);
             self.ending.remove(name);
-            self.withdraw(core, name);
+            self.note_names(core, name, &Value::Null);
+            self.withdraw(name, &mut changes);
         }
         let mut settled = true;
+        let mut looked_at = Vec::new();
         for (name, stored) in &snapshot {
             // Names that went may be what another waits for.
             let waits = !gone.is_empty() && stored.object().is_ok_and(|definition| !conditions::is_true(&definition, "NamesAccepted"));
             if !waits && self.known.get(name) == Some(&stored.revision) {
                 continue;
             }
-            match self.settle(core, stored).await {
+            match stored.object() {
+                Ok(definition) => {
+                    self.note_names(core, name, definition.get(&["status", "acceptedNames"]).unwrap_or(&Value::Null));
+                    looked_at.push((name.clone(), stored.revision, definition));
+                }
+                Err(error) => {
+                    warn!(definition = &**name, %error, "a definition cannot be read; trying again");
+                    settled = false;
+                }
+            }
+        }
+        let decisions: Vec<Decision> =
+            looked_at.into_iter().map(|(name, revision, definition)| self.decide(core, name, revision, definition, &mut changes)).collect();
+        // Before their statuses say so.
+        changes.make(core);
+        for decision in decisions {
+            match self.settle(core, &decision).await {
                 Ok(()) => {
-                    self.known.insert(name.clone(), stored.revision);
+                    self.known.insert(decision.name, decision.revision);
                 }
                 Err(error) if error.reason == meta::Reason::NotFound => {}
                 Err(error) => {
-                    warn!(definition = &**name, %error, "a definition could not be settled; trying again");
+                    warn!(definition = &*decision.name, %error, "a definition could not be settled; trying again");
                     settled = false;
                 }
             }
@@ -199,41 +261,38 @@ impl Registry {
         settled
     }
 
-    fn withdraw(&mut self, core: &Core, name: &Arc<str>) {
+    fn withdraw(&mut self, name: &Arc<str>, changes: &mut SchemeChanges) {
         if self.served.remove(name).is_some() {
-            let resource = resource_of(name);
-            change_scheme(core, |scheme| scheme.remove(&resource));
+            changes.removed.insert(resource_of(name));
             info!(definition = &**name, "custom resource is no longer served");
         }
     }
 
-    /// Names of built-in kinds and of other definitions in a group.
-    fn taken_names(&self, core: &Core, group: &str) -> TakenNames {
-        let mut taken = TakenNames::default();
-        for info in core.scheme.load().kinds().map(|kind| kind.info()).filter(|info| !info.custom && &*info.kind.group == group) {
-            taken.resources.extend([info.plural.to_string(), info.singular.clone()].into_iter().chain(info.short_names.iter().cloned()));
-            taken.kinds.extend([info.kind.kind.to_string(), info.list_kind.clone()]);
+    /// Notes which names a definition has, in place of those it had.
+    fn note_names(&mut self, core: &Core, name: &Arc<str>, accepted: &Value) {
+        let group = resource_of(name).group.to_string();
+        let taken = self.taken.entry(group).or_insert_with_key(|group| built_in_names(core, group));
+        if let Some(before) = self.accepted.remove(name) {
+            taken.resources.retain(|resource| !before.resources.contains(resource));
+            taken.kinds.retain(|kind| !before.kinds.contains(kind));
         }
-        for stored in core.view.snapshot(&self.view).objects.values() {
-            // The name tells the group without decoding.
-            if *resource_of(&stored.key).group == *group
-                && let Ok(definition) = stored.object()
-            {
-                taken.take_accepted(&definition);
-            }
-        }
-        taken
+        let mut names = TakenNames::default();
+        names.take(accepted);
+        taken.resources.extend(names.resources.iter().cloned());
+        taken.kinds.extend(names.kinds.iter().cloned());
+        self.accepted.insert(name.clone(), names);
     }
 
-    async fn settle(&mut self, core: &Arc<Core>, stored: &StoredObject) -> Result<(), ApiError> {
-        let name = &stored.key;
-        let definition = stored.object().map_err(ApiError::internal)?;
-        let (names, accepted) = conditions::grant(&definition, &self.taken_names(core, &resource_of(name).group));
+    fn decide(&mut self, core: &Core, name: Arc<str>, revision: Revision, definition: Object, changes: &mut SchemeChanges) -> Decision {
+        let nothing = TakenNames::default();
+        let taken = self.taken.get(&*resource_of(&name).group).unwrap_or(&nothing);
+        let (names, accepted) = conditions::grant(&definition, taken);
+        self.note_names(core, &name, &names);
         let was_established = conditions::is_true(&definition, "Established");
         let terminating = definition.deletion_timestamp().is_some();
         let mut news = vec![accepted.clone()];
         if was_established || accepted.status {
-            match self.serve(core, name, &definition, &names, terminating) {
+            match self.serve(&name, &definition, &names, terminating, changes) {
                 Ok(()) if !was_established => {
                     news.push(Condition::new("Established", true, "InitialNamesAccepted", "the initial names have been accepted"));
                 }
@@ -241,28 +300,36 @@ impl Registry {
                 Err(problems) => news.push(Condition::new("NonStructuralSchema", true, "Violations", problems)),
             }
         } else {
-            self.withdraw(core, name);
+            self.withdraw(&name, changes);
             news.push(Condition::new("Established", false, "NotAccepted", "not all names are accepted"));
         }
         news.extend(conditions::approval(&definition));
+        Decision { name, revision, definition, names, conditions: news, terminating }
+    }
+
+    async fn settle(&mut self, core: &Arc<Core>, decision: &Decision) -> Result<(), ApiError> {
         let edit = |definition: &mut Object, now: &str| {
-            definition.set(&["status", "acceptedNames"], names.clone());
-            for condition in &news {
+            definition.set(&["status", "acceptedNames"], decision.names.clone());
+            for condition in &decision.conditions {
                 conditions::set(definition, condition, now);
             }
         };
+        let (name, definition) = (&decision.name, &decision.definition);
         let mut edited = definition.clone();
         edit(&mut edited, &crate::core::format_time((core.clock)()));
-        if edited != definition {
+        if edited != *definition {
             write_status(core, name, &edit).await?;
         }
-        if terminating && definition.finalizers().contains(&CLEANUP_FINALIZER) && self.ending.get(name).is_none_or(JoinHandle::is_finished) {
+        if decision.terminating
+            && definition.finalizers().contains(&CLEANUP_FINALIZER)
+            && self.ending.get(name).is_none_or(JoinHandle::is_finished)
+        {
             self.ending.insert(name.clone(), tokio::spawn(cleanup::run(core.clone(), name.to_string())));
         }
         Ok(())
     }
 
-    fn serve(&mut self, core: &Core, name: &Arc<str>, definition: &Object, names: &Value, terminating: bool) -> Result<(), String> {
+    fn serve(&mut self, name: &Arc<str>, definition: &Object, names: &Value, terminating: bool, changes: &mut SchemeChanges) -> Result<(), String> {
         let wanted = Served {
             uid: definition.uid().to_owned(),
             generation: definition.generation(),
@@ -275,12 +342,10 @@ impl Registry {
         }
         let kinds = kind::kinds_of(definition, names, terminating)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))?;
-        let kinds = kind::served(kinds);
-        let resource = resource_of(name);
-        change_scheme(core, |scheme| {
-            scheme.remove(&resource);
-            kinds.iter().for_each(|kind| scheme.add(kind.clone()));
-        });
+        if self.served.contains_key(name) {
+            changes.removed.insert(resource_of(name));
+        }
+        changes.added.extend(kind::served(kinds));
         self.served.insert(name.clone(), wanted);
         info!(definition = &**name, generation = definition.generation(), "custom resource is served");
         Ok(())
