@@ -29,7 +29,7 @@ use meta::{
 pub use resources::{Maturity, Resource, Subresource, maturity, resource, resources, storage_version_hash};
 
 /// Generation of the built-in schemas; raise it with every change of the defaults that a stored object would notice.
-pub const SCHEMA_GENERATION: u32 = 1;
+pub const SCHEMA_GENERATION: u32 = 2;
 
 /// The table, parsed once. A table that cannot be parsed is a mistake of this build, which a test would have shown.
 fn table() -> &'static table::Table {

@@ -8,8 +8,8 @@
 //!  name 1 string required
 //! ```
 //! Numbers joined by dots lead through messages that JSON flattens. A type's facts are `atomic` and
-//! `root=group/version/kind`; a field's are `required`, `pointer` (a zero differs from absence), `atomic`, `granular`, `set`,
-//! `map=keys`, `merge`, `merge=key`, `retain-keys` and, last, `default=JSON`.
+//! `root=group/version/kind`; a field's are `required`, `pointer` (a zero differs from absence), `value` (an empty message
+//! does not), `atomic`, `granular`, `set`, `map=keys`, `merge`, `merge=key`, `retain-keys` and, last, `default=JSON`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -193,7 +193,7 @@ impl Reader {
             item.default = Some(Arc::new(serde_json::from_str(default).map_err(|_| bad("a default that is not JSON"))?));
         }
         let mut field = Field { name: name.into(), number, required: false, omits_zero: true, item, patch: PatchStrategy::default() };
-        let mut keeps_zero = false;
+        let (mut keeps_zero, mut is_value) = (false, false);
         for word in words {
             let (word, value) = word.split_once('=').map_or((word, None), |(word, value)| (word, Some(value)));
             match (word, value, &mut field.item.shape) {
@@ -202,6 +202,7 @@ impl Reader {
                     keeps_zero = true;
                 }
                 ("pointer", None, _) => keeps_zero = true,
+                ("value", None, Shape::Object(_)) => is_value = true,
                 ("atomic", None, Shape::List { list, .. }) => *list = ListType::Atomic,
                 ("set", None, Shape::List { list, .. }) => *list = ListType::Set,
                 ("map", Some(keys), Shape::List { list, .. }) => *list = ListType::Map(keys.split(',').map(Box::from).collect()),
@@ -219,7 +220,7 @@ impl Reader {
             }
         }
         fact.keeps_zero = keeps_zero;
-        field.omits_zero = !keeps_zero;
+        field.omits_zero = if matches!(field.item.shape, Shape::Object(_)) { is_value } else { !keeps_zero };
         Ok((field, fact))
     }
 

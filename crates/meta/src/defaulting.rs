@@ -7,7 +7,8 @@ use crate::{
     schema::{Item, ObjectType, Schema, Shape, Types},
 };
 
-/// Fills in the defaults an object lacks. Values filled in get their own defaults, too; an absent parent stays absent.
+/// Fills in the defaults an object lacks. Values filled in get their own defaults, too; an absent parent stays absent, unless Go's types
+/// cannot tell it from an empty one.
 /// `null` counts as absent where the field may not be null.
 pub fn apply_defaults(schema: &Schema, object: &mut Object) {
     default_object(&schema.types, schema.root(), &mut object.0);
@@ -28,6 +29,14 @@ fn default_object(types: &Types, of: &ObjectType, map: &mut Map<String, Value>) 
                     let mut value = (**default).clone();
                     default_item(types, &field.item, &mut value);
                     map.insert(field.name.to_string(), value);
+                } else if let Shape::Object(index) = field.item.shape
+                    && field.omits_zero
+                {
+                    let mut inner = Map::new();
+                    default_object(types, types.object(index), &mut inner);
+                    if !inner.is_empty() {
+                        map.insert(field.name.to_string(), Value::Object(inner));
+                    }
                 }
             }
         }

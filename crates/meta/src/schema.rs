@@ -52,8 +52,8 @@ pub struct Field {
     pub number: u32,
     /// Must be present (after defaulting).
     pub required: bool,
-    /// An empty text, a zero and `false` are the same as nothing: Go's type of the field is no pointer and leaves them out
-    /// (built-in kinds only).
+    /// An empty text, a zero, `false` and an empty object are the same as nothing: Go's type of the field is no pointer and
+    /// cannot tell them apart (built-in kinds only).
     pub omits_zero: bool,
     /// What it holds.
     pub item: Item,

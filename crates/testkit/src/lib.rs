@@ -1,6 +1,7 @@
 //! A whole cluster for tests: in one process with a memory store, or real, with the real clients.
 //!
 //! - [`api_harness`]: an API server in the test's process, asked by whomever the test likes to be
+//! - [`go_shape`]: objects as clients written in Go send them
 //! - [`json_server`]: a webhook's server
 //! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
 //! - [`simulated_nodes`]: nodes that nobody stands behind, played over the API
@@ -13,6 +14,7 @@
 
 pub mod api_harness;
 pub mod debian_registry;
+pub mod go_shape;
 pub mod image;
 pub mod json_server;
 pub mod kubectl;
@@ -25,6 +27,7 @@ pub mod scene;
 pub mod simulated_nodes;
 
 pub use api_harness::{Answer, ApiHarness, Caller, Watch};
+pub use go_shape::GoShapes;
 pub use json_server::JsonServer;
 pub use kubectl::Kubectl;
 pub use local_cluster::LocalCluster;

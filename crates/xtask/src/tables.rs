@@ -77,6 +77,7 @@ struct MessageField {
 struct Overlay {
     defaults: HashMap<(String, String), String>,
     pointers: Vec<(String, String)>,
+    values: BTreeSet<String>,
     messages: BTreeMap<String, Option<String>>,
     groups: Vec<(String, Vec<String>)>,
     names: HashMap<(String, String), (String, String)>,
@@ -93,6 +94,7 @@ impl Overlay {
                     overlay.defaults.insert((full_name(kind), (*field).to_owned()), value.join(" "));
                 }
                 ["pointer", kind, fields @ ..] => overlay.pointers.extend(fields.iter().map(|field| (full_name(kind), (*field).to_owned()))),
+                ["value", fields @ ..] => overlay.values.extend(fields.iter().map(|field| (*field).to_owned())),
                 ["message", kind] => {
                     overlay.messages.insert(full_name(kind), None);
                 }
@@ -117,6 +119,11 @@ impl Overlay {
     fn is_pointer(&self, kind: &str, field: &str) -> bool {
         self.pointers.iter().any(|(known, name)| name == field && matches_with_star(known, kind))
     }
+}
+
+/// Whether a shape is one message: the name of its type, where all others are written in small letters.
+fn is_message(shape: &str) -> bool {
+    !shape.starts_with(['[', '{', '<']) && shape.rsplit('.').next().is_some_and(|name| name.starts_with(|first: char| first.is_ascii_uppercase()))
 }
 
 /// `a.*.b` matches any single part in place of the star.
@@ -328,6 +335,8 @@ impl Description {
         if self.overlay.is_pointer(name, field) {
             ensure!(!required, "{name}.{field}: the overlay calls a required field a pointer");
             out.push_str(" pointer");
+        } else if is_message(shape) && self.overlay.values.contains(field) {
+            out.push_str(" value");
         }
         if let Some(value) = self.overlay.defaults.get(&(name.to_owned(), field.to_owned())) {
             write!(out, " default={value}")?;

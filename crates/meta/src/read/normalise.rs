@@ -143,7 +143,9 @@ impl<'s> Walk<'s> {
                 Ok(Verdict::Keep) => {
                     let empty = match &*value {
                         Value::Array(list) => list.is_empty(),
-                        Value::Object(map) => map.is_empty() && matches!(field.item.shape, Shape::Map { .. }),
+                        Value::Object(map) => {
+                            map.is_empty() && (matches!(field.item.shape, Shape::Map { .. }) || field.omits_zero && matches!(field.item.shape, Shape::Object(_)))
+                        }
                         scalar => field.omits_zero && is_zero(&field.item.shape, scalar),
                     };
                     !empty || !built_in || field.required || matches!(field.item.shape, Shape::Any | Shape::FieldsV1)

@@ -170,6 +170,25 @@ async fn send(caller: &Caller, subject: &Subject, case: &Case<'_>) -> Answer {
     }
 }
 
+/// The objects that the cases send and begin with, the smallest valid one first.
+pub fn objects_of(subject: &Subject) -> Vec<Value> {
+    let group = subject.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let (kind, versioned) = (format!("{}.{group}", subject.kind), format!("{}.{}", subject.kind, subject.api_version));
+    let mut objects = vec![subject.object.clone()];
+    for case in cases().iter().filter(|case| case.kind == kind || case.kind == versioned || case.kind == "*") {
+        let mut object = subject.object.clone();
+        change(&mut object, case.given);
+        if !objects.contains(&object) {
+            objects.push(object.clone());
+        }
+        if case.deed == Deed::Create {
+            change(&mut object, case.changes);
+            objects.push(object);
+        }
+    }
+    objects
+}
+
 /// What a refusal says, a line per cause.
 fn causes(body: &Value) -> BTreeSet<String> {
     let text = |cause: &Value, field: &str| cause[field].as_str().unwrap_or_default().to_owned();

@@ -1,6 +1,7 @@
 //! Every verb of every kind that is served, driven through a smallest valid object: a kind cannot be forgotten, since the test
 //! walks the Scheme, and fails where it finds one without such an object.
 
+mod go_client;
 mod invalid_objects;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ struct Subject {
     collection: String,
     verbs: Vec<String>,
     has_status: bool,
+    subresources: Vec<String>,
     object: Value,
 }
 
@@ -27,6 +29,10 @@ impl Subject {
     }
     fn path(&self) -> String {
         format!("{}/{}", self.collection, self.name())
+    }
+    /// Whether the server itself writes its status at any time.
+    fn changes_by_itself(&self) -> bool {
+        matches!(&*self.kind, "APIService" | "CustomResourceDefinition")
     }
     fn has(&self, verb: &str) -> bool {
         self.verbs.iter().any(|known| known == verb)
@@ -63,6 +69,7 @@ fn subjects(harness: &ApiHarness) -> Vec<Subject> {
             collection: format!("{root}{inside}/{}", info.plural),
             verbs: info.verbs.clone(),
             has_status: info.subresource("status").is_some(),
+            subresources: info.subresources.iter().map(|subresource| subresource.name.to_string()).collect(),
             object,
         });
     }
