@@ -115,6 +115,9 @@ pub struct ServerArgs {
     /// Seconds that certificates of nodes, and others that the cluster signs, are valid for; nodes renew theirs in time.
     #[arg(long, default_value_t = controllers::SIGNING_DURATION.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..))]
     pub cluster_signing_duration: u64,
+    /// File with an EncryptionConfiguration: how which resources are encrypted on the disk. Without one, Secrets are.
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
     /// Reserved: the address of an etcd cluster to keep objects in.
     #[arg(long, value_name = "URL")]
     pub datastore_endpoint: Option<String>,

@@ -75,7 +75,9 @@ impl ControlPlane {
             format!("cannot listen on {address}: is another server running there? Choose another port with --port, or another address with --bind")
         })?;
         let store_directory = data.join("store");
-        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store_directory, store_embedded::Options::default()))
+        let encryption_rules = arguments.encryption_provider_config.as_deref().map(crate::encryption_configuration::read).transpose()?.unwrap_or_default();
+        let store_options = store_embedded::Options { encryption_rules, ..store_embedded::Options::default() };
+        let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store_directory, store_options))
             .await
             .context("the store could not be opened")??;
         let now = Timestamp::now();

@@ -6,6 +6,7 @@
 mod agent;
 mod cli;
 mod control_plane;
+mod encryption_configuration;
 mod image;
 mod join;
 mod local_cluster;

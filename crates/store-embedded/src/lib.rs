@@ -37,6 +37,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
+use store::transformer::configured::Rule;
 use store::{
     Change, Expect, KeyRange, Listing, Page, ReadAt, Revision, Store, StoreError, StoreEvent, StoreKey, StoredValue,
     Timeline, ValueTransformer,
@@ -58,6 +59,8 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Values of keys with these prefixes are encrypted.
     pub encrypted_prefixes: Vec<String>,
+    /// What an administrator configured instead, for the resources that it names.
+    pub encryption_rules: Vec<Rule>,
     /// Where the encryption keys are; none for `encryption-keys` in the store's directory. Made at the first start.
     pub key_file: Option<PathBuf>,
     /// Stands between memory and log instead of encryption with the key file.
@@ -70,6 +73,7 @@ impl Default for Options {
             history_bytes: 4 * 1024 * 1024,
             reserve_bytes: 16 * 1024 * 1024,
             encrypted_prefixes: vec!["/registry/secrets/".to_owned()],
+            encryption_rules: Vec::new(),
             key_file: None,
             transformer: None,
         }

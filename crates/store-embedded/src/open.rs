@@ -8,7 +8,8 @@ use std::sync::{Arc, mpsc};
 use imbl::OrdMap;
 use parking_lot::Mutex;
 use store::transformer::key_file::{self, KeyFileError};
-use store::transformer::{Encryption, TransformError};
+use store::transformer::configured::Configured;
+use store::transformer::{Encryption, Opened, TransformError};
 use store::{Revision, StoredValue, Timeline, ValueTransformer};
 
 use crate::batch::{self, BatchBuilder, Deadline, Record};
@@ -171,7 +172,8 @@ fn open_with_keys(
         (false, None) => key_file::create(key_file)?,
         (false, Some(_)) => return Err(OpenError::KeysMissing { key_file: key_file.to_owned() }),
     };
-    Ok((log, Arc::new(Encryption::new(keys, options.encrypted_prefixes.iter().cloned()))))
+    let own = Encryption::new(keys, options.encrypted_prefixes.iter().cloned());
+    Ok((log, Arc::new(Configured::new(options.encryption_rules.clone(), own))))
 }
 
 pub(crate) fn open_log(medium: &dyn Medium) -> Result<Log, OpenError> {
@@ -195,39 +197,29 @@ struct Content {
     expiry: Expiry,
 }
 
-enum ReadError {
-    Log(LogError),
-    Value(TransformError),
-}
-
-impl From<LogError> for ReadError {
-    fn from(error: LogError) -> Self {
-        Self::Log(error)
-    }
-}
-
 fn read_back(medium: &dyn Medium, log: &Log, transformer: &dyn ValueTransformer) -> Result<Content, OpenError> {
     struct Found {
-        value: StoredValue,
+        /// Only the last value of an object must open: what came before may have been sealed by a key that is gone since.
+        opened: Result<Opened, TransformError>,
+        revision: Revision,
         deadline: Option<Deadline>,
         batch: usize,
     }
     let mut found: BTreeMap<store::StoreKey, Found> = BTreeMap::new();
     let mut newest = Revision(0);
     let mut batches: Vec<(u64, Vec<_>)> = Vec::new();
-    let outcome = log.read(|number, bytes| -> Result<(), ReadError> {
+    let outcome = log.read(|number, bytes| -> Result<(), LogError> {
         let damaged = |reason| LogError::Damaged(format!("batch {number}: {reason}"));
         let (revision, records) = batch::read(bytes).map_err(damaged)?;
         if revision < newest {
-            return Err(damaged(format!("it ends at revision {revision}, after {newest}")).into());
+            return Err(damaged(format!("it ends at revision {revision}, after {newest}")));
         }
         newest = revision;
         for record in records {
             match record {
                 Record::Put { key, revision, deadline, sealed } => {
-                    let opened = transformer.open(&key, sealed).map_err(ReadError::Value)?;
-                    let value = StoredValue { value: opened.value, revision, stale_encryption: opened.stale };
-                    found.insert(key, Found { value, deadline, batch: batches.len() });
+                    let opened = transformer.open(&key, sealed);
+                    found.insert(key, Found { opened, revision, deadline, batch: batches.len() });
                 }
                 Record::Delete { key, .. } => {
                     found.remove(&key);
@@ -237,15 +229,14 @@ fn read_back(medium: &dyn Medium, log: &Log, transformer: &dyn ValueTransformer)
         batches.push((bytes.len() as u64, Vec::new()));
         Ok(())
     });
-    outcome.map_err(|error| match error {
-        ReadError::Log(error) => explain(medium, error),
-        ReadError::Value(source) => OpenError::Transform { directory: medium.place(), source },
-    })?;
+    outcome.map_err(|error| explain(medium, error))?;
 
     let mut ledger = Ledger::new();
     let mut expiry = Expiry::default();
     let mut current = OrdMap::new();
-    for (key, Found { value, deadline, batch }) in found {
+    for (key, Found { opened, revision, deadline, batch }) in found {
+        let opened = opened.map_err(|source| OpenError::Transform { directory: medium.place(), source })?;
+        let value = StoredValue { value: opened.value, revision, stale_encryption: opened.stale };
         ledger.came(&key, &value);
         if let Some((_, puts)) = batches.get_mut(batch) {
             puts.push((key.clone(), value.revision));

@@ -2,8 +2,9 @@
 //!
 //! The embedded store and the etcd one both call a [`ValueTransformer`], so the same bytes lie on either medium. The
 //! first byte of a sealed value says its form. [`Plain`] encrypts nothing; [`encryption`] does where a key's prefix asks
-//! for it; [`key_file`] is where its keys live.
+//! for it; [`key_file`] is where its keys live; [`configured`] does as an administrator says.
 
+pub mod configured;
 pub mod encryption;
 pub mod key_file;
 
@@ -40,7 +41,7 @@ pub enum TransformError {
         key: String,
     },
     /// The encryption key is not among those known.
-    #[error("the value of {key} is encrypted with key {key_id}, which the key file does not hold: put that key back")]
+    #[error("the value of {key} is encrypted with key {key_id}, which is not among those known: put that key back")]
     UnknownKey {
         /// Whose value.
         key: String,

@@ -12,7 +12,7 @@ use kinds::ServedKind;
 use meta::{ApiError, FieldError, FieldPath, Object, read::FieldValidation};
 use rand::Rng;
 use serde_json::{Value, json};
-use store::{Change, Expect, Revision, StoreError};
+use store::{Change, Expect, ReadAt, Revision, StoreError, StoreKey};
 
 use crate::{
     admission::{Attributes, Operation},
@@ -609,9 +609,10 @@ async fn attempt_update(
     if part != Part::Admitted {
         core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
     }
-    if without_times(&new) == without_times(&old) && stored.head.schema_generation >= kind.schema().generation && is_migrated {
+    let is_as_it_would_be = stored.head.schema_generation >= kind.schema().generation && is_migrated;
+    if without_times(&new) == without_times(&old) && is_as_it_would_be && !is_sealed_by_an_old_key(core, &info.storage_key(namespace, name)).await {
         // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times. An object in a version
-        // that is no longer the stored one is written all the same: so storage is migrated.
+        // that is no longer the stored one, or sealed by a key that no longer is, is written all the same: so storage is migrated.
         return Ok(Outcome::Done(Written { stored: stored.clone(), created: false }));
     }
     let Encoded { stored: bytes, shown } = encode_both(core, kind, &new).await?;
@@ -636,6 +637,12 @@ async fn attempt_update(
         Err(StoreError::Conflict { .. }) => Ok(Outcome::Raced { bound }),
         Err(error) => Err(store_failure(&error)),
     }
+}
+
+/// Whether the value would be encrypted otherwise today. What cannot be read is not written for that.
+async fn is_sealed_by_an_old_key(core: &Core, key: &str) -> bool {
+    let value = core.view.store().get(&StoreKey::new(key), ReadAt::Latest).await;
+    value.is_ok_and(|value| value.is_some_and(|value| value.stale_encryption))
 }
 
 #[cfg(test)]

@@ -1,0 +1,113 @@
+//! Encryption at rest as an administrator configures it, and how keys are rotated: with the commands of Kubernetes' documentation.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use testkit::{RealCluster, real_cluster::Settings};
+
+/// The binary under test: cargo's, or another build that `KNARR_BINARY` names.
+fn binary() -> PathBuf {
+    std::env::var_os("KNARR_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_knarr").into(), PathBuf::from)
+}
+
+const OLD: &str = "aescbc: { keys: [{ name: old, secret: b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2w= }] }";
+const NEW: &str = "aesgcm: { keys: [{ name: new, secret: bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmU= }] }";
+
+fn configuration(path: &Path, providers: &[&str]) {
+    let providers: String = providers.iter().map(|provider| format!("  - {provider}\n")).collect();
+    let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets, widgets.example.com]\n  providers:\n";
+    fs::write(path, format!("{head}{providers}")).unwrap();
+}
+
+fn is_on_the_disk(cluster: &RealCluster, needle: &str) -> bool {
+    let store = cluster.data_directory().join("store");
+    let files = fs::read_dir(store).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    files.into_iter().any(|bytes| bytes.windows(needle.len()).any(|window| window == needle.as_bytes()))
+}
+
+/// What the documentation tells administrators to do after a change of keys.
+fn write_all_again(cluster: &RealCluster) {
+    for kind in ["secrets", "widgets"] {
+        let all = cluster.kubectl(["get", kind, "--all-namespaces", "-o", "json"]);
+        let file = cluster.directory().join("all.json");
+        fs::write(&file, all).unwrap();
+        cluster.kubectl(["replace", "-f", &file.display().to_string()]);
+    }
+}
+
+const WIDGETS: &str = "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: { name: widgets.example.com }
+spec:
+  group: example.com
+  scope: Namespaced
+  names: { plural: widgets, singular: widget, kind: Widget }
+  versions:
+  - { name: v1, served: true, storage: true, schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } } }
+";
+
+#[test]
+fn resources_are_encrypted_as_configured_and_keys_are_rotated() {
+    let mut cluster = RealCluster::start(&Settings { binary: &binary(), registry: None, control_plane_only: true });
+    let file = cluster.directory().join("encryption.yaml");
+    let shown = file.display().to_string();
+    let arguments = ["--encryption-provider-config", shown.as_str()];
+    cluster.apply(WIDGETS);
+    cluster.kubectl(["wait", "--for=condition=Established", "crd/widgets.example.com"]);
+    cluster.kubectl(["create", "secret", "generic", "before", "--from-literal=word=tr0ub4dor"]);
+    assert!(!is_on_the_disk(&cluster, "k8s:enc:"));
+
+    configuration(&file, &[OLD, "identity: {}"]);
+    cluster.restart_server_with(&arguments);
+    let widget = |name: &str, word: &str| format!("apiVersion: example.com/v1\nkind: Widget\nmetadata: {{ name: {name}, namespace: default }}\nspec: {{ word: {word} }}\n");
+    cluster.apply(&widget("one", "correcthorse"));
+    cluster.kubectl(["create", "configmap", "public", "--from-literal=word=everybodyreads"]);
+    assert!(is_on_the_disk(&cluster, "k8s:enc:aescbc:v1:old:") && is_on_the_disk(&cluster, "everybodyreads"));
+    assert!(!is_on_the_disk(&cluster, "correcthorse"));
+    let version = |name: &str| cluster.kubectl(["get", name, "-o", "jsonpath={.metadata.resourceVersion}"]);
+    let before = version("secret/before");
+    write_all_again(&cluster);
+    let written = version("secret/before");
+    assert_ne!(before, written, "it was sealed by the store's own key");
+    write_all_again(&cluster);
+    assert_eq!(version("secret/before"), written, "it is sealed as it should be");
+
+    // First every server must know the new key, then it may write with it.
+    configuration(&file, &[OLD, NEW, "identity: {}"]);
+    cluster.restart_server_with(&arguments);
+    assert!(!is_on_the_disk(&cluster, "k8s:enc:aesgcm:v1:new:"));
+    configuration(&file, &[NEW, OLD, "identity: {}"]);
+    cluster.restart_server_with(&arguments);
+    write_all_again(&cluster);
+    assert!(is_on_the_disk(&cluster, "k8s:enc:aesgcm:v1:new:"));
+    configuration(&file, &[NEW, "identity: {}"]);
+    cluster.restart_server_with(&arguments);
+    assert_eq!(cluster.kubectl(["get", "secret/before", "-o", "jsonpath={.data.word}"]), "dHIwdWI0ZG9y");
+    assert_eq!(cluster.kubectl(["get", "widget/one", "-o", "jsonpath={.spec.word}"]), "correcthorse");
+
+    // A key that is still needed, and is gone: nothing is lost, and it is said what to do.
+    cluster.stop_server();
+    let refused = |what: &str, wanted: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["server", "--disable-agent", "--bind", "127.0.0.1", "--port", "0", "--data-dir"]).arg(cluster.data_directory());
+        command.arg("--run-dir").arg(cluster.directory().join("run")).args(arguments).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && wanted.iter().all(|word| said.contains(word)), "{what}: {said}");
+    };
+    configuration(&file, &[OLD]);
+    refused("a missing key", &["is encrypted with key aesgcm:new", "put that key back"]);
+    configuration(&file, &["aesgcm: { keys: [{ name: new, secret: c2hvcnQ= }] }"]);
+    refused("a short key", &[&shown, "resources[0].providers[0].aesgcm.keys[0].secret: Invalid value", "expected one of [16 24 32]"]);
+    configuration(&file, &["identity: {}", NEW]);
+    cluster.start_server();
+    assert_eq!(cluster.kubectl(["get", "secret/before", "-o", "jsonpath={.data.word}"]), "dHIwdWI0ZG9y");
+    write_all_again(&cluster);
+    assert!(is_on_the_disk(&cluster, "dHIwdWI0ZG9y"), "as asked for, they are no longer encrypted");
+    configuration(&file, &["identity: {}"]);
+    cluster.restart_server_with(&arguments);
+    assert_eq!(cluster.kubectl(["get", "widget/one", "-o", "jsonpath={.spec.word}"]), "correcthorse");
+}
