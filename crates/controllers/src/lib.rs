@@ -16,7 +16,10 @@
 //! - [`pod_garbage`]: pods that nobody else removes
 //! - [`certificates`]: certificate requests of nodes
 //! - [`resource_quota`]: how much of its quotas a namespace has used
-//! - [`cluster_role_aggregation`], [`bootstrap_token`]: roles that sum up others; tokens whose time is over
+//! - [`cluster_role_aggregation`]: roles that sum up others
+//! - [`bootstrap_token`], [`bootstrap_signer`]: bootstrap tokens whose time is over; what they vouch for
+//! - [`service_cidrs`]: ranges of Service addresses
+//! - [`node_ttl`]: how long nodes may keep what they read
 //! - [`account_token`]: tokens of service accounts in Secrets
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
@@ -25,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account_token;
+pub mod bootstrap_signer;
 pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role_aggregation;
@@ -44,6 +48,7 @@ pub mod local_volumes;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ttl;
 pub mod persistent_volumes;
 pub mod pod_garbage;
 mod pods;
@@ -53,6 +58,7 @@ mod revisions;
 mod scale;
 mod selector;
 pub mod service_account;
+pub mod service_cidrs;
 pub mod stateful_set;
 pub mod taint_eviction;
 mod taints;
@@ -77,6 +83,9 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     ttl_after_finished::start(context, &runner);
     cluster_role_aggregation::start(context, &runner);
     bootstrap_token::start(context, &runner);
+    bootstrap_signer::start(context, &runner);
+    service_cidrs::start(context, &runner);
+    node_ttl::start(context, &runner);
     horizontal_pod_autoscaler::start(context, &runner);
     disruption::start(context, &runner);
     endpoints::start(context, &runner);

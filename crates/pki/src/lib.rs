@@ -6,6 +6,7 @@
 //! - [`identity`]: which user and groups a client certificate names
 //! - [`tls`]: rustls configurations, and a certificate that can be swapped under running listeners
 //! - [`join_token`], [`bootstrap`]: the token a new node is given, and how it checks the server before showing it
+//! - [`detached_signature`]: what a bootstrap token's secret vouches for
 //! - [`service_account_token`]: JWT tokens of service accounts, their keys, JWKS and discovery
 //! - [`kubeconfig`]: the file that clients are handed
 //! - `der`, `certificate`, `pem`, `private_file`: how bytes are laid out and kept
@@ -20,6 +21,7 @@ pub mod bootstrap;
 mod certificate;
 pub mod credential;
 mod der;
+mod detached_signature;
 pub mod identity;
 pub mod join_token;
 pub mod key;
@@ -35,6 +37,7 @@ pub mod usage;
 pub use authority::ClusterAuthority;
 pub use certificate::{AlternativeNames, Subject};
 pub use credential::Credential;
+pub use detached_signature::detached_signature;
 pub use identity::CertificateIdentity;
 pub use join_token::{Fingerprint, JoinToken};
 pub use key::PrivateKey;

@@ -181,6 +181,23 @@ async fn a_service_gets_an_address_of_its_own_and_gives_it_back() {
 }
 
 #[tokio::test]
+async fn a_service_may_have_an_address_of_a_further_range_once_that_is_ready() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let services = "/api/v1/namespaces/default/services";
+    let ranges = "/apis/networking.k8s.io/v1/servicecidrs";
+    let service = |name: &str| {
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": { "ports": [{ "port": 80 }], "clusterIP": "10.200.0.9" } })
+    };
+    let range = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "more" }, "spec": { "cidrs": ["10.200.0.0/24"] } });
+    administrator.post(ranges, &range).await.expect(201);
+    administrator.post(services, &service("early")).await.expect(422);
+    let ready = json!({ "type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+    administrator.patch(&format!("{ranges}/more/status"), "merge-patch", &json!({ "status": { "conditions": [ready] } })).await.expect(200);
+    let created = administrator.post(services, &service("late")).await.expect(201);
+    assert_eq!(created["spec"]["clusterIPs"], json!(["10.200.0.9"]));
+}
+
+#[tokio::test]
 async fn nothing_is_created_in_a_namespace_that_is_not_there() {
     let (_api, administrator) = administrator_with_maps(&[]).await;
     administrator.post("/api/v1/namespaces/nowhere/configmaps", &map("a", "one")).await.refused(404, "NotFound", "namespaces \"nowhere\" not found");

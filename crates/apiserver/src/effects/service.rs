@@ -3,8 +3,9 @@
 //!
 //! Source: Kubernetes `pkg/registry/core/service/storage/alloc.go`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use api::networking::v1::ServiceCIDR;
 use async_trait::async_trait;
 use meta::{ApiError, FieldError, FieldPath, GroupKind, Object, Reason};
 use rand::Rng;
@@ -37,6 +38,24 @@ fn offset(base: IpAddr, by: u128) -> IpAddr {
         IpAddr::V4(base) => IpAddr::V4(u32::from(base).wrapping_add(u32::try_from(by).unwrap_or(u32::MAX)).into()),
         IpAddr::V6(base) => IpAddr::V6(u128::from(base).wrapping_add(by).into()),
     }
+}
+
+/// The ranges that Services get addresses from: the configured ones, and those of further ServiceCIDRs once they are ready, until they go.
+fn all_ranges(core: &Core) -> Vec<String> {
+    let mut ranges = core.facts.service_cidrs.clone();
+    let view = core.view_named("servicecidrs.networking.k8s.io");
+    for stored in core.view.snapshot(&view).range("", None) {
+        // What is damaged is reported by whoever asks for it.
+        let Ok(object) = stored.typed::<ServiceCIDR>() else { continue };
+        let conditions = object.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let is_ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        if is_ready && object.metadata.deletion_timestamp.is_none() {
+            ranges.extend(object.spec.and_then(|spec| spec.cidrs).unwrap_or_default());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    ranges.retain(|range| seen.insert(range.clone()));
+    ranges
 }
 
 /// The first address of a range that a Service can have.
@@ -200,6 +219,7 @@ impl ServiceEffects {
             });
         }
         wanted.resize(families.len(), None);
+        let ranges = all_ranges(core);
         let mut settled = Vec::new();
         let mut taken = Vec::new();
         let mut outcome = Ok(());
@@ -229,20 +249,17 @@ impl ServiceEffects {
                     }
                 }
                 None => {
-                    let range = ranges.iter().find(|range| parse_range(range).is_some_and(|(base, _)| family(base) == family_name));
-                    match range {
-                        Some(range) => match allocate(core, object, range).await {
-                            Ok(address) => {
-                                taken.push(address);
-                                Ok(address)
-                            }
-                            Err(error) => Err(error),
-                        },
-                        None => {
-                            let path = FieldPath::new("spec.ipFamilies").index(index);
-                            Err(invalid(object, FieldError::invalid(&path, family_name.as_str(), "not configured on this cluster")))
+                    let path = FieldPath::new("spec.ipFamilies").index(index);
+                    let mut result = Err(invalid(object, FieldError::invalid(&path, family_name.as_str(), "not configured on this cluster")));
+                    // A range that is full leaves it to the next one.
+                    for range in ranges.iter().filter(|range| parse_range(range).is_some_and(|(base, _)| family(base) == family_name)) {
+                        result = allocate(core, object, range).await;
+                        if let Ok(address) = &result {
+                            taken.push(*address);
+                            break;
                         }
                     }
+                    result
                 }
             };
             match result {

@@ -17,10 +17,13 @@ const TOKEN_TYPE: &str = "bootstrap.kubernetes.io/token";
 
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
-    // Only tokens: other secrets are none of this process' business.
-    let selection = Selection { namespace: Some(NAMESPACE.to_owned()), fields: Some(format!("type={TOKEN_TYPE}")), labels: None };
-    let cleaner = TokenCleaner { client: context.client(CONTROLLER), tokens: context.informers.selected(selection), clock: context.clock.clone() };
+    let cleaner = TokenCleaner { client: context.client(CONTROLLER), tokens: informer(context), clock: context.clock.clone() };
     runner.start(cleaner, 1);
+}
+
+/// The cache of bootstrap tokens. Only tokens: other secrets are none of this process' business.
+pub(crate) fn informer(context: &ControllerContext) -> Informer<Secret> {
+    context.informers.selected(Selection { namespace: Some(NAMESPACE.to_owned()), fields: Some(format!("type={TOKEN_TYPE}")), labels: None })
 }
 
 struct TokenCleaner {
@@ -30,7 +33,7 @@ struct TokenCleaner {
 }
 
 /// How long a token is still good; `None` for one without an end. A malformed end means that it is over, as upstream has it.
-fn time_left(token: &Secret, now: Timestamp) -> Option<Duration> {
+pub(crate) fn time_left(token: &Secret, now: Timestamp) -> Option<Duration> {
     let text = token.data.as_ref()?.get("expiration")?;
     let end = std::str::from_utf8(&text.0).ok().and_then(|text| text.parse::<Timestamp>().ok());
     Some(end.map_or(Duration::ZERO, |end| Duration::try_from(end.duration_since(now)).unwrap_or_default()))

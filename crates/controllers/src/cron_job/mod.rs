@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
-use controller::ownership::controller_uid;
+use controller::ownership::{controller_uid, is_controlled_by};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
@@ -19,9 +19,11 @@ const CONTROLLER: &str = "cronjob-controller";
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
     let jobs = context.informers.of::<Job>();
+    let cron_jobs = context.informers.of::<CronJob>();
     let controller = CronJobController {
         client: context.client(CONTROLLER),
-        cron_jobs: context.informers.of(),
+        own_writes: Writes::new(cron_jobs.clone(), context.clock.clone()),
+        cron_jobs,
         jobs_by_controller: jobs.index("controller", |job| controller_uid(&job.metadata)),
         writes: Writes::new(jobs.clone(), context.clock.clone()),
         jobs,
@@ -37,6 +39,8 @@ struct CronJobController {
     jobs: Informer<Job>,
     jobs_by_controller: Index<Job>,
     writes: Writes<Job>,
+    /// Our own status writes: before they are seen, the Job just started would seem to be somebody else's.
+    own_writes: Writes<CronJob>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
 }
@@ -48,8 +52,11 @@ impl CronJobController {
         let preconditions = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
         match api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() }).await {
             Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => {}
-            other => {
-                other.doing(|| format!("delete job {name}"))?;
+            Err(error) => {
+                self.events.record(cron_job, EventType::Warning, "FailedDelete", format!("Deleted job: {}", crate::api_message(&error)));
+                return Err(error).doing(|| format!("delete job {name}"));
+            }
+            Ok(_) => {
                 self.writes.deleted(key, job);
                 self.events.record(cron_job, EventType::Normal, "SuccessfulDelete", format!("Deleted job {name}"));
             }
@@ -71,9 +78,10 @@ impl Reconciler for CronJobController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(cron_job) = self.cron_jobs.get(key) else {
             self.writes.forget(key);
+            self.own_writes.forget(key);
             return Ok(Outcome::Settled);
         };
-        if !self.writes.are_visible(key) {
+        if !self.writes.are_visible(key) || !self.own_writes.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<Job>::patience()));
         }
         let jobs = self.jobs_by_controller.get(cron_job.metadata.uid.as_deref().unwrap_or_default());
@@ -101,7 +109,8 @@ impl Reconciler for CronJobController {
                     return Err(error).doing(|| format!("create job {name}"));
                 }
             };
-            if let Some(created) = created {
+            // A Job of that name that is somebody else's is not ours to tell of.
+            if let Some(created) = created.filter(|job| is_controlled_by(&job.metadata, &cron_job.metadata)) {
                 self.writes.wrote(key, &created);
                 plan.started(&created, scheduled);
             }
@@ -110,7 +119,7 @@ impl Reconciler for CronJobController {
             let updated = CronJob { status: Some(plan.status), ..(*cron_job).clone() };
             match Api::<CronJob>::namespaced(self.client.clone(), namespace).replace_status(&key.name, &PostParams::default(), &updated).await {
                 Err(error) if client::is_not_found(&error) => {}
-                other => drop(other.doing(|| format!("update the status of {key}"))?),
+                other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
         Ok(Outcome::after(plan.check_after))

@@ -115,7 +115,10 @@ fn schedule(cron_job: &CronJob, spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mu
     let zone = match spec.time_zone.as_deref().map(TimeZone::get) {
         None => TimeZone::UTC,
         Some(Ok(zone)) => zone,
-        Some(Err(_)) => return complain("UnknownTimeZone", format!("invalid timeZone: {:?} : unknown time zone", spec.time_zone.as_deref().unwrap_or_default())),
+        Some(Err(_)) => {
+            let name = spec.time_zone.as_deref().unwrap_or_default();
+            return complain("UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}"));
+        }
     };
     plan.check_after = schedule.next(now, &zone).map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default() + LATE);
     let (due, missed_many) = latest_due(cron_job, spec, &schedule, &zone, now);
@@ -285,6 +288,8 @@ mod tests {
     fn a_bad_schedule_or_zone_is_reported() {
         let now = at("2026-01-01T12:30:00Z");
         assert_eq!(reasons(&plan(&cron_job(json!({ "schedule": "nonsense" }), "2026-01-01T12:00:00Z"), &[], now)), ["UnparseableSchedule"]);
-        assert_eq!(reasons(&plan(&cron_job(json!({ "timeZone": "Mars/Olympus" }), "2026-01-01T12:00:00Z"), &[], now)), ["UnknownTimeZone"]);
+        let unknown = plan(&cron_job(json!({ "timeZone": "Mars/Olympus" }), "2026-01-01T12:00:00Z"), &[], now);
+        assert_eq!(reasons(&unknown), ["UnknownTimeZone"]);
+        assert_eq!(unknown.events[0].2, r#"invalid timeZone: "Mars/Olympus": unknown time zone Mars/Olympus"#);
     }
 }

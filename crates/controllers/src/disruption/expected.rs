@@ -49,38 +49,42 @@ impl Scales {
         ]
     }
 
-    /// How many pods there should be, and how many of them have to stay healthy.
+    /// How many pods there should be, how many of them have to stay healthy, and whether there are pods of no controller, which counts
+    /// by controllers leave out.
     /// Source: Kubernetes 1.36, `getExpectedPodCount`.
-    pub async fn expected(&self, client: &client::Client, namespace: &str, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<(i32, i32), ScaleError> {
+    pub async fn expected(&self, client: &client::Client, namespace: &str, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<(i32, i32, bool), ScaleError> {
         let spec = budget.spec.clone().unwrap_or_default();
         let total = |percentage: &IntOrString, of: i32| crate::scaled_value(Some(percentage), of, true).unwrap_or(0);
         match (&spec.max_unavailable, &spec.min_available) {
             (Some(max_unavailable), _) => {
-                let expected = self.sum_of_scales(client, namespace, pods).await?;
-                Ok((expected, (expected - total(max_unavailable, expected)).max(0)))
+                let (expected, unmanaged) = self.sum_of_scales(client, namespace, pods).await?;
+                Ok((expected, (expected - total(max_unavailable, expected)).max(0), unmanaged))
             }
-            (None, Some(IntOrString::Int(number))) => Ok((pods.len() as i32, *number)),
+            (None, Some(IntOrString::Int(number))) => Ok((pods.len() as i32, *number, false)),
             (None, Some(percentage)) => {
-                let expected = self.sum_of_scales(client, namespace, pods).await?;
-                Ok((expected, total(percentage, expected)))
+                let (expected, unmanaged) = self.sum_of_scales(client, namespace, pods).await?;
+                Ok((expected, total(percentage, expected), unmanaged))
             }
-            (None, None) => Ok((pods.len() as i32, 0)),
+            (None, None) => Ok((pods.len() as i32, 0, false)),
         }
     }
 
-    /// The sum of the sizes of all controllers of the pods, each once.
-    async fn sum_of_scales(&self, client: &client::Client, namespace: &str, pods: &[Arc<Pod>]) -> Result<i32, ScaleError> {
+    /// The sum of the sizes of all controllers of the pods, each once; and whether there are pods of none.
+    async fn sum_of_scales(&self, client: &client::Client, namespace: &str, pods: &[Arc<Pod>]) -> Result<(i32, bool), ScaleError> {
         let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
+        let mut unmanaged = false;
         for pod in pods {
-            // A pod of no controller counts for nothing here; upstream does not sync such budgets at all with percentages.
-            let Some(controller) = controller_of(&pod.metadata) else { continue };
+            let Some(controller) = controller_of(&pod.metadata) else {
+                unmanaged = true;
+                continue;
+            };
             if !sizes.contains_key(&controller.uid) {
                 let (uid, size) = self.size_of(client, namespace, controller).await?;
                 sizes.insert(controller.uid.clone(), 0);
                 sizes.insert(uid, size);
             }
         }
-        Ok(sizes.values().sum())
+        Ok((sizes.values().sum(), unmanaged))
     }
 
     /// The uid and size of what finally has a size: for a ReplicaSet of a Deployment, the Deployment.

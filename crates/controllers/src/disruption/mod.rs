@@ -1,8 +1,10 @@
 //! How many pods of each PodDisruptionBudget may be evicted now. The API server's eviction reads the number, counts it down and notes the
-//! pods it let go; this controller counts anew from what the pods really are. [`plan`] counts, [`expected`] finds how many there should be.
+//! pods it let go; this controller counts anew from what the pods really are. [`plan`] counts, [`expected`] finds how many there should be,
+//! and [`stale`] takes back what pods were told of their end, where they were let go and stayed.
 
 mod expected;
 mod plan;
+mod stale;
 
 use std::sync::Arc;
 
@@ -12,11 +14,12 @@ use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::selector::Selector;
 use crate::{ControllerContext, pods};
 use expected::Scales;
-use plan::plan;
+use plan::{not_gone, plan};
 
 const CONTROLLER: &str = "disruption-controller";
 
@@ -30,7 +33,9 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
     };
+    let stale = stale::StaleConditions { client: controller.client.clone(), pods: controller.pods.clone(), clock: controller.clock.clone() };
     runner.start(controller, 2);
+    runner.start(stale, 1);
 }
 
 struct DisruptionController {
@@ -97,7 +102,18 @@ impl Reconciler for DisruptionController {
         let selected = |pod: &Arc<Pod>| selector.as_ref().is_some_and(|selector| selector.selects_object(&pod.metadata)) && !pods::is_finished(pod);
         let pods: Vec<_> = self.pods.list_in(namespace).into_iter().filter(selected).collect();
         let expected = match self.scales.expected(&self.client, namespace, &budget, &pods).await {
-            Ok(expected) => Ok(expected),
+            Ok((expected, desired, unmanaged)) => {
+                if unmanaged {
+                    let text = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(selector_text).unwrap_or_default();
+                    let message = format!(
+                        "Pods selected by this PodDisruptionBudget (selector: {text}) were found to be unmanaged. As a result, the status of the PDB cannot \
+                         be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of \
+                         the PDB to an integer value."
+                    );
+                    self.events.record(&*budget, EventType::Warning, "UnmanagedPods", message);
+                }
+                Ok((expected, desired))
+            }
             Err(expected::ScaleError::Api(error)) => return Err(error),
             Err(expected::ScaleError::Unmanaged(problem)) => {
                 self.events.record(&*budget, EventType::Warning, "CalculateExpectedPodCountFailed", format!("Failed to calculate the number of expected pods: {problem}"));
@@ -107,7 +123,12 @@ impl Reconciler for DisruptionController {
         if pods.is_empty() {
             self.events.record(&*budget, EventType::Normal, "NoPods", "No matching pods found");
         }
-        let (status, check_after) = plan(&budget, &pods, expected, self.clock.now());
+        let now = self.clock.now();
+        for pod in not_gone(&budget, &pods, now) {
+            let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
+            self.events.record(&**pod, EventType::Warning, "NotDeleted", message);
+        }
+        let (status, check_after) = plan(&budget, &pods, expected, now);
         if budget.status.as_ref() != Some(&status) {
             let updated = PodDisruptionBudget { status: Some(status), ..(*budget).clone() };
             let api = Api::<PodDisruptionBudget>::namespaced(self.client.clone(), namespace);
@@ -118,6 +139,21 @@ impl Reconciler for DisruptionController {
         }
         Ok(Outcome::after(check_after))
     }
+}
+
+/// A selector as people write it.
+fn selector_text(selector: &LabelSelector) -> String {
+    let labels = selector.match_labels.iter().flatten().map(|(name, value)| format!("{name}={value}"));
+    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
+        let (key, values) = (&expression.key, expression.values.clone().unwrap_or_default().join(","));
+        match expression.operator.as_str() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.clone(),
+        }
+    });
+    labels.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
 /// Wakes a namespace's budgets when one of these is resized.

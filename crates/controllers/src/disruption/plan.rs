@@ -64,6 +64,16 @@ pub(super) fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], expected: Re
     (status, check_after)
 }
 
+/// Pods that were let go so long ago that they count again.
+pub(super) fn not_gone<'a>(budget: &PodDisruptionBudget, pods: &'a [Arc<Pod>], now: Timestamp) -> Vec<&'a Arc<Pod>> {
+    let Some(disrupted) = budget.status.as_ref().and_then(|status| status.disrupted_pods.as_ref()) else { return Vec::new() };
+    let is_overdue = |pod: &&Arc<Pod>| {
+        let since = disrupted.get(pod.metadata.name.as_deref().unwrap_or_default());
+        !pods::is_terminating(pod) && since.is_some_and(|since| Duration::try_from(now.duration_since(since.0)).is_ok_and(|waited| waited >= LET_GO))
+    };
+    pods.iter().filter(is_overdue).collect()
+}
+
 fn condition(old: &PodDisruptionBudgetStatus, status: &str, reason: &str, message: String, generation: Option<i64>, now: Timestamp) -> Option<Vec<Condition>> {
     let mut conditions = old.conditions.clone().unwrap_or_default();
     let before = conditions.iter().find(|condition| condition.type_ == DISRUPTION_ALLOWED && condition.status == status);
@@ -111,6 +121,8 @@ mod tests {
         budget.status.get_or_insert_default().disrupted_pods = Some([("p0".to_owned(), second(100))].into());
         let (status, check_after) = plan(&budget, &pods(3, 0), Ok((3, 1)), at(130));
         assert_eq!((status.current_healthy, status.disruptions_allowed), (Some(2), Some(1)));
+        assert!(not_gone(&budget, &pods(3, 0), at(130)).is_empty());
+        assert_eq!(not_gone(&budget, &pods(3, 0), at(230)).len(), 1);
         assert_eq!(check_after, Some(Duration::from_secs(90)));
         let (status, check_after) = plan(&budget, &pods(3, 0), Ok((3, 1)), at(230));
         assert_eq!((status.current_healthy, status.disrupted_pods, check_after), (Some(3), None, None));

@@ -8,7 +8,7 @@ use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, Objec
 use controller::ownership::controller_reference;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone};
 
 use super::backends::{self, BackendPort};
 use super::pack::{Changes, Frame, Group, MANAGED_BY, SERVICE_NAME, pack};
@@ -129,19 +129,36 @@ fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: &impl Fn
     let serving = pods::is_ready(pod);
     let terminating = pods::is_terminating(pod);
     let node_name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let zone = zone(node_name.as_deref());
+    let ready = backends::publishes_not_ready(service) || serving && !terminating;
+    let hints = if ready { hints(service, zone.as_deref(), node_name.as_deref()) } else { None };
     Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
-            ready: Some(backends::publishes_not_ready(service) || serving && !terminating),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: backends::hostname(service, pod),
-        zone: zone(node_name.as_deref()),
+        zone,
         node_name,
         target_ref: Some(backends::reference(pod)),
+        hints,
         ..Endpoint::default()
     }
+}
+
+/// For whom an endpoint is meant first, where the Service wants its traffic to stay near.
+/// Source: Kubernetes 1.36, `trafficdist.ReconcileHints`.
+fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let by_node = match service.spec.as_ref()?.traffic_distribution.as_deref()? {
+        "PreferClose" | "PreferSameZone" => false,
+        "PreferSameNode" => true,
+        _ => return None,
+    };
+    let for_zones = zone.map(|zone| vec![ForZone { name: zone.to_owned() }]);
+    let for_nodes = node.filter(|_| by_node).map(|node| vec![ForNode { name: node.to_owned() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 /// Reads and writes the slices that one of the two slice controllers manages.
@@ -235,6 +252,27 @@ mod tests {
         assert_eq!(groups[0].endpoints[0].zone.as_deref(), Some("here"));
         let ready: Vec<_> = conditions(&groups).into_iter().map(|(address, ready, _, _)| (address, ready)).collect();
         assert_eq!(ready, [("10.0.0.1".to_owned(), true), ("10.0.0.2".to_owned(), false), ("10.0.0.3".to_owned(), true)]);
+    }
+
+    #[test]
+    fn traffic_that_should_stay_near_is_told_where() {
+        let check = |wish: Option<&str>, ready: bool, zone: Option<&str>, expected: Option<(bool, bool)>| {
+            let mut service = service();
+            service.spec.get_or_insert_default().traffic_distribution = wish.map(str::to_owned);
+            let groups = groups(&service, &[backend("a", "10.0.0.1", 80, ready)], |_| zone.map(str::to_owned));
+            let hints = groups[0].endpoints[0].hints.clone();
+            let shape = hints.map(|hints| {
+                let zone = hints.for_zones.map(|zones| zones[0].name == "here");
+                let node = hints.for_nodes.map(|nodes| nodes[0].name == "node");
+                (zone == Some(true), node == Some(true))
+            });
+            assert_eq!(shape, expected, "{wish:?}");
+        };
+        check(None, true, Some("here"), None);
+        check(Some("PreferClose"), true, Some("here"), Some((true, false)));
+        check(Some("PreferSameZone"), true, None, None);
+        check(Some("PreferSameNode"), true, Some("here"), Some((true, true)));
+        check(Some("PreferSameNode"), false, Some("here"), None);
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl Node {
         self.deleting && self.foreground
     }
 
+    /// Whether it is in a namespace that is not the other's, so that it cannot own it.
+    pub fn is_foreign_to(&self, dependent: &Self) -> bool {
+        self.key.namespace.is_some() && self.key.namespace != dependent.key.namespace
+    }
+
     /// It goes when its dependents are let go of.
     pub fn is_orphaning(&self) -> bool {
         self.deleting && self.orphan
@@ -107,7 +112,8 @@ impl Graph {
             }
         }
         let owners_differ = old.as_ref().is_none_or(|old| old.owners != node.owners);
-        if owners_differ && node.owners.iter().any(|(owner, _)| !self.nodes.contains_key(owner) || self.waits(owner)) {
+        let is_foreign = |owner: &Uid| self.nodes.get(owner).is_none_or(|owner| owner.is_foreign_to(&node));
+        if owners_differ && node.owners.iter().any(|(owner, _)| is_foreign(owner) || self.waits(owner)) {
             attend.push(uid.clone());
         }
         if node.waits_for_dependents() && !old.as_ref().is_some_and(Node::waits_for_dependents) {
@@ -208,6 +214,17 @@ mod tests {
         check(graph.put(node("a", &[("nobody", false)])), &[]);
         check(graph.remove("a"), &[]);
         assert!(graph.dependents.is_empty());
+    }
+
+    #[test]
+    fn an_object_with_an_owner_elsewhere_is_attended_to() {
+        let mut graph = Graph::default();
+        let elsewhere = Node { key: ObjectKey::namespaced("y", "owner"), ..node("owner", &[]) };
+        check(graph.put(elsewhere.clone()), &[]);
+        check(graph.put(node("a", &[("owner", false)])), &["a"]);
+        assert!(elsewhere.is_foreign_to(&node("a", &[])));
+        let everywhere = Node { key: ObjectKey::cluster("owner"), ..node("owner", &[]) };
+        assert!(!everywhere.is_foreign_to(&node("a", &[])));
     }
 
     #[test]

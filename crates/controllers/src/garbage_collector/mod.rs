@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{DeleteParams, GetParams, ObjectKey, Patch, PatchParams, Preconditions, PropagationPolicy, Request};
+use client::{DeleteParams, EventRecorder, EventType, GetParams, ObjectKey, Patch, PatchParams, Preconditions, PropagationPolicy, Request};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::json;
 
@@ -38,12 +39,13 @@ pub fn start(context: &ControllerContext, runner: &Runner, content: Content) {
 fn start_with(context: &ControllerContext, runner: &Runner, content: Content, patience: Duration) {
     let client = context.client("generic-garbage-collector");
     let monitors = Monitors::new(client.clone(), content, context.informers.stopped().clone(), patience);
-    runner.start(GarbageCollector { client, monitors }, WORKERS);
+    runner.start(GarbageCollector { client, monitors, events: context.events("garbage-collector-controller") }, WORKERS);
 }
 
 struct GarbageCollector {
     client: client::Client,
     monitors: Arc<Monitors>,
+    events: EventRecorder,
 }
 
 /// What is known of an owner.
@@ -110,14 +112,34 @@ impl GarbageCollector {
         Ok(Outcome::Settled)
     }
 
+    /// Says that an owner is in another namespace than its dependent, which owners cannot be.
+    /// Source: Kubernetes 1.36, `reportInvalidNamespaceOwnerRef`.
+    fn say_foreign(&self, node: &Node, owner: &OwnerReference) {
+        let namespace = node.key.namespace.as_deref().unwrap_or_default();
+        let about = ObjectReference {
+            kind: Some(node.resource.kind.clone()),
+            api_version: Some(node.resource.api_version()),
+            namespace: node.key.namespace.as_deref().map(str::to_owned),
+            name: Some(node.key.name.to_string()),
+            uid: Some(node.uid.to_string()),
+            ..ObjectReference::default()
+        };
+        let OwnerReference { api_version, kind, name, uid, .. } = owner;
+        let message = format!("ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace {namespace:?}");
+        self.events.record_about(about, EventType::Warning, "OwnerRefInvalidNamespace", message);
+    }
+
     async fn owner_state(&self, node: &Node, owner: &OwnerReference) -> Result<(OwnerState, bool), ReconcileError> {
         let Some(resource) = self.monitors.resource(&owner.api_version, &owner.kind) else { return Ok((OwnerState::Unknown, false)) };
+        let known = self.monitors.graph().get(&owner.uid);
+        if known.as_ref().is_some_and(|known| known.is_foreign_to(node) && *known.key.name == *owner.name) {
+            self.say_foreign(node, owner);
+        }
         if resource.namespaced && node.key.namespace.is_none() {
             return Ok((OwnerState::Unknown, false));
         }
         let namespace = node.key.namespace.clone().filter(|_| resource.namespaced);
         let key = ObjectKey { namespace, name: owner.name.as_str().into() };
-        let known = self.monitors.graph().get(&owner.uid);
         match known {
             Some(known) if known.key == key && known.waits_for_dependents() => return Ok((OwnerState::Waiting, false)),
             Some(known) if known.key == key => return Ok((OwnerState::Solid, false)),

@@ -20,6 +20,7 @@ use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus, MetricStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use meta::selector::LabelSelector;
 use parking_lot::Mutex;
 
 use crate::ControllerContext;
@@ -40,6 +41,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         autoscalers: context.informers.of(),
         pods: context.informers.of(),
         histories: Mutex::default(),
+        selectors: Mutex::default(),
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
     };
@@ -52,6 +54,8 @@ struct Autoscalers {
     pods: Informer<Pod>,
     /// What was recommended and done lately. A restart forgets it, as upstream does.
     histories: Mutex<HashMap<ObjectKey, History>>,
+    /// What each autoscaler's target selected when it was last looked at.
+    selectors: Mutex<HashMap<ObjectKey, LabelSelector>>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
 }
@@ -118,6 +122,18 @@ impl Autoscalers {
         Some((best.replicas, best.name))
     }
 
+    /// All autoscalers whose targets have any of these pods, after a look at the one of `key`.
+    /// Source: Kubernetes 1.36, `hpasControllingPodsUnderSelector`.
+    fn selecting(&self, key: &ObjectKey, selector: LabelSelector, pods: &[Arc<Pod>]) -> Vec<ObjectKey> {
+        let mut selectors = self.selectors.lock();
+        selectors.insert(key.clone(), selector);
+        let has_any = |selector: &LabelSelector| pods.iter().any(|pod| selector.matches_map(&pod.metadata.labels.clone().unwrap_or_default()));
+        let others = selectors.iter().filter(|(other, selector)| other.namespace == key.namespace && has_any(selector));
+        let mut found: Vec<ObjectKey> = others.map(|(other, _)| other.clone()).collect();
+        found.sort();
+        found
+    }
+
     /// Decides what the target's size should be.
     /// Source: Kubernetes 1.36, `reconcileAutoscaler`.
     async fn decide(&self, key: &ObjectKey, autoscaler: &HorizontalPodAutoscaler, scale: &Scale, verdict: &mut Verdict) {
@@ -146,13 +162,25 @@ impl Autoscalers {
             verdict.failure = Some(message.to_owned());
             return;
         };
-        let Ok(parsed) = meta::selector::LabelSelector::parse(selector) else {
-            verdict.conditions.set(ACTIVE, false, "InvalidSelector", format!("couldn't convert selector into a corresponding internal selector object: {selector}"));
+        let Ok(parsed) = LabelSelector::parse(selector) else {
+            let message = format!("couldn't convert selector into a corresponding internal selector object: {selector}");
+            self.say(autoscaler, EventType::Warning, "InvalidSelector", message.clone());
+            verdict.conditions.set(ACTIVE, false, "InvalidSelector", message.clone());
+            verdict.failure = Some(message);
             return;
         };
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let mut pods = self.pods.list_in(namespace);
         pods.retain(|pod| parsed.matches_map(&pod.metadata.labels.clone().unwrap_or_default()));
+        let rivals = self.selecting(key, parsed, &pods);
+        if rivals.len() > 1 {
+            let names: Vec<String> = rivals.iter().map(ToString::to_string).collect();
+            let message = format!("pods by selector {selector} are controlled by multiple HPAs: [{}]", names.join(" "));
+            self.say(autoscaler, EventType::Warning, "AmbiguousSelector", message.clone());
+            verdict.conditions.set(ACTIVE, false, "AmbiguousSelector", message.clone());
+            verdict.failure = Some(message);
+            return;
+        }
         let workload = Workload {
             namespace,
             selector,
@@ -237,6 +265,7 @@ impl Reconciler for Autoscalers {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(autoscaler) = self.autoscalers.get(key) else {
             self.histories.lock().remove(key);
+            self.selectors.lock().remove(key);
             return Ok(Outcome::Settled);
         };
         let old = autoscaler.status.clone().unwrap_or_default();

@@ -119,7 +119,7 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     if condition(&plan.status, FAILURE_TARGET).is_some() || condition(&plan.status, SUCCESS_CRITERIA_MET).is_some() {
         plan.delete = sorted.active.iter().take(AT_ONCE).map(|pod| ((*pod).clone(), true)).collect();
         active -= plan.delete.len();
-        finish(pods, &sorted, &mut plan, now);
+        finish(&spec, pods, &sorted, &mut plan, now);
     } else if is_suspended {
         suspend(&sorted, &mut plan, now);
         active -= plan.delete.len();
@@ -293,7 +293,7 @@ fn restarts_exceed(spec: &JobSpec, sorted: &Sorted<'_>, limit: i32) -> bool {
 }
 
 /// The decided Job ends when all its pods have ended and are counted.
-fn finish(pods: &[Arc<Pod>], sorted: &Sorted<'_>, plan: &mut Plan, now: Timestamp) {
+fn finish(spec: &JobSpec, pods: &[Arc<Pod>], sorted: &Sorted<'_>, plan: &mut Plan, now: Timestamp) {
     let noted = plan.status.uncounted_terminated_pods.clone().unwrap_or_default();
     let all_counted = noted.succeeded.is_none() && noted.failed.is_none() && !pods.iter().any(|pod| is_tracked(pod));
     if !sorted.active.is_empty() || sorted.terminating > 0 || !all_counted {
@@ -313,6 +313,10 @@ fn finish(pods: &[Arc<Pod>], sorted: &Sorted<'_>, plan: &mut Plan, now: Timestam
     } else if let Some((reason, message)) = condition(&plan.status, SUCCESS_CRITERIA_MET).map(said) {
         set_condition(&mut plan.status, COMPLETE, "True", &reason, &message, now);
         plan.status.completion_time = Some(Time(now));
+        if spec.completions.is_some_and(|completions| plan.status.succeeded.unwrap_or(0) > completions) {
+            let message = "Too many succeeded pods running after completion count reached";
+            plan.events.push((EventType::Warning, "TooManySucceededPods", message.to_owned()));
+        }
         plan.events.push((EventType::Normal, "Completed", "Job completed".to_owned()));
     }
 }

@@ -98,13 +98,22 @@ impl Reconciler for NodeLifecycle {
         };
         let (by_lease, by_status, forget) = (reports(&self.clock, &self.reports), reports(&self.clock, &self.reports), self.reports.clone());
         let (nodes, all) = (self.nodes.clone(), self.nodes.clone());
+        let events = self.events.clone();
         vec![
             Trigger::on(&self.nodes, move |change| {
                 let heartbeat = |node: &Arc<Node>| conditions::get(node, "Ready").and_then(|condition| condition.last_heartbeat_time.clone());
+                let name = &change.key.name;
                 let Some(new) = &change.new else {
-                    forget.lock().remove(&change.key.name);
+                    forget.lock().remove(name);
+                    if let Some(old) = &change.old {
+                        let message = format!("Node {name} event: Removing Node {name} from Controller");
+                        events.record(&**old, EventType::Normal, "RemovingNode", message);
+                    }
                     return Vec::new();
                 };
+                if change.old.is_none() {
+                    events.record(&**new, EventType::Normal, "RegisteredNode", format!("Node {name} event: Registered Node {name} in Controller"));
+                }
                 if change.old.as_ref().is_none_or(|old| heartbeat(old) != heartbeat(new)) {
                     by_status(&change.key.name);
                 }

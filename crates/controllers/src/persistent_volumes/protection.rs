@@ -1,10 +1,11 @@
-//! A claim stays while a pod uses it, a volume while a claim has it: both carry a finalizer from the start, which is taken away here
-//! once they are to go and nobody needs them.
+//! A claim stays while a pod uses it, a volume while a claim has it, a class of volume attributes while claims or volumes name it: all
+//! carry a finalizer from the start, which is taken away here once they are to go and nobody needs them.
 
 use async_trait::async_trait;
 use client::{Api, Index, Informer, ObjectKey, Patch, PatchParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
@@ -15,8 +16,10 @@ const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 const CLAIM_CONTROLLER: &str = "pvc-protection-controller";
 const VOLUME_CONTROLLER: &str = "pv-protection-controller";
+const ATTRIBUTES_FINALIZER: &str = "kubernetes.io/vac-protection";
+const ATTRIBUTES_CONTROLLER: &str = "volumeattributesclass-protection-controller";
 
-/// Starts both controllers.
+/// Starts the controllers.
 pub(super) fn start(context: &ControllerContext, runner: &Runner) {
     let pods = context.informers.of::<Pod>();
     runner.start(
@@ -24,6 +27,16 @@ pub(super) fn start(context: &ControllerContext, runner: &Runner) {
         2,
     );
     runner.start(VolumeProtection { client: context.client(VOLUME_CONTROLLER), volumes: context.informers.of() }, 2);
+    let (claims, volumes) = (context.informers.of::<PersistentVolumeClaim>(), context.informers.of::<PersistentVolume>());
+    let attributes = AttributesProtection {
+        client: context.client(ATTRIBUTES_CONTROLLER),
+        classes: context.informers.of(),
+        claims_by_class: claims.index("attributes class", classes_of_claim),
+        volumes_by_class: volumes.index("attributes class", classes_of_volume),
+        claims,
+        volumes,
+    };
+    runner.start(attributes, 1);
 }
 
 /// The finalizers an object should have: with the protection until it is to go and nobody uses it. `None` when it has them.
@@ -107,10 +120,77 @@ impl Reconciler for VolumeProtection {
     }
 }
 
+struct AttributesProtection {
+    client: client::Client,
+    classes: Informer<VolumeAttributesClass>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    claims_by_class: Index<PersistentVolumeClaim>,
+    volumes_by_class: Index<PersistentVolume>,
+}
+
+/// The attributes classes that a claim asks for, has, or is being given.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let asked = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    let status = claim.status.as_ref();
+    let has = status.and_then(|status| status.current_volume_attributes_class_name.clone());
+    let given = status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.clone());
+    let mut names: Vec<String> = [asked, has, given].into_iter().flatten().filter(|name| !name.is_empty()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn classes_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    let name = volume.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone());
+    name.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+/// Wakes the classes that an object named and names no more.
+fn freed_by<K: client::Watchable>(informer: &Informer<K>, classes: fn(&K) -> Vec<String>) -> Trigger {
+    Trigger::on(informer, move |change| {
+        let still = change.new.as_ref().map(|new| classes(new)).unwrap_or_default();
+        let before = change.old.as_ref().map(|old| classes(old)).unwrap_or_default();
+        before.iter().filter(|name| !still.contains(name)).map(|name| ObjectKey::cluster(name)).collect()
+    })
+}
+
+#[async_trait]
+impl Reconciler for AttributesProtection {
+    fn name(&self) -> &'static str {
+        ATTRIBUTES_CONTROLLER
+    }
+
+    fn triggers(&self) -> Vec<Trigger> {
+        vec![Trigger::itself(&self.classes), freed_by(&self.claims, classes_of_claim), freed_by(&self.volumes, classes_of_volume)]
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        let Some(class) = self.classes.get(key) else { return Ok(Outcome::Settled) };
+        let is_used = || self.claims_by_class.count(&key.name) + self.volumes_by_class.count(&key.name) > 0;
+        let Some(finalizers) = wanted_finalizers(&class.metadata, ATTRIBUTES_FINALIZER, is_used) else { return Ok(Outcome::Settled) };
+        set_finalizers(Api::<VolumeAttributesClass>::all(self.client.clone()), key, &class.metadata, finalizers).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pods::tests::second;
+
+    #[test]
+    fn a_claim_holds_every_attributes_class_it_has_to_do_with() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "spec": { "volumeAttributesClassName": "wanted" },
+            "status": {
+                "currentVolumeAttributesClassName": "present",
+                "modifyVolumeStatus": { "status": "InProgress", "targetVolumeAttributesClassName": "target" },
+            },
+        }))
+        .unwrap();
+        assert_eq!(classes_of_claim(&claim), ["present", "target", "wanted"]);
+        assert!(classes_of_claim(&PersistentVolumeClaim::default()).is_empty());
+    }
 
     #[test]
     fn protection_ends_when_an_object_is_to_go_and_nobody_uses_it() {

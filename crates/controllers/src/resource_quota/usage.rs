@@ -49,7 +49,8 @@ fn amount(name: &str, quota: &ResourceQuota, counted: &Counted<'_>) -> Option<Am
         "services" => return number(counted.services.len()),
         name if name.starts_with("services.") => return sum(counted.services.iter().filter_map(|service| quota::of_service(service, name))),
         name if name.ends_with("persistentvolumeclaims") || name.ends_with("requests.storage") => {
-            return sum(counted.claims.iter().filter_map(|claim| quota::of_claim(claim, name)));
+            let selected = counted.claims.iter().filter(|claim| quota::scopes::selects_claim(quota, claim));
+            return sum(selected.filter_map(|claim| quota::of_claim(claim, name)));
         }
         _ => {}
     }

@@ -100,7 +100,7 @@ impl StatefulSetController {
     async fn create(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let result = async {
-            claims::ensure(&self.client, &self.claims, set, pod).await?;
+            self.set_claims().ensure(set, pod).await?;
             match self.pods_api(key).create(&PostParams::default(), pod).await {
                 Ok(created) => self.writes.wrote(key, &created),
                 Err(error) if client::is_already_exists(&error) || crate::namespace_is_terminating(&error) => return Ok(()),
@@ -111,8 +111,7 @@ impl StatefulSetController {
         };
         let result: Result<(), ReconcileError> = result.await;
         if let Err(ReconcileError::Api { source, .. }) = &result {
-            let message = format!("create Pod {name} in StatefulSet {} failed error: {}", key.name, crate::api_message(source));
-            self.events.record(set, EventType::Warning, "FailedCreate", message);
+            self.say_failed(set, "Create", name, source);
         }
         result
     }
@@ -121,17 +120,20 @@ impl StatefulSetController {
         let pod = &deletion.pod;
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         if deletion.for_good {
-            claims::let_go_with(&self.client, &self.claims, set, pod).await?;
+            self.set_claims().let_go_with(set, pod).await?;
         }
-        if let Some((reason, message)) = &deletion.event {
-            self.events.record(set, EventType::Warning, reason, message.clone());
+        if let Some((kind, reason, message)) = &deletion.event {
+            self.events.record(set, *kind, reason, message.clone());
         }
         let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match self.pods_api(key).delete(name, &parameters).await {
             Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(()),
-            other => {
-                other.doing(|| format!("delete pod {name}"))?;
+            Err(error) => {
+                self.say_failed(set, "Delete", name, &error);
+                Err(error).doing(|| format!("delete pod {name}"))
+            }
+            Ok(_) => {
                 self.writes.deleted(key, pod);
                 self.events.record(set, EventType::Normal, "SuccessfulDelete", format!("delete Pod {name} in StatefulSet {} successful", key.name));
                 Ok(())
@@ -139,11 +141,30 @@ impl StatefulSetController {
         }
     }
 
+    fn set_claims(&self) -> claims::Claims<'_> {
+        claims::Claims { client: &self.client, known: &self.claims, events: &self.events }
+    }
+
+    /// Says that a pod could not be created, updated or deleted.
+    fn say_failed(&self, set: &StatefulSet, verb: &str, pod: &str, error: &client::Error) {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let message = format!("{} Pod {pod} in StatefulSet {name} failed error: {}", verb.to_lowercase(), crate::api_message(error));
+        self.events.record(set, EventType::Warning, &format!("Failed{verb}"), message);
+    }
+
     async fn carry_out(&self, key: &ObjectKey, set: &StatefulSet, plan: &Plan) -> Result<(), ReconcileError> {
         for pod in &plan.update {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
-            let updated = self.pods_api(key).replace(name, &PostParams::default(), pod).await.doing(|| format!("give pod {name} its identity"))?;
-            self.writes.wrote(key, &updated);
+            match self.pods_api(key).replace(name, &PostParams::default(), pod).await {
+                Ok(updated) => self.writes.wrote(key, &updated),
+                Err(error) => {
+                    if !client::is_conflict(&error) {
+                        self.say_failed(set, "Update", name, &error);
+                    }
+                    return Err(error).doing(|| format!("give pod {name} its identity"));
+                }
+            }
+            self.events.record(set, EventType::Normal, "SuccessfulUpdate", format!("update Pod {name} in StatefulSet {} successful", key.name));
         }
         for deletion in &plan.delete {
             self.delete(key, set, deletion).await?;
@@ -215,6 +236,12 @@ impl Reconciler for StatefulSetController {
         let templates = templates(&set, &history);
         let plan = plan(&set, &templates, &pods, self.clock.now());
         let done = self.carry_out(key, &set, &plan).await;
+        if set.metadata.deletion_timestamp.is_none() {
+            // What happens to claims when the set goes may have been decided anew after they were made.
+            for pod in pods.iter().filter(|pod| pods::is_active(pod) && plan::belongs(&set, pod)) {
+                self.set_claims().keep(&set, pod).await?;
+            }
+        }
         if set.status.as_ref() != Some(&plan.status) {
             let updated = StatefulSet { status: Some(plan.status.clone()), ..(*set).clone() };
             let api = Api::<StatefulSet>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -27,8 +28,8 @@ pub(super) struct Deletion {
     pub pod: Arc<Pod>,
     /// The set shrinks, so no other pod of this number will come.
     pub for_good: bool,
-    /// Reason and message, where the removal itself does not say enough.
-    pub event: Option<(&'static str, String)>,
+    /// Kind, reason and message, where the removal itself does not say enough.
+    pub event: Option<(EventType, &'static str, String)>,
 }
 
 /// What is to be done now.
@@ -74,6 +75,12 @@ impl Wanted {
     fn contains(&self, ordinal: i32) -> bool {
         ordinal >= self.start && ordinal < self.start.saturating_add(self.replicas)
     }
+}
+
+/// Whether the set wants a pod of this number.
+pub(super) fn belongs(set: &StatefulSet, pod: &Pod) -> bool {
+    let ordinal = identity::ordinal(set.metadata.name.as_deref().unwrap_or_default(), pod);
+    set.spec.as_ref().zip(ordinal).is_some_and(|(spec, ordinal)| Wanted::new(spec).contains(ordinal))
 }
 
 fn is_created(pod: &Pod) -> bool {
@@ -138,9 +145,13 @@ fn fill(set: &StatefulSet, templates: &Templates, wanted: &Wanted, slots: &[(i32
             if !pods::is_terminating(pod) {
                 let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
                 let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-                let (reason, word) = if pods::phase(pod) == "Failed" { ("RecreatingFailedPod", "failed") } else { ("RecreatingTerminatedPod", "terminated") };
+                let (kind, reason, word) = if pods::phase(pod) == "Failed" {
+                    (EventType::Warning, "RecreatingFailedPod", "failed")
+                } else {
+                    (EventType::Normal, "RecreatingTerminatedPod", "terminated")
+                };
                 let message = format!("StatefulSet {namespace}/{name} is recreating {word} Pod {pod_name}");
-                plan.delete.push(Deletion { pod: pod.clone(), for_good: false, event: Some((reason, message)) });
+                plan.delete.push(Deletion { pod: pod.clone(), for_good: false, event: Some((kind, reason, message)) });
             }
             if wanted.in_order {
                 return false;

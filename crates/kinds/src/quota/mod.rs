@@ -2,7 +2,7 @@
 //! counts what there is; both must come to the same.
 //!
 //! - [`pods`]: what a pod uses
-//! - [`scopes`]: which pods a quota is about
+//! - [`scopes`]: which pods and claims a quota is about
 //!
 //! Source: Kubernetes `pkg/quota/v1/evaluator/core`.
 
@@ -36,10 +36,12 @@ impl Used<'_> {
             Self::Pod(pod) if !scopes::selects(quota, pod) => return None,
             Self::Pod(pod) if name != "count/pods" => return pods::amount(pod, name),
             Self::Pod(_) => {}
-            // Only pods have scopes.
+            Self::Claim(claim) if !scopes::selects_claim(quota, claim) => return None,
+            Self::Claim(claim) if !name.starts_with("count/") => return of_claim(claim, name),
+            Self::Claim(_) => {}
+            // Nothing else has scopes.
             _ if scopes::is_scoped(quota) => return None,
             Self::Service(service) if name.starts_with("services.") => return of_service(service, name),
-            Self::Claim(claim) if !name.starts_with("count/") => return of_claim(claim, name),
             _ => {}
         }
         let counts = match name.strip_prefix("count/") {

@@ -1,6 +1,6 @@
-//! Which pods a quota is about: its scopes and its scope selector.
+//! Which pods and claims a quota is about: its scopes and its scope selector.
 
-use api::core::v1::{Pod, PodAffinityTerm, ResourceQuota, ScopedResourceSelectorRequirement};
+use api::core::v1::{PersistentVolumeClaim, Pod, PodAffinityTerm, ResourceQuota, ScopedResourceSelectorRequirement};
 
 use crate::core::pod::quality;
 
@@ -12,15 +12,43 @@ pub fn is_scoped(quota: &ResourceQuota) -> bool {
     })
 }
 
-/// Whether a quota is about a pod.
-pub fn selects(quota: &ResourceQuota, pod: &Pod) -> bool {
+/// Whether all scopes of a quota match.
+fn all_match(quota: &ResourceQuota, matches: impl Fn(&ScopedResourceSelectorRequirement) -> bool) -> bool {
     let Some(spec) = &quota.spec else { return true };
     let by_name = spec.scopes.iter().flatten().all(|scope| {
         let requirement = ScopedResourceSelectorRequirement { scope_name: scope.clone(), operator: "Exists".to_owned(), values: None };
-        matches(&requirement, pod)
+        matches(&requirement)
     });
     let selector = spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
-    by_name && selector.into_iter().all(|requirement| matches(requirement, pod))
+    by_name && selector.into_iter().all(matches)
+}
+
+/// Whether a quota is about a pod.
+pub fn selects(quota: &ResourceQuota, pod: &Pod) -> bool {
+    all_match(quota, |requirement| matches(requirement, pod))
+}
+
+/// Whether a quota is about a claim: of scopes, only that of the class of its volume's attributes is one of claims.
+pub fn selects_claim(quota: &ResourceQuota, claim: &PersistentVolumeClaim) -> bool {
+    all_match(quota, |requirement| requirement.scope_name == "VolumeAttributesClass" && attributes_match(requirement, claim))
+}
+
+/// A claim is of every class that it asks for, has, or is being given.
+/// Source: Kubernetes 1.36, `pvcMatchesScopeFunc`.
+fn attributes_match(requirement: &ScopedResourceSelectorRequirement, claim: &PersistentVolumeClaim) -> bool {
+    let status = claim.status.as_ref();
+    let asked = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
+    let has = status.and_then(|status| status.current_volume_attributes_class_name.as_deref());
+    let given = status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
+    let classes: Vec<&str> = [asked, has, given].into_iter().flatten().filter(|class| !class.is_empty()).collect();
+    let is_listed = |class: &&str| requirement.values.iter().flatten().any(|value| value == class);
+    match requirement.operator.as_str() {
+        "Exists" => !classes.is_empty(),
+        "DoesNotExist" => classes.is_empty(),
+        "In" => classes.iter().any(is_listed),
+        "NotIn" => classes.is_empty() || classes.iter().any(|class| !is_listed(class)),
+        _ => false,
+    }
 }
 
 fn matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
@@ -73,6 +101,20 @@ mod tests {
         let quota: ResourceQuota = serde_json::from_value(json!({"spec": quota})).unwrap();
         let pod: Pod = serde_json::from_value(json!({"spec": pod})).unwrap();
         assert_eq!(selects(&quota, &pod), expected, "{quota:?}");
+    }
+
+    #[test]
+    fn claims_are_told_apart_by_the_class_of_their_attributes() {
+        let about = |selector: Value, claim: Value| {
+            let quota: ResourceQuota = serde_json::from_value(json!({"spec": {"scopeSelector": {"matchExpressions": [selector]}}})).unwrap();
+            selects_claim(&quota, &serde_json::from_value(claim).unwrap())
+        };
+        let gold = || json!({"spec": {"volumeAttributesClassName": "gold"}, "status": {"currentVolumeAttributesClassName": "silver"}});
+        let of = |operator: &str, values: &[&str]| json!({"scopeName": "VolumeAttributesClass", "operator": operator, "values": values});
+        assert!(about(of("In", &["gold"]), gold()) && about(of("In", &["silver"]), gold()) && !about(of("In", &["lead"]), gold()));
+        assert!(about(of("Exists", &[]), gold()) && !about(of("Exists", &[]), json!({})));
+        assert!(about(of("NotIn", &["gold"]), json!({})) && about(of("DoesNotExist", &[]), json!({})));
+        assert!(!about(json!({"scopeName": "BestEffort", "operator": "Exists"}), gold()), "that is a scope of pods");
     }
 
     #[test]
