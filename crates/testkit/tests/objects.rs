@@ -247,6 +247,43 @@ async fn a_client_owns_what_it_asked_for_and_nobody_what_the_server_adds() {
     assert_eq!(owned[0]["fieldsV1"]["f:spec"], json!({ "f:containers": { "k:{\"name\":\"main\"}": { ".": {}, "f:image": {}, "f:name": {} } } }));
 }
 
+#[tokio::test]
+async fn a_binding_gives_a_pod_its_node_and_nobody_else_anything() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    administrator.post("/api/v1/namespaces/default/serviceaccounts", &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a", "labels": { "app": "web" } },
+        "spec": { "containers": [{ "name": "main", "image": "busybox" }] },
+    });
+    let created = administrator.post(pods, &pod).await.expect(201);
+    let binding = |uid: &str| {
+        let metadata = json!({ "name": "a", "uid": uid, "annotations": { "by": "us" }, "labels": { "zone": "x" } });
+        json!({ "apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": { "kind": "Node", "name": "node-1" } })
+    };
+    let path = format!("{pods}/a/binding");
+    administrator.post(&path, &binding("another")).await.expect(409);
+    administrator.post(&path, &binding(created["metadata"]["uid"].as_str().unwrap())).await.expect(201);
+    let bound = administrator.get(&format!("{pods}/a")).await.expect(200);
+    let condition = bound["status"]["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == "PodScheduled").cloned().unwrap();
+    assert_eq!(condition["status"], "True");
+    assert!(bound["metadata"]["resourceVersion"] != created["metadata"]["resourceVersion"]);
+    // Besides what is said above, nothing changed: managers and generation neither.
+    let mut expected = created.clone();
+    expected["spec"]["nodeName"] = json!("node-1");
+    expected["metadata"]["annotations"]["by"] = json!("us");
+    expected["metadata"]["labels"]["zone"] = json!("x");
+    expected["metadata"]["resourceVersion"] = bound["metadata"]["resourceVersion"].clone();
+    expected["status"]["conditions"] = json!([condition]);
+    assert_eq!(bound, expected);
+    administrator.post(&path, &binding("")).await.expect(409);
+    // Read again as the server keeps it after a change by somebody else.
+    let patched = administrator.patch(&format!("{pods}/a"), "application/merge-patch+json", &json!({ "metadata": { "labels": { "app": "new" } } })).await.expect(200);
+    assert_eq!(patched["spec"]["nodeName"], "node-1");
+    assert_eq!(patched["metadata"]["generation"], created["metadata"]["generation"]);
+}
+
 /// Go's clients send `""` and zero for fields that nobody set, as far as their types cannot be empty otherwise.
 #[tokio::test]
 async fn empty_texts_and_zeros_are_nothing_where_gos_types_have_no_pointers() {

@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use kinds::ServedKind;
 use meta::{ApiError, FieldError, FieldPath, Object, read::FieldValidation};
 use rand::Rng;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use store::{Change, Expect, ReadAt, Revision, StoreError, StoreKey};
 
 use crate::{
@@ -334,7 +334,8 @@ pub enum Part {
     Status,
     /// Exactly what the caller computed: for handlers of other subresources (`finalize`, `approval`, scale).
     Exact,
-    /// The same, where admission has seen already what the subresource speaks (a Binding).
+    /// The same, where admission has seen already what the subresource speaks (a Binding). What it changes needs no defaults, no
+    /// warnings and belongs to no manager: upstream keeps managed fields of the Binding, which is not stored, and not of the pod.
     Admitted,
 }
 
@@ -401,17 +402,32 @@ fn specification_differs(new: &Object, old: &Object) -> bool {
         || old.0.iter().filter(|(name, _)| relevant(name)).any(|(name, _)| !new.0.contains_key(name))
 }
 
-fn without_times(object: &Object) -> Object {
-    let mut copy = object.clone();
-    if let Some(Value::Array(managers)) = copy.metadata_mut().get_mut("managedFields") {
-        for manager in managers {
-            if let Some(entry) = manager.as_object_mut() {
-                entry.remove("time");
-            }
+/// Whether two maps are equal but for some members.
+fn equal_but(left: &Map<String, Value>, right: &Map<String, Value>, ignored: &[&str]) -> bool {
+    let counts = |name: &str| !ignored.contains(&name);
+    left.iter().filter(|(name, _)| counts(name)).all(|(name, value)| right.get(name) == Some(value))
+        && right.keys().filter(|name| counts(name)).all(|name| left.contains_key(name))
+}
+
+/// Whether two states of an object are the same but for their versions and the times of their managers.
+fn same_but_times(left: &Object, right: &Object) -> bool {
+    let empty = Map::new();
+    let (left_metadata, right_metadata) = (metadata_of(left, &empty), metadata_of(right, &empty));
+    let same_managers = match (left_metadata.get("managedFields"), right_metadata.get("managedFields")) {
+        (Some(Value::Array(left)), Some(Value::Array(right))) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(left, right)| match (left, right) {
+                    (Value::Object(left), Value::Object(right)) => equal_but(left, right, &["time"]),
+                    _ => left == right,
+                })
         }
-    }
-    copy.metadata_mut().remove("resourceVersion");
-    copy
+        (left, right) => left == right,
+    };
+    same_managers && equal_but(left_metadata, right_metadata, &["managedFields", "resourceVersion"]) && equal_but(&left.0, &right.0, &["metadata"])
+}
+
+fn metadata_of<'a>(object: &'a Object, none: &'a Map<String, Value>) -> &'a Map<String, Value> {
+    object.0.get("metadata").and_then(Value::as_object).unwrap_or(none)
 }
 
 /// Changes an object through the whole chain. `may_create` lets a missing object be created from what `compute` gives for
@@ -563,9 +579,11 @@ async fn attempt_update(
         Part::Exact => kind.prepare_subresource_update(&context.info.subresource, &mut new, &old).map_err(damaged)?,
         Part::Whole | Part::Admitted => {}
     }
-    kind.default(&mut new).map_err(damaged)?;
+    if part != Part::Admitted {
+        kind.default(&mut new).map_err(damaged)?;
+    }
     // Before admission, as for a create.
-    if context.info.verb != "apply" {
+    if context.info.verb != "apply" && part != Part::Admitted {
         meta::managed_fields::update(
             kind.schema(),
             Some(&old),
@@ -602,15 +620,15 @@ async fn attempt_update(
     if kind.tracks_generation() && counts && specification_differs(&new, &old) {
         new.set(&["metadata", "generation"], json!(old.generation() + 1));
     }
-    for warning in kind.warnings(&new, Some(&old)) {
-        context.warn(warning);
+    if part != Part::Admitted {
+        kind.warnings(&new, Some(&old)).into_iter().for_each(|warning| context.warn(warning));
     }
     new.metadata_mut().remove("resourceVersion");
     if part != Part::Admitted {
         core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
     }
     let is_as_it_would_be = stored.head.schema_generation >= kind.schema().generation && is_migrated;
-    if without_times(&new) == without_times(&old) && is_as_it_would_be && !is_sealed_by_an_old_key(core, &info.storage_key(namespace, name)).await {
+    if same_but_times(&new, &old) && is_as_it_would_be && !is_sealed_by_an_old_key(core, &info.storage_key(namespace, name)).await {
         // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times. An object in a version
         // that is no longer the stored one, or sealed by a key that no longer is, is written all the same: so storage is migrated.
         return Ok(Outcome::Done(Written { stored: stored.clone(), created: false }));
