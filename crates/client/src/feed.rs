@@ -1,6 +1,8 @@
 //! One list and watch of a collection, resumed after every kind of interruption: a closed watch goes on from the last revision it
 //! saw, an expired revision means listing again, and failures are retried with back-off. Costs nothing while nothing changes.
 //!
+//! Objects come without managed fields: only the API server looks at these, and to read them takes as long as the rest.
+//!
 //! Informers keep what a feed delivers; whoever wants another form (the garbage collector's graph) reads a feed itself.
 
 use std::time::Duration;
@@ -82,7 +84,7 @@ impl Source {
         };
         let request = Request::new(&self.url_path);
         let request = if self.metadata_only { request.list_metadata(&parameters) } else { request.list(&parameters) };
-        Listing::from_json(&exchange(&self.client, request.map_err(crate::Error::BuildRequest)?).await?)
+        Listing::from_json_unmanaged(&exchange(&self.client, request.map_err(crate::Error::BuildRequest)?).await?)
     }
 }
 
@@ -255,8 +257,8 @@ fn read_frame<K: Watchable>(line: &[u8]) -> crate::Result<FeedEvent<K>> {
     let frame: Frame<'_> = serde_json::from_slice(line).map_err(crate::Error::SerdeError)?;
     let text = frame.object.get();
     Ok(match frame.kind {
-        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(K::from_json(text.as_bytes()).map_err(crate::Error::SerdeError)?),
-        FrameKind::Deleted => FeedEvent::Deleted(K::from_json(text.as_bytes()).map_err(crate::Error::SerdeError)?),
+        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(K::from_json_unmanaged(text.as_bytes()).map_err(crate::Error::SerdeError)?),
+        FrameKind::Deleted => FeedEvent::Deleted(K::from_json_unmanaged(text.as_bytes()).map_err(crate::Error::SerdeError)?),
         FrameKind::Bookmark => {
             let bookmark: Bookmark = serde_json::from_str(text).map_err(crate::Error::SerdeError)?;
             FeedEvent::Progress(bookmark.metadata.resource_version.unwrap_or_default())

@@ -64,9 +64,21 @@ impl<K: Json> Listing<K> {
     /// # Errors
     /// Where it is none, or an object is not of the kind.
     pub fn from_json(text: &str) -> crate::Result<Self> {
+        Self::read(text, K::from_json)
+    }
+
+    /// As [`Listing::from_json`], but the objects come without managed fields.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_json_unmanaged(text: &str) -> crate::Result<Self> {
+        Self::read(text, K::from_json_unmanaged)
+    }
+
+    fn read(text: &str, read: fn(&[u8]) -> serde_json::Result<K>) -> crate::Result<Self> {
         let raw: RawListing<'_> = serde_json::from_str(text).map_err(crate::Error::SerdeError)?;
         let items = raw.items.unwrap_or_default();
-        let items = items.into_iter().map(|item| K::from_json(item.get().as_bytes()).map_err(crate::Error::SerdeError));
+        let items = items.into_iter().map(|item| read(item.get().as_bytes()).map_err(crate::Error::SerdeError));
         Ok(Self { metadata: raw.metadata, items: items.collect::<crate::Result<_>>()? })
     }
 }

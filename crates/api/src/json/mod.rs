@@ -25,6 +25,17 @@ pub fn read_text<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     Ok(value)
 }
 
+/// Reads a type from text as if it had no `metadata.managedFields`.
+///
+/// # Errors
+/// Text that is no JSON, or not of this type.
+pub fn read_unmanaged<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    let mut text = text::Text::unmanaged(text)?;
+    let value = T::deserialize(reader::Reader(&mut text))?;
+    text.finish()?;
+    Ok(value)
+}
+
 /// Reads a type from a tree.
 ///
 /// # Errors
@@ -60,6 +71,12 @@ pub trait Json: Sized {
     /// # Errors
     /// Text that is no JSON, or not of this type.
     fn from_json(text: &[u8]) -> serde_json::Result<Self>;
+    /// Reads the type from text as if it had no `metadata.managedFields`, which are often half of an object and of no interest to
+    /// whoever follows many.
+    ///
+    /// # Errors
+    /// As [`Json::from_json`].
+    fn from_json_unmanaged(text: &[u8]) -> serde_json::Result<Self>;
     /// Reads the type from a tree that stays with its owner.
     ///
     /// # Errors
@@ -86,6 +103,10 @@ macro_rules! json_codec {
             #[inline(never)]
             fn from_json(text: &[u8]) -> ::serde_json::Result<Self> {
                 $crate::json::read_text(text)
+            }
+            #[inline(never)]
+            fn from_json_unmanaged(text: &[u8]) -> ::serde_json::Result<Self> {
+                $crate::json::read_unmanaged(text)
             }
             #[inline(never)]
             fn from_tree(tree: &::serde_json::Map<String, ::serde_json::Value>) -> ::serde_json::Result<Self> {
@@ -164,6 +185,19 @@ mod tests {
         assert_eq!(Pod::from_tree(&tree).unwrap(), pod);
         assert_eq!(Pod::from_json(&pod.to_json().unwrap()).unwrap(), pod);
         assert!(Pod::from_json(br#"{"metadata":7}"#).is_err());
+    }
+
+    #[test]
+    fn managed_fields_are_passed_over_where_they_are_not_wanted_and_nothing_else() {
+        let text = br#"{"kind":"Pod","metadata":{"managedFields":[{"manager":"a","fieldsV1":{"f:x":{}}}],"name":"a","annotations":{"managedFields":"b"}},
+            "spec":{"containers":[],"managedFields":[7]},"managedFields":1}"#;
+        type Tree = Map<String, Value>;
+        let mut expected = Tree::from_json(text).unwrap();
+        assert!(expected.get_mut("metadata").and_then(Value::as_object_mut).unwrap().remove("managedFields").is_some());
+        assert_eq!(Tree::from_json_unmanaged(text).unwrap(), expected);
+        let only = br#"{"metadata":{"managedFields":[]}}"#;
+        assert_eq!(Pod::from_json_unmanaged(only).unwrap(), Pod::default());
+        assert!(Pod::from_json_unmanaged(br#"{"metadata":{"managedFields":[}}"#).is_err());
     }
 
     /// A document of every kind of value, whose bytes are changed in `edits` places.

@@ -54,7 +54,7 @@ pub(super) trait Tokens<'de> {
 }
 
 /// Passes over the next value with all that is in it.
-fn skip(tokens: &mut dyn Tokens<'_>) -> Result<()> {
+pub(super) fn skip(tokens: &mut dyn Tokens<'_>) -> Result<()> {
     match tokens.value()? {
         Token::Array => {
             while tokens.element()? {

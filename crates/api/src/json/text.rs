@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::de::Error as _;
 use serde_json::{Error, Result};
 
-use super::reader::{Token, Tokens};
+use super::reader::{Token, Tokens, skip};
 use super::tree::of_number;
 use super::writer::Sink;
 
@@ -21,13 +21,22 @@ pub(super) struct Text<'de> {
     depth: usize,
     /// Whether nothing of the innermost array or object was read yet, so that no comma is due.
     opened: bool,
+    /// Whether `metadata.managedFields` of the document is passed over.
+    unmanaged: bool,
+    /// Whether the document's field that is being read is `metadata`.
+    in_metadata: bool,
 }
 
 impl<'de> Text<'de> {
     /// Begins to read `bytes`.
     pub fn new(bytes: &'de [u8]) -> Result<Self> {
         let text = std::str::from_utf8(bytes).map_err(Error::custom)?;
-        Ok(Self { text, at: 0, depth: 0, opened: false })
+        Ok(Self { text, at: 0, depth: 0, opened: false, unmanaged: false, in_metadata: false })
+    }
+
+    /// Begins to read `bytes` as if they had no `metadata.managedFields`.
+    pub fn unmanaged(bytes: &'de [u8]) -> Result<Self> {
+        Ok(Self { unmanaged: true, ..Self::new(bytes)? })
     }
 
     /// Says whether the document is over.
@@ -160,6 +169,25 @@ impl<'de> Tokens<'de> for Text<'de> {
     }
 
     fn key(&mut self) -> Result<Option<Cow<'de, str>>> {
+        loop {
+            let key = self.any_key()?;
+            if self.unmanaged {
+                match (self.depth, key.as_deref()) {
+                    (1, Some(name)) => self.in_metadata = name == "metadata",
+                    (2, Some("managedFields")) if self.in_metadata => {
+                        skip(self)?;
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            return Ok(key);
+        }
+    }
+}
+
+impl<'de> Text<'de> {
+    fn any_key(&mut self) -> Result<Option<Cow<'de, str>>> {
         if !self.more(b'}')? {
             return Ok(None);
         }
