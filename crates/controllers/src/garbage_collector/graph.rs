@@ -76,6 +76,12 @@ impl Graph {
         self.nodes.get(uid).cloned()
     }
 
+    /// Whether every owner of an object is there, where it can own this object, and stays.
+    pub fn has_solid_owners(&self, node: &Node) -> bool {
+        let is_solid = |owner: &Node| !owner.is_foreign_to(node) && !owner.waits_for_dependents();
+        node.owners.iter().all(|(owner, _)| self.nodes.get(owner).is_some_and(is_solid))
+    }
+
     pub fn dependents(&self, uid: &str) -> Vec<Node> {
         let uids = self.dependents.get(uid).into_iter().flatten();
         uids.filter_map(|uid| self.nodes.get(uid)).cloned().collect()
@@ -225,6 +231,25 @@ mod tests {
         assert!(elsewhere.is_foreign_to(&node("a", &[])));
         let everywhere = Node { key: ObjectKey::cluster("owner"), ..node("owner", &[]) };
         assert!(!everywhere.is_foreign_to(&node("a", &[])));
+    }
+
+    #[test]
+    fn owners_are_solid_that_are_known_can_own_and_stay() {
+        let mut graph = Graph::default();
+        let dependent = node("a", &[("one", false), ("other", true)]);
+        graph.put(dependent.clone());
+        graph.put(node("one", &[]));
+        assert!(!graph.has_solid_owners(&dependent), "one is unknown");
+        graph.put(node("other", &[]));
+        assert!(graph.has_solid_owners(&dependent));
+        graph.put(Node { key: ObjectKey::namespaced("elsewhere", "other"), ..node("other", &[]) });
+        assert!(!graph.has_solid_owners(&dependent), "nobody owns across namespaces");
+        graph.put(Node { key: ObjectKey::cluster("other"), ..node("other", &[]) });
+        assert!(graph.has_solid_owners(&dependent));
+        graph.put(Node { deleting: true, foreground: true, ..node("other", &[]) });
+        assert!(!graph.has_solid_owners(&dependent), "it waits to go");
+        graph.remove("other");
+        assert!(!graph.has_solid_owners(&dependent));
     }
 
     #[test]

@@ -154,6 +154,11 @@ impl GarbageCollector {
 
     /// Looks at an object's owners: an object all of whose owners are gone, or wait for it, is deleted.
     async fn judge(&self, node: &Node) -> Result<Outcome, ReconcileError> {
+        // At start many objects are read before their owners. Once these are known, there is nothing to ask for: whatever happens to
+        // them brings the object here again.
+        if self.monitors.graph().has_solid_owners(node) {
+            return Ok(Outcome::Settled);
+        }
         let Some(live) = self.live(node).await? else { return Ok(Outcome::Settled) };
         let owners = live.owner_references.clone().unwrap_or_default();
         if owners.is_empty() || live.deletion_timestamp.is_some() {
