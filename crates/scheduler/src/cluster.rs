@@ -58,6 +58,10 @@ pub struct Cluster {
     pub volumes: Volumes,
     /// Pods for which room is being made, with the slot of the node.
     nominated: BTreeMap<String, (Arc<PodInfo>, usize)>,
+    /// Labels that a pod of each controller had, by the controller's UID.
+    labels: HashMap<String, Arc<BTreeMap<String, String>>>,
+    /// When so many are kept, those are dropped that no pod has any more.
+    labels_limit: usize,
 }
 
 impl Cluster {
@@ -88,6 +92,24 @@ impl Cluster {
     /// The slot of the node a pod is on, or is about to be.
     pub fn place_of(&self, uid: &str) -> Option<usize> {
         self.places.get(uid).copied()
+    }
+
+    /// Lets a pod share its labels with others of its controller, where they are the same: there are many such pods, and labels are
+    /// the largest part of one.
+    pub fn share_labels(&mut self, pod: &mut PodInfo) {
+        if pod.controller.is_empty() {
+            return;
+        }
+        match self.labels.get(&pod.controller) {
+            Some(known) if *known == pod.labels => pod.labels = known.clone(),
+            _ => {
+                if self.labels.len() >= self.labels_limit {
+                    self.labels.retain(|_, labels| Arc::strong_count(labels) > 1);
+                    self.labels_limit = COUNTS.max(2 * self.labels.len());
+                }
+                self.labels.insert(pod.controller.clone(), pod.labels.clone());
+            }
+        }
     }
 
     fn slot_of(&mut self, name: &str) -> usize {

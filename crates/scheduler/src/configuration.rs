@@ -108,6 +108,9 @@ const EXTENSION_POINTS: [&str; 13] = [
     "multiPoint", "preEnqueue", "queueSort", "preFilter", "filter", "postFilter", "preScore", "score", "reserve", "permit", "preBind", "bind", "postBind",
 ];
 
+/// Plug-ins of upstream that are always in force here, being parts of the scheduler and not of a profile.
+const PARTS: [&str; 5] = ["PrioritySort", "SchedulingGates", "DefaultPreemption", "DefaultBinder", "DynamicResources"];
+
 impl SchedulerOptions {
     /// Reads a configuration, which was YAML or JSON.
     ///
@@ -118,9 +121,19 @@ impl SchedulerOptions {
         if file.kind != "KubeSchedulerConfiguration" || file.api_version != "kubescheduler.config.k8s.io/v1" {
             return Err(ConfigurationError::Meaning(format!("{} {} is not kubescheduler.config.k8s.io/v1 KubeSchedulerConfiguration", file.api_version, file.kind)));
         }
+        let wrong = |text: String| Err(ConfigurationError::Meaning(text));
+        if file.percentage_of_nodes_to_score.is_some_and(|percentage| percentage > 100) {
+            return wrong("percentageOfNodesToScore: not in the range 0-100".to_owned());
+        }
         let usual = Backoff::default();
         let seconds = |value: Option<u64>, usual| value.map_or(usual, Duration::from_secs);
         let backoff = Backoff { first: seconds(file.pod_initial_backoff_seconds, usual.first), longest: seconds(file.pod_max_backoff_seconds, usual.longest) };
+        if backoff.first.is_zero() {
+            return wrong("podInitialBackoffSeconds: must be greater than 0".to_owned());
+        }
+        if backoff.longest < backoff.first {
+            return wrong("podMaxBackoffSeconds: must be greater than or equal to podInitialBackoffSeconds".to_owned());
+        }
         let profiles = if file.profiles.is_empty() { vec![ProfileFile::default()] } else { file.profiles };
         check_extenders(&file.extenders)?;
         let managed = file.extenders.iter().flat_map(|extender| &extender.managed_resources).filter(|resource| resource.ignored_by_scheduler);
@@ -161,8 +174,24 @@ fn read_profile(file: &ProfileFile, percentage: Option<usize>, managed: &[String
     if let Some(point) = file.plugins.keys().find(|point| !EXTENSION_POINTS.contains(&point.as_str())) {
         return Err(ConfigurationError::Meaning(format!("there is no extension point {point}")));
     }
+    if file.percentage_of_nodes_to_score.is_some_and(|percentage| percentage > 100) {
+        return Err(ConfigurationError::Meaning("percentageOfNodesToScore: not in the range 0-100".to_owned()));
+    }
+    for plugin in file.plugins.values().flat_map(|set| &set.enabled) {
+        let is_ours = filters(&PluginArguments::default()).iter().any(|filter| filter.name() == plugin.name)
+            || scores(&PluginArguments::default()).iter().any(|score| score.name() == plugin.name);
+        if !is_ours && !PARTS.contains(&plugin.name.as_str()) {
+            return Err(ConfigurationError::Meaning(format!("there is no plug-in {} to be enabled", plugin.name)));
+        }
+        if plugin.weight.is_some_and(|weight| weight < 0) {
+            return Err(ConfigurationError::Meaning(format!("the weight of {} is below 0", plugin.name)));
+        }
+    }
     let mut arguments = PluginArguments::default();
-    for config in &file.plugin_config {
+    for (index, config) in file.plugin_config.iter().enumerate() {
+        if file.plugin_config.iter().take(index).any(|other| other.name == config.name) {
+            return Err(ConfigurationError::Meaning(format!("the plug-in {} is given arguments twice", config.name)));
+        }
         read_arguments(config, &mut arguments)?;
     }
     arguments.resources.ignored.extend_from_slice(managed);
@@ -190,7 +219,7 @@ fn read_profile(file: &ProfileFile, percentage: Option<usize>, managed: &[String
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ScoringStrategy {
     #[serde(rename = "type")]
     kind: String,
@@ -200,18 +229,20 @@ struct ScoringStrategy {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Shape {
     shape: Vec<Point>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Point {
     utilization: i64,
     score: i64,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SpreadConstraint {
     max_skew: i64,
     topology_key: String,
@@ -221,6 +252,49 @@ struct SpreadConstraint {
 /// A field of plug-in arguments, where it is there.
 fn field<T: serde::de::DeserializeOwned>(arguments: &Value, name: &str) -> Result<Option<T>, ConfigurationError> {
     Ok(arguments.get(name).cloned().map(serde_json::from_value).transpose()?)
+}
+
+/// Resources with what they count. Source: upstream's `validateResources`.
+fn weighed(resources: Vec<PluginFile>) -> Result<Vec<(String, i64)>, ConfigurationError> {
+    let weighed = |resource: PluginFile| match resource.weight.unwrap_or(1) {
+        weight @ 1..=100 => Ok((resource.name, weight)),
+        weight => Err(ConfigurationError::Meaning(format!("resources: the weight of {} is {weight}, not in the range 1-100", resource.name))),
+    };
+    resources.into_iter().map(weighed).collect()
+}
+
+/// The points of a shape, with scores of 0 to 100 instead of 0 to 10. Source: upstream's `validateFunctionShape`.
+fn shape_of(points: &[Point]) -> Result<Vec<(i64, i64)>, ConfigurationError> {
+    let wrong = |what: &str| Err(ConfigurationError::Meaning(format!("requestedToCapacityRatio.shape: {what}")));
+    if points.is_empty() {
+        return wrong("at least one point must be specified");
+    }
+    if points.iter().any(|point| !(0..=100).contains(&point.utilization)) {
+        return wrong("utilization is not in the range 0-100");
+    }
+    if points.iter().any(|point| !(0..=10).contains(&point.score)) {
+        return wrong("score is not in the range 0-10");
+    }
+    if points.iter().zip(points.iter().skip(1)).any(|(left, right)| left.utilization >= right.utilization) {
+        return wrong("utilization values must be sorted in increasing order");
+    }
+    Ok(points.iter().map(|point| (point.utilization, point.score * 10)).collect())
+}
+
+/// Source: upstream's `validateTopologySpreadConstraint` of the plug-in's arguments.
+fn default_constraint(from: SpreadConstraint) -> Result<DefaultConstraint, ConfigurationError> {
+    let wrong = |what: String| Err(ConfigurationError::Meaning(format!("defaultConstraints: {what}")));
+    if from.max_skew < 1 {
+        return wrong("maxSkew must be greater than zero".to_owned());
+    }
+    if from.topology_key.is_empty() {
+        return wrong("topologyKey must not be empty".to_owned());
+    }
+    match from.when_unsatisfiable.as_str() {
+        "DoNotSchedule" | "ScheduleAnyway" => {}
+        other => return wrong(format!("whenUnsatisfiable: {other} is neither DoNotSchedule nor ScheduleAnyway")),
+    }
+    Ok(DefaultConstraint { topology_key: from.topology_key, max_skew: from.max_skew, is_hard: from.when_unsatisfiable == "DoNotSchedule" })
 }
 
 fn read_arguments(config: &PluginConfig, into: &mut PluginArguments) -> Result<(), ConfigurationError> {
@@ -234,35 +308,43 @@ fn read_arguments(config: &PluginConfig, into: &mut PluginArguments) -> Result<(
                     "MostAllocated" => Strategy::MostAllocated,
                     "RequestedToCapacityRatio" => {
                         let points = strategy.requested_to_capacity_ratio.map(|ratio| ratio.shape).unwrap_or_default();
-                        Strategy::RequestedToCapacityRatio(points.iter().map(|point| (point.utilization, point.score)).collect())
+                        Strategy::RequestedToCapacityRatio(shape_of(&points)?)
                     }
                     other => return Err(ConfigurationError::Meaning(format!("there is no scoring strategy {other}"))),
                 };
                 if !strategy.resources.is_empty() {
-                    into.resources.resources = strategy.resources.into_iter().map(|resource| (resource.name, resource.weight.unwrap_or(1))).collect();
+                    into.resources.resources = weighed(strategy.resources)?;
                 }
             }
         }
         "NodeResourcesBalancedAllocation" => {
             if let Some(resources) = field::<Vec<PluginFile>>(from, "resources")? {
+                if let Some(resource) = resources.iter().find(|resource| resource.weight.is_some_and(|weight| weight != 1)) {
+                    return Err(ConfigurationError::Meaning(format!("resources: the weight of {} must be 1 where balance is sought", resource.name)));
+                }
                 into.balance.0 = resources.into_iter().map(|resource| resource.name).collect();
             }
         }
         "InterPodAffinity" => {
             into.pod_affinity.hard_weight = field(from, "hardPodAffinityWeight")?.unwrap_or(1);
+            if !(0..=100).contains(&into.pod_affinity.hard_weight) {
+                return Err(ConfigurationError::Meaning("hardPodAffinityWeight: not in the range 0-100".to_owned()));
+            }
             into.pod_affinity.ignores_standing_preferences = field(from, "ignorePreferredTermsOfExistingPods")?.unwrap_or_default();
         }
         "NodeAffinity" => into.node_affinity.added = field::<NodeAffinity>(from, "addedAffinity")?.map(Arc::new),
         "PodTopologySpread" => {
-            if field::<String>(from, "defaultingType")?.as_deref() == Some("List") {
-                let constraints: Vec<SpreadConstraint> = field(from, "defaultConstraints")?.unwrap_or_default();
-                let read = |from: SpreadConstraint| DefaultConstraint {
-                    topology_key: from.topology_key,
-                    max_skew: from.max_skew,
-                    is_hard: from.when_unsatisfiable == "DoNotSchedule",
-                };
-                into.spread.defaults = constraints.into_iter().map(read).collect();
-                into.spread.lenient = false;
+            let constraints: Vec<SpreadConstraint> = field(from, "defaultConstraints")?.unwrap_or_default();
+            match field::<String>(from, "defaultingType")?.as_deref() {
+                Some("List") => {
+                    into.spread.defaults = constraints.into_iter().map(default_constraint).collect::<Result<_, _>>()?;
+                    into.spread.lenient = false;
+                }
+                None | Some("" | "System") if constraints.is_empty() => {}
+                None | Some("" | "System") => {
+                    return Err(ConfigurationError::Meaning("defaultConstraints: they count only where defaultingType is List".to_owned()));
+                }
+                Some(other) => return Err(ConfigurationError::Meaning(format!("defaultingType: {other} is neither System nor List"))),
             }
         }
         // Their arguments are numbers that knarr's ways have no use for.
@@ -296,6 +378,93 @@ mod tests {
         assert!(options.profiles[0].preempts && !options.profiles[1].preempts);
         assert!(options.profiles[1].filters.iter().all(|filter| filter.name() != "NodePorts"));
         assert_eq!(options.backoff.first, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn each_profile_decides_in_its_own_way() {
+        use crate::{cluster::Cluster, decision::decide, pod_info::PodInfo};
+        let options = read(json!([
+            {"schedulerName": "wide"},
+            {"schedulerName": "packed", "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated", "resources": [{"name": "cpu", "weight": 1}]}}}],
+             "plugins": {"multiPoint": {"disabled": [{"name": "NodeResourcesBalancedAllocation"}]}}},
+            {"schedulerName": "shaped", "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "RequestedToCapacityRatio", "resources": [{"name": "cpu", "weight": 2}],
+                "requestedToCapacityRatio": {"shape": [{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]}}}}],
+             "plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit", "weight": 1}]}}},
+            {"schedulerName": "careless", "plugins": {"filter": {"disabled": [{"name": "NodeUnschedulable"}]}, "score": {"disabled": [{"name": "*"}]}}},
+        ]))
+        .unwrap();
+        let pod = |name: &str| {
+            let pod = json!({"metadata": {"name": name, "uid": name, "namespace": "n"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Mi"}}}]}});
+            Arc::new(PodInfo::of(&serde_json::from_value(pod).unwrap()))
+        };
+        let mut cluster = Cluster::default();
+        for (name, cordoned) in [("empty", false), ("full", false), ("cordoned", true)] {
+            let node = json!({"metadata": {"name": name}, "spec": {"unschedulable": cordoned}, "status": {"allocatable": {"cpu": "8", "memory": "8Gi", "pods": "9"}}});
+            cluster.apply_node(&serde_json::from_value(node).unwrap());
+        }
+        cluster.place(pod("there"), "full");
+        let mut chosen = |index: usize| {
+            let slot = decide(&options.profiles[index], &pod("new"), &mut cluster, &mut 0).unwrap();
+            cluster.at(slot).unwrap().name.clone()
+        };
+        assert_eq!([chosen(0), chosen(1), chosen(2)], ["empty", "full", "full"]);
+        let careless: std::collections::BTreeSet<String> = (0..200).map(|_| chosen(3)).collect();
+        assert!(careless.contains("cordoned"), "{careless:?}");
+    }
+
+    #[test]
+    fn what_upstream_refuses_is_refused() {
+        let top = |extra: Value| {
+            let mut file = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"});
+            meta::patch::merge_patch(&mut file, &extra);
+            SchedulerOptions::from_json(file).map(drop)
+        };
+        let profile = |extra: Value| {
+            let mut profile = json!({"schedulerName": "a"});
+            meta::patch::merge_patch(&mut profile, &extra);
+            read(json!([profile])).map(drop)
+        };
+        let arguments = |name: &str, args: Value| profile(json!({"pluginConfig": [{"name": name, "args": args}]}));
+        let fit = |strategy: Value| arguments("NodeResourcesFit", json!({"scoringStrategy": strategy}));
+        let shape = |points: Value| fit(json!({"type": "RequestedToCapacityRatio", "requestedToCapacityRatio": {"shape": points}}));
+        let point = |utilization: i64, score: i64| json!({"utilization": utilization, "score": score});
+        let spread = |constraint: Value| arguments("PodTopologySpread", json!({"defaultingType": "List", "defaultConstraints": [constraint]}));
+        let good = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"});
+        let spoiled = |field: &str, value: Value| {
+            let mut constraint = good.clone();
+            constraint[field] = value;
+            spread(constraint)
+        };
+        for (what, result) in [
+            ("another version", top(json!({"apiVersion": "kubescheduler.config.k8s.io/v1beta3"}))),
+            ("more than all nodes", top(json!({"percentageOfNodesToScore": 101}))),
+            ("no back-off", top(json!({"podInitialBackoffSeconds": 0}))),
+            ("a back-off that shrinks", top(json!({"podInitialBackoffSeconds": 5, "podMaxBackoffSeconds": 4}))),
+            ("more than all nodes in a profile", profile(json!({"percentageOfNodesToScore": 101}))),
+            ("an unknown plug-in", profile(json!({"plugins": {"filter": {"enabled": [{"name": "Mine"}]}}}))),
+            ("a weight below nothing", profile(json!({"plugins": {"score": {"enabled": [{"name": "ImageLocality", "weight": -1}]}}}))),
+            ("arguments twice", profile(json!({"pluginConfig": [{"name": "NodeAffinity", "args": {}}, {"name": "NodeAffinity", "args": {}}]}))),
+            ("arguments of an unknown plug-in", arguments("Mine", json!({}))),
+            ("an unknown strategy", fit(json!({"type": "Random"}))),
+            ("a resource without weight", fit(json!({"type": "MostAllocated", "resources": [{"name": "cpu", "weight": 0}]}))),
+            ("a resource with too much weight", fit(json!({"type": "MostAllocated", "resources": [{"name": "cpu", "weight": 101}]}))),
+            ("no shape", shape(json!([]))),
+            ("a utilization beyond all", shape(json!([point(101, 1)]))),
+            ("a score beyond ten", shape(json!([point(1, 11)]))),
+            ("points in no order", shape(json!([point(5, 1), point(5, 2)]))),
+            ("balance with weights", arguments("NodeResourcesBalancedAllocation", json!({"resources": [{"name": "cpu", "weight": 2}]}))),
+            ("too much company", arguments("InterPodAffinity", json!({"hardPodAffinityWeight": 101}))),
+            ("default constraints that do not count", arguments("PodTopologySpread", json!({"defaultConstraints": [good.clone()]}))),
+            ("another defaulting", arguments("PodTopologySpread", json!({"defaultingType": "Mine"}))),
+            ("no skew", spoiled("maxSkew", json!(0))),
+            ("no topology", spoiled("topologyKey", json!(""))),
+            ("another way out", spoiled("whenUnsatisfiable", json!("Never"))),
+        ] {
+            assert!(result.is_err(), "{what}");
+        }
+        assert!(spread(good.clone()).is_ok());
+        assert!(shape(json!([point(0, 10), point(100, 0)])).is_ok());
+        assert!(profile(json!({"plugins": {"postFilter": {"enabled": [{"name": "DefaultPreemption"}]}}})).is_ok());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpListener,
 };
 
 use crate::{
@@ -38,6 +38,29 @@ impl Played {
         played
     }
 
+    /// Behind TLS, with a certificate of this authority. Who shows no client certificate of it is not answered.
+    async fn start_secure(authority: &pki::authority::ClusterAuthority, answers: Value) -> Self {
+        let names = pki::AlternativeNames::from_hosts(["127.0.0.1"]);
+        let credential = authority.issue_server("extender", &names, jiff::Timestamp::now()).unwrap();
+        let certificate = pki::tls::SwappableCertificate::new(&credential).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(pki::tls::server_config(certificate, &[authority.certificate().clone()]).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let played = Self { address: format!("https://{}/scheduler", listener.local_addr().unwrap()), asked: Arc::default() };
+        let (asked, answers) = (played.asked.clone(), Arc::new(answers));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, asked, answers) = (acceptor.clone(), asked.clone(), answers.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    if stream.get_ref().1.peer_certificates().is_some() {
+                        serve(stream, asked, answers).await;
+                    }
+                });
+            }
+        });
+        played
+    }
+
     /// Scheduler options with this extender, which filters, scores, binds and preempts, and what else the settings say.
     fn options(&self, extra: Value) -> SchedulerOptions {
         let mut settings = json!({"urlPrefix": self.address, "filterVerb": "filter", "prioritizeVerb": "score", "weight": 5, "bindVerb": "bind", "preemptVerb": "preempt"});
@@ -46,7 +69,7 @@ impl Played {
     }
 }
 
-async fn serve(stream: TcpStream, asked: Arc<Mutex<Vec<(String, Value)>>>, answers: Arc<Value>) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, asked: Arc<Mutex<Vec<(String, Value)>>>, answers: Arc<Value>) {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut verb, mut length, mut line) = (String::new(), 0, String::new());
@@ -114,6 +137,39 @@ async fn an_extender_refuses_nodes_and_prefers_others() {
     let asked = played.asked.lock().clone();
     assert_eq!((asked[0].0.as_str(), &asked[0].1["NodeNames"], &asked[0].1["Pod"]["metadata"]["name"]), ("filter", &json!(["a", "b", "c"]), &json!("p")));
     assert_eq!((asked[1].0.as_str(), &asked[1].1["NodeNames"]), ("score", &json!(["b", "c"])));
+}
+
+#[tokio::test]
+async fn over_tls_both_sides_prove_who_they_are() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let now = jiff::Timestamp::now();
+    let authority = pki::authority::ClusterAuthority::open_or_create(ours.path(), now).unwrap();
+    let stranger = pki::authority::ClusterAuthority::open_or_create(theirs.path(), now).unwrap();
+    let played = Played::start_secure(&authority, json!({"filter": {"nodenames": ["b"]}, "score": []})).await;
+    let client = authority.issue_client(&pki::Subject::new("scheduler", ["nobody"]), jiff::SignedDuration::from_hours(1), now).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = ours.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let (certificate, key) = (file("client.crt", client.chain_pem()), file("client.key", &client.key().to_pem()));
+    let known = file("known.crt", authority.certificate_pem());
+    let unknown = file("unknown.crt", stranger.certificate_pem());
+    let ask = async |tls: Value| {
+        let options = played.options(json!({"nodeCacheCapable": true, "enableHTTPS": true, "tlsConfig": tls}));
+        decide(&options, &mut world(&["a", "b"]), &pod("p", 0, json!({"cpu": "1"}))).await
+    };
+    assert_eq!(ask(json!({"caFile": known, "certFile": certificate, "keyFile": key})).await.unwrap(), "b");
+    let asked = played.asked.lock().len();
+    assert!(asked > 0);
+    for (what, tls) in [
+        ("an extender of a stranger", json!({"caFile": unknown, "certFile": certificate, "keyFile": key})),
+        ("no certificate of our own", json!({"caFile": known})),
+    ] {
+        let refusal = ask(tls).await.expect_err(what);
+        assert!(refusal.failed, "{what}: {}", refusal.message());
+    }
+    assert_eq!(played.asked.lock().len(), asked, "nobody else was heard");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ pub enum ClusterEvent {
     NodeAdded,
     /// A node's labels, taints, resources or schedulability changed.
     NodeChanged,
+    /// A node went, and perhaps the last of a domain.
+    NodeGone,
     /// A pod that was on a node ended or went.
     AssignedPodGone,
     /// A pod came onto a node, or one there changed its labels.

@@ -11,12 +11,6 @@ use meta::quantity::Quantity;
 
 use crate::{pod_info::PodInfo, resources::Resources};
 
-/// What a pod without requests counts as in scores, so that such pods spread too.
-/// Source: Kubernetes `scheduler/util/pod_resources.go`.
-pub const USUAL_CPU_MILLIS: i64 = 100;
-/// As [`USUAL_CPU_MILLIS`], of memory.
-pub const USUAL_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
-
 /// A node and what is on it.
 #[derive(Debug, Clone, Default)]
 pub struct NodeInfo {
@@ -44,12 +38,6 @@ pub struct NodeInfo {
     pub weight: (i64, i64),
     /// Its pods, by UID.
     pub pods: IndexMap<String, Arc<PodInfo>>,
-}
-
-/// What a pod counts as in scores: CPU and memory.
-pub fn weight_of(requests: &Resources) -> (i64, i64) {
-    let or = |value: i64, usual: i64| if value == 0 { usual } else { value };
-    (or(requests.cpu_millis, USUAL_CPU_MILLIS), or(requests.memory_bytes, USUAL_MEMORY_BYTES))
 }
 
 /// What changed about a node.
@@ -102,7 +90,7 @@ impl NodeInfo {
     }
     fn count(&mut self, pod: &PodInfo, sign: i64) {
         self.requested.add(&pod.requests, sign);
-        let (cpu, memory) = weight_of(&pod.requests);
-        self.weight = (self.weight.0 + sign * cpu, self.weight.1 + sign * memory);
+        let (cpu, memory) = pod.weight;
+        self.weight = (self.weight.0.saturating_add(sign * cpu), self.weight.1.saturating_add(sign * memory));
     }
 }

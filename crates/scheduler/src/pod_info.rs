@@ -1,6 +1,11 @@
-//! Everything about a pod that plug-ins look at, read once.
+//! Everything about a pod that plug-ins look at, read once. Of a pod that has its node only what matters to others is read, since a
+//! large cluster has many of these.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Arc, LazyLock},
+};
 
 use api::core::v1::{Pod, PodAffinityTerm, PreferredSchedulingTerm, Toleration, TopologySpreadConstraint, Volume};
 use meta::selector::{LabelSelector, Operator};
@@ -35,13 +40,15 @@ pub struct PodInfo {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
+    /// Labels; pods of one controller share theirs, see [`crate::cluster::Cluster::share_labels`].
+    pub labels: Arc<BTreeMap<String, String>>,
     /// What it asks for.
     pub requests: Resources,
+    /// What it counts as in scores: thousandths of a CPU and bytes of memory.
+    pub weight: (i64, i64),
     /// Host ports it asks for.
     pub host_ports: Vec<HostPort>,
-    /// Tolerations.
+    /// Tolerations. Empty once it has a node, as is whatever else says where it may go or would like to.
     pub tolerations: Vec<Toleration>,
     /// Node selector and required node affinity.
     pub node_requirement: Arc<NodeRequirement>,
@@ -95,32 +102,40 @@ impl PodInfo {
         let terms = |list: Option<&Vec<PodAffinityTerm>>| -> Vec<AffinityTerm> {
             list.into_iter().flatten().map(|term| AffinityTerm::of(term, &namespace, &labels)).collect()
         };
+        let node_name = spec.node_name.clone().unwrap_or_default();
+        // What says where it may go is of no interest any more once it is there.
+        let placeless = Some(spec).filter(|_| node_name.is_empty());
         let affinity = spec.affinity.as_ref();
-        let near_nodes = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
+        let near_nodes = affinity.filter(|_| placeless.is_some()).and_then(|affinity| affinity.node_affinity.as_ref());
         let together = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
         let apart = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
         let liked = together.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
         let disliked = apart.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
         let preferences = liked.into_iter().flatten().map(|term| (term.weight, term)).chain(disliked.into_iter().flatten().map(|term| (-term.weight, term)));
         let preferred_affinity = preferences.map(|(weight, term)| (weight, AffinityTerm::of(&term.pod_affinity_term, &namespace, &labels))).collect();
-        let node_requirement = Arc::new(NodeRequirement {
-            labels: spec.node_selector.clone().unwrap_or_default(),
+        let required = NodeRequirement {
+            labels: placeless.and_then(|spec| spec.node_selector.clone()).unwrap_or_default(),
             selector: near_nodes.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.clone()),
-        });
-        let tolerations = spec.tolerations.clone().unwrap_or_default();
-        let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
+        };
+        static NOTHING: LazyLock<Arc<NodeRequirement>> = LazyLock::new(Arc::default);
+        let node_requirement = if required.is_empty() { NOTHING.clone() } else { Arc::new(required) };
+        let tolerations = placeless.and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
+        let constraints = placeless.and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
+        let containers = placeless.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         let reader = SpreadReader { namespace: &namespace, labels: &labels, node_requirement: &node_requirement, tolerations: &tolerations, constraints };
         let spread = constraints.iter().map(|constraint| reader.read(constraint)).collect();
         let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or_default();
         let conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
         let displaced = conditions.into_iter().any(|condition| condition.type_ == "DisruptionTarget" && condition.reason.as_deref() == Some("PreemptionByScheduler"));
+        let (requests, weight) = requests_of(pod);
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
-            requests: requests_of(pod),
+            requests,
+            weight,
             host_ports: host_ports_of(pod),
             preferred_nodes: near_nodes.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.clone()).unwrap_or_default(),
-            node_name: spec.node_name.clone().unwrap_or_default(),
+            node_name,
             priority: spec.priority.unwrap_or_default(),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             required_affinity: terms(together.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())),
@@ -128,9 +143,9 @@ impl PodInfo {
             preferred_affinity,
             spread,
             controller: meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).unwrap_or_default(),
-            images: spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter_map(|container| container.image.clone()).collect(),
+            images: containers.filter_map(|container| container.image.clone()).collect(),
             volumes: spec.volumes.iter().flatten().filter(|volume| lives_outside(volume)).cloned().collect(),
-            scheduler_name: spec.scheduler_name.clone().unwrap_or_default(),
+            scheduler_name: placeless.and_then(|spec| spec.scheduler_name.clone()).unwrap_or_default(),
             nominated_node: status.and_then(|status| status.nominated_node_name.clone()).unwrap_or_default(),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
             terminating: meta.deletion_timestamp.is_some(),
@@ -140,13 +155,13 @@ impl PodInfo {
             started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             node_requirement,
             tolerations,
-            labels,
+            labels: Arc::new(labels),
             namespace,
         }
     }
     /// Whether it counts on its node as `other` does, so that one may stand for the other there.
     pub fn weighs_like(&self, other: &Self) -> bool {
-        self.labels == other.labels && self.terminating == other.terminating && self.requests == other.requests && self.images == other.images
+        self.labels == other.labels && self.terminating == other.terminating && self.requests == other.requests && self.weight == other.weight
     }
 }
 

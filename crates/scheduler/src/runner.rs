@@ -204,7 +204,10 @@ impl Scheduler {
                         self.happened(ClusterEvent::NodeChanged, slot);
                     }
                 }
-                None => self.cluster.delete_node(&change.key.name),
+                None => {
+                    self.cluster.delete_node(&change.key.name);
+                    self.happened(ClusterEvent::NodeGone, None);
+                }
             },
             Message::Namespace(change) => {
                 let labels = change.new.as_ref().map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
@@ -254,7 +257,9 @@ impl Scheduler {
             self.forget(&uid_of(old));
         }
         let Some(new) = &change.new else { return };
-        let info = Arc::new(PodInfo::of(new));
+        let mut info = PodInfo::of(new);
+        self.cluster.share_labels(&mut info);
+        let info = Arc::new(info);
         if info.finished {
             return self.forget(&info.uid);
         }

@@ -4,6 +4,7 @@ use crate::{
     cluster::Cluster,
     framework::{Scale, Score},
     node_info::NodeInfo,
+    plugins::node_resources::is_compared,
     pod_info::PodInfo,
 };
 
@@ -20,15 +21,22 @@ impl Default for BalancedAllocation {
 impl BalancedAllocation {
     fn balance(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let mut shares = Vec::with_capacity(self.0.len());
-        for name in &self.0 {
+        for name in self.0.iter().filter(|name| is_compared(name, pod)) {
             let all = node.allocatable.get(name);
             if all > 0 {
-                shares.push(((node.requested.get(name) + pod.requests.get(name)) as f64 / all as f64).min(1.0));
+                shares.push((node.requested.get(name).saturating_add(pod.requests.get(name)) as f64 / all as f64).min(1.0));
             }
         }
-        let count = shares.len().max(1) as f64;
-        let mean = shares.iter().sum::<f64>() / count;
-        let deviation = (shares.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / count).sqrt();
+        let deviation = match shares.as_slice() {
+            [] | [_] => 0.0,
+            // The same as below, without the rounding of squares and roots, which could cost a point.
+            [one, other] => (one - other).abs() / 2.0,
+            several => {
+                let count = several.len() as f64;
+                let mean = several.iter().sum::<f64>() / count;
+                (several.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / count).sqrt()
+            }
+        };
         ((1.0 - deviation) * 100.0) as i64
     }
 }

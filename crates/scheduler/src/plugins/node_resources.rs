@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     cluster::Cluster,
     framework::{ClusterEvent, Filter, Prepared, Reason, Scale, Score, Verdict},
-    node_info::{NodeInfo, weight_of},
+    node_info::NodeInfo,
     pod_info::PodInfo,
 };
 
@@ -17,7 +17,7 @@ pub enum Strategy {
     LeastAllocated,
     /// Those with least left.
     MostAllocated,
-    /// As these points say: utilization in hundredths, score 0 to 10; between them on a straight line.
+    /// As these points say: utilization and score, both 0 to 100; between them on a straight line.
     RequestedToCapacityRatio(Vec<(i64, i64)>),
 }
 
@@ -39,12 +39,22 @@ impl Default for NodeResources {
 }
 
 /// What would be used of a resource with the pod on the node, and all there is of it. Pods without requests count as usual ones.
-fn used(name: &str, pod: &PodInfo, weight: (i64, i64), node: &NodeInfo) -> (i64, i64) {
+fn used(name: &str, pod: &PodInfo, node: &NodeInfo) -> (i64, i64) {
     match name {
-        "cpu" => (node.weight.0 + weight.0, node.allocatable.cpu_millis),
-        "memory" => (node.weight.1 + weight.1, node.allocatable.memory_bytes),
-        other => (node.requested.get(other) + pod.requests.get(other), node.allocatable.get(other)),
+        "cpu" => (node.weight.0.saturating_add(pod.weight.0), node.allocatable.cpu_millis),
+        "memory" => (node.weight.1.saturating_add(pod.weight.1), node.allocatable.memory_bytes),
+        other => (node.requested.get(other).saturating_add(pod.requests.get(other)), node.allocatable.get(other)),
     }
+}
+
+/// Whether nodes are compared by a resource for such a pod. What is not measured everywhere counts only where it is asked for.
+pub(super) fn is_compared(name: &str, pod: &PodInfo) -> bool {
+    matches!(name, "cpu" | "memory" | "ephemeral-storage") || pod.requests.get(name) > 0
+}
+
+/// A part in hundredths of all there is, which is more than nothing.
+fn hundredths(part: i64, all: i64) -> i64 {
+    i64::try_from(i128::from(part) * 100 / i128::from(all)).unwrap_or(i64::MAX)
 }
 
 /// The height of a line through points at a place.
@@ -63,21 +73,29 @@ fn height(points: &[(i64, i64)], place: i64) -> i64 {
 impl NodeResources {
     fn score_of(&self, used: i64, all: i64) -> i64 {
         match &self.strategy {
-            Strategy::LeastAllocated => if used > all { 0 } else { (all - used) * 100 / all },
-            Strategy::MostAllocated => used.min(all) * 100 / all,
-            Strategy::RequestedToCapacityRatio(points) => 10 * height(points, (used.min(all)) * 100 / all),
+            Strategy::LeastAllocated => if used > all { 0 } else { hundredths(all - used, all) },
+            Strategy::MostAllocated => hundredths(used.min(all), all),
+            Strategy::RequestedToCapacityRatio(points) => height(points, hundredths(used.min(all), all)),
         }
     }
-    fn score_node(&self, pod: &PodInfo, weight: (i64, i64), node: &NodeInfo) -> i64 {
+    fn score_node(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let by_shape = matches!(self.strategy, Strategy::RequestedToCapacityRatio(_));
         let (mut sum, mut weights) = (0, 0);
         for (name, importance) in &self.resources {
-            let (used, all) = used(name, pod, weight, node);
-            if all > 0 && (matches!(name.as_str(), "cpu" | "memory") || pod.requests.get(name) > 0) {
-                sum += importance * self.score_of(used, all);
-                weights += importance;
+            let (used, all) = used(name, pod, node);
+            if all > 0 && is_compared(name, pod) {
+                let score = self.score_of(used, all);
+                sum += importance * score;
+                // Where a shape gives nothing, upstream leaves the resource out altogether.
+                weights += if by_shape && score <= 0 { 0 } else { *importance };
             }
         }
-        if weights == 0 { 0 } else { sum / weights }
+        match weights {
+            0 => 0,
+            // Upstream rounds here, and only here.
+            _ if by_shape => (sum as f64 / weights as f64).round() as i64,
+            _ => sum / weights,
+        }
     }
 }
 
@@ -127,18 +145,105 @@ impl Score for NodeResources {
         1
     }
     fn score(&self, pod: &PodInfo, slots: &[usize], cluster: &mut Cluster) -> Option<(Scale, Vec<i64>)> {
-        let weight = weight_of(&pod.requests);
-        Some((Scale::Done, slots.iter().map(|slot| cluster.at(*slot).map_or(0, |node| self.score_node(pod, weight, node))).collect()))
+        Some((Scale::Done, slots.iter().map(|slot| cluster.at(*slot).map_or(0, |node| self.score_node(pod, node))).collect()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::balanced_allocation::BalancedAllocation;
+    use api::core::v1::{Node, Pod};
+    use serde_json::{Value, json};
 
     #[test]
     fn a_shape_is_followed_on_straight_lines() {
-        let points = [(0, 0), (50, 10), (100, 0)];
-        assert_eq!([-5, 0, 25, 50, 75, 100, 110].map(|place| height(&points, place)), [0, 0, 5, 10, 5, 0, 0]);
+        let points = [(0, 0), (50, 100), (100, 0)];
+        assert_eq!([-5, 0, 25, 37, 50, 75, 100, 110].map(|place| height(&points, place)), [0, 0, 50, 74, 100, 50, 0, 0]);
+    }
+
+    fn pod(requests: Value) -> Arc<PodInfo> {
+        let pod = json!({"metadata": {"name": "p", "uid": requests.to_string()}, "spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}});
+        Arc::new(PodInfo::of(&serde_json::from_value::<Pod>(pod).unwrap()))
+    }
+
+    /// The score of a node of this size with pods that ask for `placed` on it, for a pod that asks for `wanted`.
+    fn score(plugin: &dyn Score, size: Value, placed: Value, wanted: Value) -> Option<i64> {
+        let mut cluster = Cluster::default();
+        cluster.apply_node(&serde_json::from_value::<Node>(json!({"metadata": {"name": "n"}, "status": {"allocatable": size}})).unwrap());
+        cluster.place(pod(placed), "n");
+        let slots = cluster.order().to_vec();
+        plugin.score(&pod(wanted), &slots, &mut cluster).and_then(|(_, scores)| scores.first().copied())
+    }
+
+    fn fit(strategy: Strategy, resources: &[(&str, i64)]) -> NodeResources {
+        NodeResources { strategy, resources: resources.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(), ignored: Vec::new() }
+    }
+
+    #[test]
+    fn nodes_with_more_left_or_with_less_left_score_higher() {
+        let (size, placed) = (json!({"cpu": "10", "memory": "1000"}), json!({"cpu": "2", "memory": "100"}));
+        // cpu, memory: placed 20 % and 10 %, with the pod 50 % and 20 %.
+        let wanted = json!({"cpu": "3", "memory": "100"});
+        let both = [("cpu", 1), ("memory", 1)];
+        let of = |plugin: NodeResources| score(&plugin, size.clone(), placed.clone(), wanted.clone()).unwrap();
+        assert_eq!(of(fit(Strategy::LeastAllocated, &both)), (50 + 80) / 2);
+        assert_eq!(of(fit(Strategy::MostAllocated, &both)), (50 + 20) / 2);
+        assert_eq!(of(fit(Strategy::LeastAllocated, &[("cpu", 3), ("memory", 1)])), (3 * 50 + 80) / 4);
+        assert_eq!(of(fit(Strategy::MostAllocated, &[("cpu", 1)])), 50);
+        // Rounded down, each resource and the mean.
+        let thirds = score(&fit(Strategy::LeastAllocated, &both), json!({"cpu": "3", "memory": "7"}), json!({"cpu": "1", "memory": "1"}), json!({"cpu": "1", "memory": "1"}));
+        assert_eq!(thirds, Some((33 + 71) / 2));
+    }
+
+    #[test]
+    fn more_than_there_is_scores_nothing_or_all() {
+        let of = |strategy| score(&fit(strategy, &[("cpu", 1)]), json!({"cpu": "1"}), json!({"cpu": "1"}), json!({"cpu": "1"}));
+        assert_eq!(of(Strategy::LeastAllocated), Some(0));
+        assert_eq!(of(Strategy::MostAllocated), Some(100));
+        let vast = || json!({"memory": "9223372036854775807"});
+        assert_eq!(score(&fit(Strategy::MostAllocated, &[("memory", 1)]), vast(), vast(), vast()), Some(100), "no number is too large");
+    }
+
+    #[test]
+    fn an_extended_resource_counts_only_for_who_asks_for_it() {
+        let plugin = fit(Strategy::MostAllocated, &[("cpu", 1), ("example.com/gpu", 1)]);
+        let size = json!({"cpu": "10", "example.com/gpu": "4"});
+        assert_eq!(score(&plugin, size.clone(), json!({"cpu": "1", "example.com/gpu": "1"}), json!({"cpu": "1"})), Some(20));
+        assert_eq!(score(&plugin, size, json!({"cpu": "1", "example.com/gpu": "1"}), json!({"cpu": "1", "example.com/gpu": "2"})), Some((20 + 75) / 2));
+        assert_eq!(score(&plugin, json!({"cpu": "10"}), json!({"cpu": "1"}), json!({"cpu": "1", "example.com/gpu": "2"})), Some(20), "a node without it");
+        let disk = fit(Strategy::LeastAllocated, &[("ephemeral-storage", 1)]);
+        assert_eq!(score(&disk, json!({"ephemeral-storage": "100"}), json!({"ephemeral-storage": "25"}), json!({})), Some(75), "measured for everybody");
+    }
+
+    #[test]
+    fn a_shape_says_what_a_utilization_is_worth() {
+        let shape = |points: &[(i64, i64)]| Strategy::RequestedToCapacityRatio(points.to_vec());
+        let of = |strategy, resources: &[(&str, i64)]| {
+            score(&fit(strategy, resources), json!({"cpu": "100", "memory": "1000"}), json!({"cpu": "30", "memory": "0"}), json!({"cpu": "7", "memory": "0"}))
+        };
+        let rising = [(0, 0), (100, 100)];
+        assert_eq!(of(shape(&rising), &[("cpu", 1)]), Some(37), "in hundredths, not in tenths");
+        assert_eq!(of(shape(&rising), &[("cpu", 1), ("memory", 1)]), Some(37), "memory, which is worth nothing, is left out");
+        assert_eq!(of(shape(&[(0, 100), (100, 0)]), &[("cpu", 1), ("memory", 1)]), Some(82), "81.5 rounded");
+    }
+
+    #[test]
+    fn resources_that_are_used_alike_score_higher() {
+        let of = |names: &[&str], size: Value, wanted: Value| {
+            score(&BalancedAllocation(names.iter().map(|name| (*name).to_owned()).collect()), size, json!({"cpu": "1", "memory": "100"}), wanted)
+        };
+        let size = json!({"cpu": "10", "memory": "1000"});
+        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({"cpu": "2", "memory": "200"})), Some(100));
+        // 50 % and 20 %: 15 hundredths from their mean.
+        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({"cpu": "4", "memory": "100"})), Some(85));
+        assert_eq!(of(&["cpu"], size.clone(), json!({"cpu": "4"})), Some(100), "one is always alike");
+        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({})), None, "who asks for nothing changes no balance");
+        let gpu = json!({"cpu": "10", "memory": "1000", "example.com/gpu": "4"});
+        assert_eq!(of(&["cpu", "memory", "example.com/gpu"], gpu.clone(), json!({"cpu": "4", "memory": "100"})), Some(85), "nobody asked for a gpu");
+        // 50, 20 and 75 %: the standard deviation is 22.5 hundredths.
+        assert_eq!(of(&["cpu", "memory", "example.com/gpu"], gpu, json!({"cpu": "4", "memory": "100", "example.com/gpu": "3"})), Some(77));
+        // 100 % at most: 100 and 20 %.
+        assert_eq!(of(&["cpu", "memory"], size, json!({"cpu": "40", "memory": "100"})), Some(60));
     }
 }

@@ -103,7 +103,13 @@ impl Filter for TopologySpread {
         })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
-        &[ClusterEvent::NodeAdded, ClusterEvent::NodeChanged, ClusterEvent::AssignedPodGone, ClusterEvent::AssignedPodChanged]
+        &[
+            ClusterEvent::NodeAdded,
+            ClusterEvent::NodeChanged,
+            ClusterEvent::NodeGone,
+            ClusterEvent::AssignedPodGone,
+            ClusterEvent::AssignedPodChanged,
+        ]
     }
     fn looks_beyond_the_node(&self) -> bool {
         true

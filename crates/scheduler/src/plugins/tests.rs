@@ -358,3 +358,42 @@ fn company_that_is_nowhere_is_waited_for() {
     let db = pod("db", json!({"metadata": {"labels": {"app": "db"}}}));
     check(&mut cluster(&[node("a", json!({})), node("b", json!({}))], &[("b", db)]), &social, "b");
 }
+
+/// Upstream's events of each plug-in, as far as knarr tells events apart.
+#[test]
+fn filters_ask_again_after_what_may_change_their_mind() {
+    use crate::{decision::may_help, framework::ClusterEvent::{self, AssignedPodChanged, AssignedPodGone, NodeAdded, NodeChanged, NodeGone, StorageChanged}};
+    let profile = default_profile();
+    let everything = [NodeAdded, NodeChanged, NodeGone, AssignedPodGone, AssignedPodChanged, StorageChanged];
+    let table: [(&str, &[ClusterEvent]); 12] = [
+        ("NodeUnschedulable", &[NodeAdded, NodeChanged]),
+        ("NodeName", &[NodeAdded]),
+        ("TaintToleration", &[NodeAdded, NodeChanged]),
+        ("NodeAffinity", &[NodeAdded, NodeChanged]),
+        ("NodePorts", &[NodeAdded, AssignedPodGone]),
+        ("NodeResourcesFit", &[NodeAdded, NodeChanged, AssignedPodGone]),
+        ("VolumeRestrictions", &[NodeAdded, AssignedPodGone, StorageChanged]),
+        ("NodeVolumeLimits", &[NodeAdded, AssignedPodGone, StorageChanged]),
+        ("VolumeBinding", &[NodeAdded, NodeChanged, StorageChanged]),
+        ("VolumeZone", &[NodeAdded, NodeChanged, StorageChanged]),
+        ("PodTopologySpread", &[NodeAdded, NodeChanged, NodeGone, AssignedPodGone, AssignedPodChanged]),
+        ("InterPodAffinity", &[NodeAdded, NodeChanged, AssignedPodGone, AssignedPodChanged]),
+    ];
+    for (name, expected) in table {
+        let index = profile.filters.iter().position(|filter| filter.name() == name).expect(name);
+        let helpful: Vec<_> = everything.into_iter().filter(|event| may_help(&profile, &[index], *event, None, &pod("p", json!({})), &mut cluster(&[], &[]))).collect();
+        assert_eq!(helpful, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_domain_that_goes_with_its_last_node_is_no_longer_waited_for() {
+    use crate::{decision::may_help, framework::ClusterEvent::NodeGone};
+    let full = json!({"status": {"allocatable": {"pods": "0"}}});
+    let mut cluster = cluster(&[zoned("a", "x", json!({})), zoned("b", "y", full)], &[("a", pod("q", json!({})))]);
+    let even = pod("p", spread(json!({})));
+    let refusal = answer(&mut cluster, &even).unwrap_err();
+    cluster.delete_node("b");
+    assert!(may_help(&default_profile(), &refusal.refused_by, NodeGone, None, &even, &mut cluster));
+    check(&mut cluster, &even, "a");
+}
