@@ -256,9 +256,10 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
 fn read_frame<K: Watchable>(line: &[u8]) -> crate::Result<FeedEvent<K>> {
     let frame: Frame<'_> = serde_json::from_slice(line).map_err(crate::Error::SerdeError)?;
     let text = frame.object.get();
+    let object = || K::from_json_unmanaged(text.as_bytes()).map_err(crate::Error::SerdeError);
     Ok(match frame.kind {
-        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(K::from_json_unmanaged(text.as_bytes()).map_err(crate::Error::SerdeError)?),
-        FrameKind::Deleted => FeedEvent::Deleted(K::from_json_unmanaged(text.as_bytes()).map_err(crate::Error::SerdeError)?),
+        FrameKind::Added | FrameKind::Modified => FeedEvent::Put(object()?),
+        FrameKind::Deleted => FeedEvent::Deleted(object()?),
         FrameKind::Bookmark => {
             let bookmark: Bookmark = serde_json::from_str(text).map_err(crate::Error::SerdeError)?;
             FeedEvent::Progress(bookmark.metadata.resource_version.unwrap_or_default())

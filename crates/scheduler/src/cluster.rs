@@ -24,6 +24,9 @@ const COUNTS: usize = 512;
 /// Counts that were not asked for during so many decisions are old.
 const OLD: u64 = 4096;
 
+/// So many labels may be kept for controllers whose pods are gone.
+const FEW_LABELS: usize = 1024;
+
 /// A count somebody asked for. Valid until the next decision begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CountId(usize);
@@ -105,7 +108,7 @@ impl Cluster {
             _ => {
                 if self.labels.len() >= self.labels_limit {
                     self.labels.retain(|_, labels| Arc::strong_count(labels) > 1);
-                    self.labels_limit = COUNTS.max(2 * self.labels.len());
+                    self.labels_limit = FEW_LABELS.max(2 * self.labels.len());
                 }
                 self.labels.insert(pod.controller.clone(), pod.labels.clone());
             }

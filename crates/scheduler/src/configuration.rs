@@ -258,7 +258,10 @@ fn field<T: serde::de::DeserializeOwned>(arguments: &Value, name: &str) -> Resul
 fn weighed(resources: Vec<PluginFile>) -> Result<Vec<(String, i64)>, ConfigurationError> {
     let weighed = |resource: PluginFile| match resource.weight.unwrap_or(1) {
         weight @ 1..=100 => Ok((resource.name, weight)),
-        weight => Err(ConfigurationError::Meaning(format!("resources: the weight of {} is {weight}, not in the range 1-100", resource.name))),
+        weight => {
+            let name = resource.name;
+            Err(ConfigurationError::Meaning(format!("resources: the weight of {name} is {weight}, not in the range 1-100")))
+        }
     };
     resources.into_iter().map(weighed).collect()
 }
@@ -320,7 +323,8 @@ fn read_arguments(config: &PluginConfig, into: &mut PluginArguments) -> Result<(
         "NodeResourcesBalancedAllocation" => {
             if let Some(resources) = field::<Vec<PluginFile>>(from, "resources")? {
                 if let Some(resource) = resources.iter().find(|resource| resource.weight.is_some_and(|weight| weight != 1)) {
-                    return Err(ConfigurationError::Meaning(format!("resources: the weight of {} must be 1 where balance is sought", resource.name)));
+                    let name = &resource.name;
+                    return Err(ConfigurationError::Meaning(format!("resources: the weight of {name} must be 1 where balance is sought")));
                 }
                 into.balance.0 = resources.into_iter().map(|resource| resource.name).collect();
             }

@@ -161,7 +161,7 @@ impl PodInfo {
     }
     /// Whether it counts on its node as `other` does, so that one may stand for the other there.
     pub fn weighs_like(&self, other: &Self) -> bool {
-        self.labels == other.labels && self.terminating == other.terminating && self.requests == other.requests && self.weight == other.weight
+        (&self.labels, self.terminating, &self.requests, self.weight) == (&other.labels, other.terminating, &other.requests, other.weight)
     }
 }
 

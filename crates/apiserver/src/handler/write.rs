@@ -423,7 +423,9 @@ fn same_but_times(left: &Object, right: &Object) -> bool {
         }
         (left, right) => left == right,
     };
-    same_managers && equal_but(left_metadata, right_metadata, &["managedFields", "resourceVersion"]) && equal_but(&left.0, &right.0, &["metadata"])
+    same_managers
+        && equal_but(left_metadata, right_metadata, &["managedFields", "resourceVersion"])
+        && equal_but(&left.0, &right.0, &["metadata"])
 }
 
 fn metadata_of<'a>(object: &'a Object, none: &'a Map<String, Value>) -> &'a Map<String, Value> {

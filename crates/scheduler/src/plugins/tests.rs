@@ -362,7 +362,8 @@ fn company_that_is_nowhere_is_waited_for() {
 /// Upstream's events of each plug-in, as far as knarr tells events apart.
 #[test]
 fn filters_ask_again_after_what_may_change_their_mind() {
-    use crate::{decision::may_help, framework::ClusterEvent::{self, AssignedPodChanged, AssignedPodGone, NodeAdded, NodeChanged, NodeGone, StorageChanged}};
+    use crate::decision::may_help;
+    use crate::framework::ClusterEvent::{self, AssignedPodChanged, AssignedPodGone, NodeAdded, NodeChanged, NodeGone, StorageChanged};
     let profile = default_profile();
     let everything = [NodeAdded, NodeChanged, NodeGone, AssignedPodGone, AssignedPodChanged, StorageChanged];
     let table: [(&str, &[ClusterEvent]); 12] = [
