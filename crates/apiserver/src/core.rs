@@ -59,6 +59,8 @@ pub struct Core {
     pub view: Arc<MemoryView>,
     /// Every served kind. Replaced as a whole when custom resources change.
     pub scheme: ArcSwap<Scheme>,
+    /// Every built-in kind, also those that are not served: what the server itself needs, it has.
+    pub built_in: Scheme,
     /// The clock.
     pub clock: Clock,
     /// Who asks.
@@ -165,16 +167,13 @@ impl Core {
         let resource = GroupVersionResource::new(&info.group, &info.version, &info.resource);
         self.scheme.load().by_resource(&resource).cloned().ok_or_else(ApiError::no_such_path)
     }
-    /// A kind by its name.
+    /// A built-in kind by its name, for parts of the server itself; whether it is served to others does not matter.
     ///
     /// # Errors
-    /// 500 where it is not served: asked for by our own parts only.
+    /// 500 where there is none.
     pub fn kind_named(&self, group: &str, version: &str, kind: &str) -> Result<Arc<dyn ServedKind>, ApiError> {
-        self.scheme
-            .load()
-            .by_kind(&GroupVersionKind::new(group, version, kind))
-            .cloned()
-            .ok_or_else(|| ApiError::internal(format!("kind {kind} of {group}/{version} is not served")))
+        let found = self.built_in.by_kind(&GroupVersionKind::new(group, version, kind)).cloned();
+        found.ok_or_else(|| ApiError::internal(format!("there is no kind {kind} of {group}/{version}")))
     }
     /// The view of a kind's objects.
     pub fn view_of(&self, kind: &Arc<dyn ServedKind>) -> Arc<ResourceView> {

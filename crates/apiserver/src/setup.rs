@@ -43,6 +43,8 @@ pub struct Parts {
     pub tunnels: Option<dialer::TunnelRegistry>,
     /// What proves requests of this server to those it aggregates.
     pub front_proxy: Option<FrontProxy>,
+    /// Which built-in kinds are served.
+    pub runtime_config: kinds::RuntimeConfig,
     /// The clock; [`system_clock`] but in tests.
     pub clock: Clock,
 }
@@ -131,10 +133,14 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         authentication.tokens.push(Arc::new(authenticator));
     }
     authentication.tokens.push(Arc::new(BootstrapTokenAuthenticator::new(view.clone(), parts.clock.clone())));
+    let built_in = kinds::served::every();
+    let mut scheme = built_in.clone();
+    scheme.retain(|kind| parts.runtime_config.serves(kind));
     let core = Arc::new(Core {
         authorization: Authorization { authorizers: vec![Arc::new(NodeAuthorizer::new(view.clone())), Arc::new(Rbac::new(view.clone()))] },
         view,
-        scheme: ArcSwap::from_pointee(kinds::served::serve_all()),
+        scheme: ArcSwap::from_pointee(scheme),
+        built_in,
         clock: parts.clock,
         authentication,
         admission: admission(),

@@ -13,6 +13,7 @@ pub mod coordination;
 pub mod core;
 pub mod devices;
 pub mod discovery;
+pub mod earlier_version;
 pub mod extension;
 pub mod flow_control;
 pub mod networking;
@@ -23,6 +24,7 @@ pub mod quota;
 pub mod rbac;
 pub mod resource_names;
 pub mod runtime_class;
+pub mod runtime_config;
 pub mod scheduling;
 pub mod scheme;
 pub mod served;
@@ -32,6 +34,7 @@ pub mod strategy;
 #[cfg(test)]
 mod scheme_tests;
 
+pub use runtime_config::{RuntimeConfig, RuntimeConfigError};
 pub use scheme::{KindInfo, Scheme, ServedKind, SubresourceInfo};
 pub use strategy::{Column, DeletionGrace, NameRule, Strategy, WriteContext};
 

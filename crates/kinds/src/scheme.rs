@@ -358,10 +358,13 @@ impl Scheme {
         if resources.is_empty() {
             return;
         }
-        let goes = |kind: &Arc<dyn ServedKind>| resources.contains(&kind.info().group_resource());
-        self.order.retain(|kind| !goes(kind));
-        self.by_resource.retain(|_, kind| !goes(kind));
-        self.by_kind.retain(|_, kind| !goes(kind));
+        self.retain(|info| !resources.contains(&info.group_resource()));
+    }
+    /// Takes away what is not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(&KindInfo) -> bool) {
+        self.order.retain(|kind| keep(kind.info()));
+        self.by_resource.retain(|_, kind| keep(kind.info()));
+        self.by_kind.retain(|_, kind| keep(kind.info()));
     }
     /// The kind served at a path.
     pub fn by_resource(&self, resource: &GroupVersionResource) -> Option<&Arc<dyn ServedKind>> {

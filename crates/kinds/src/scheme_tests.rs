@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use meta::Object;
 use serde_json::{Value, json};
 
-use crate::{Scheme, ServedKind, WriteContext, served::serve_all};
+use crate::{RuntimeConfig, Scheme, ServedKind, WriteContext, served::serve};
 
 fn scheme() -> &'static Scheme {
     static SCHEME: std::sync::OnceLock<Scheme> = std::sync::OnceLock::new();
-    SCHEME.get_or_init(serve_all)
+    // Betas and alphas keep the same promises.
+    SCHEME.get_or_init(|| serve(&RuntimeConfig::parse("api/all=true").unwrap()))
 }
 
 fn kind(api_version: &str, name: &str) -> std::sync::Arc<dyn ServedKind> {

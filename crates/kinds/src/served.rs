@@ -6,7 +6,9 @@ use meta::{
 };
 
 use crate::{
+    earlier_version::EarlierVersion,
     plain::PlainKind,
+    runtime_config::RuntimeConfig,
     scheme::{KindInfo, Scheme, SubresourceInfo},
 };
 
@@ -48,15 +50,35 @@ pub fn facts(group: &str, version: &str, kind: &str) -> (KindInfo, Schema) {
     }
 }
 
-/// Serves every stable built-in kind, in the order of discovery; those with a folder of their own with its strategy.
+/// Serves every stable built-in kind.
 pub fn serve_all() -> Scheme {
+    serve(&RuntimeConfig::default())
+}
+
+/// Serves the built-in kinds that are switched on.
+pub fn serve(config: &RuntimeConfig) -> Scheme {
+    let mut scheme = every();
+    scheme.retain(|kind| config.serves(kind));
+    scheme
+}
+
+/// Every built-in kind, betas and alphas included, in the order of discovery; those with a folder of their own with its strategy, and
+/// versions that are kept as another one through that one.
+pub fn every() -> Scheme {
     let mut scheme = Scheme::default();
-    for resource in api::resources().iter().filter(|resource| resource.maturity() == api::Maturity::Stable) {
+    for resource in api::resources() {
         let kind = GroupVersionKind::new(resource.group, resource.version, resource.kind);
         if let Some(schema) = api::schema(&kind) {
             scheme.add(std::sync::Arc::new(PlainKind::new(info_of(resource), schema)));
         }
     }
     crate::serve_strategies(&mut scheme);
+    for resource in api::resources().iter().filter(|resource| resource.maturity() != api::Maturity::Stable) {
+        let (info, schema) = facts(resource.group, resource.version, resource.kind);
+        let kept = GroupVersionKind::new(resource.storage.0, resource.storage.1, resource.kind);
+        if kept != info.kind && let Some(kept) = scheme.by_kind(&kept).cloned() {
+            scheme.add(std::sync::Arc::new(EarlierVersion::new(info, schema, kept)));
+        }
+    }
     scheme
 }

@@ -115,6 +115,10 @@ pub struct ServerArgs {
     /// Seconds that certificates of nodes, and others that the cluster signs, are valid for; nodes renew theirs in time.
     #[arg(long, default_value_t = controllers::SIGNING_DURATION.as_secs(), value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..))]
     pub cluster_signing_duration: u64,
+    /// API versions to turn on or off: KEY=true|false, by commas; KEY is GROUP/VERSION, GROUP/VERSION/RESOURCE, api/all, api/ga, api/beta or
+    /// api/alpha. What is stable is on.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "SETTINGS", value_parser = kinds::RuntimeConfig::parse)]
+    pub runtime_config: kinds::RuntimeConfig,
     /// File with an EncryptionConfiguration: how which resources are encrypted on the disk. Without one, Secrets are.
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,

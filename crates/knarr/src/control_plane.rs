@@ -122,6 +122,7 @@ impl ControlPlane {
             dialer: Arc::new(dialer.clone()),
             tunnels: Some(dialer.tunnels.clone()),
             front_proxy: Some(front_proxy),
+            runtime_config: arguments.runtime_config.clone(),
             clock: setup::system_clock(),
         })
         .await?;

@@ -50,6 +50,7 @@ impl ApiHarness {
             dialer: Arc::new(dialer::ClusterDialer::default()),
             tunnels: None,
             front_proxy: None,
+            runtime_config: kinds::RuntimeConfig::default(),
             clock: setup::system_clock(),
         };
         edit(&mut parts);

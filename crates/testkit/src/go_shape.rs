@@ -22,7 +22,7 @@ const VALUES: &str = "acceptedNames backend clientConfig conditions current daem
 /// Where the same name is a pointer after all.
 const POINTERS: &str = "WebhookConversion.clientConfig NetworkPolicyPeer.podSelector ContainerStatus.resources PodSpec.resources \
     PodStatus.resources ContainerStatus.user Subject.user CustomResourceSubresources.status ReplicationControllerSpec.template \
-    AdmissionResponse.status";
+    AdmissionResponse.status ResourcePoolStatusRequest.status";
 
 /// Times that are pointers; the others are empty messages where they are not set.
 const TIME_POINTERS: &str = "deletionTimestamp startTime lastScheduleTime lastSuccessfulTime completionTime timeAdded renewTime \

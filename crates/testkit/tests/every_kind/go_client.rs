@@ -220,7 +220,7 @@ fn events(mut rest: &[u8]) -> Result<Vec<Value>, String> {
 
 #[tokio::test]
 async fn a_client_in_go_drives_every_kind_in_protobuf() {
-    let harness = ApiHarness::start().await;
+    let harness = crate::with_betas().await;
     let caller = harness.administrator();
     caller.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
     let shapes = GoShapes::new();

@@ -46,6 +46,12 @@ fn certificate_request() -> String {
     base64::engine::general_purpose::STANDARD.encode(request)
 }
 
+/// A server with every version on.
+async fn with_betas() -> ApiHarness {
+    let all = kinds::RuntimeConfig::parse("api/all=true").unwrap();
+    ApiHarness::start_with(|parts| parts.runtime_config = all).await
+}
+
 fn subjects(harness: &ApiHarness) -> Vec<Subject> {
     let text = include_str!("minimal.yaml").replace("request: REQUEST", &format!("request: {}", certificate_request()));
     let objects: BTreeMap<String, Value> = serde_json::from_value(meta::read::parse_untyped_yaml(text.as_bytes()).unwrap()).unwrap();
@@ -202,7 +208,7 @@ async fn status(caller: &Caller, subject: &Subject, failures: &mut Vec<String>) 
 
 #[tokio::test]
 async fn every_verb_of_every_kind_works() {
-    let harness = ApiHarness::start().await;
+    let harness = with_betas().await;
     let caller = harness.administrator();
     // Pods need it, and its controller does not run here.
     caller.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
