@@ -24,12 +24,32 @@ struct VerbLabels {
     resource: String,
 }
 
+/// What a level of PodSecurity said about a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PodSecurityLabels {
+    /// `allow` or `deny`
+    pub decision: &'static str,
+    /// `privileged`, `baseline` or `restricted`
+    pub policy_level: &'static str,
+    /// `latest`, `v1.N`, or `future` for a version that is not known yet
+    pub policy_version: String,
+    /// `enforce` or `warn`
+    pub mode: &'static str,
+    /// `create` or `update`
+    pub request_operation: &'static str,
+    /// `pod` or `controller`
+    pub resource: &'static str,
+    /// Empty, or `ephemeralcontainers`
+    pub subresource: String,
+}
+
 /// The server's metrics.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     in_flight: Gauge,
+    pod_security: Family<PodSecurityLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -43,7 +63,9 @@ impl Default for Metrics {
         registry.register("apiserver_request", "Requests answered, by verb, resource and code.", requests.clone());
         registry.register("apiserver_request_duration_seconds", "How long requests took, watches apart.", durations.clone());
         registry.register("apiserver_current_inflight_requests", "Requests being answered now.", in_flight.clone());
-        Self { registry, requests, durations, in_flight }
+        let pod_security = Family::<PodSecurityLabels, Counter>::default();
+        registry.register("pod_security_evaluations", "Pods and templates that were held against a level of PodSecurity.", pod_security.clone());
+        Self { registry, requests, durations, in_flight, pod_security }
     }
 }
 
@@ -51,6 +73,10 @@ impl Metrics {
     /// A request begins.
     pub fn begin(&self) {
         self.in_flight.inc();
+    }
+    /// A pod was held against a level of PodSecurity.
+    pub fn pod_security(&self, labels: PodSecurityLabels) {
+        self.pod_security.get_or_create(&labels).inc();
     }
     /// A request was answered.
     pub fn end(&self, info: &crate::request_info::RequestInfo, code: u16, took: Duration) {

@@ -179,7 +179,10 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
     if info.namespaced && applied.namespace().is_empty() {
         applied.set(&["metadata", "namespace"], context.info.namespace.as_str().into());
     }
-    refuse_unknown(&applied, &outcome.unknown)?;
+    if !outcome.unknown.is_empty() {
+        // What nobody declared cannot be owned: server-side apply refuses unknown fields whatever `fieldValidation` says.
+        return Err(meta::managed_fields::undeclared(kind.schema(), &applied, &outcome.unknown));
+    }
     report_duplicates(context, &outcome.problems)?;
     if info.custom && part == Part::Whole && info.subresource("status").is_some() {
         // A custom resource's status is not the main resource's to apply, so nobody comes to own it there.
@@ -209,28 +212,6 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
         Ok(result)
     };
     update_object(core, &context, kind, part, part == Part::Whole, Expect::Absent, &compute).await
-}
-
-/// What nobody declared cannot be owned: server-side apply refuses unknown fields whatever `fieldValidation` says.
-fn refuse_unknown(applied: &Object, unknown: &[String]) -> Result<(), ApiError> {
-    let words: Vec<String> = unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
-    let words = match words.as_slice() {
-        [] => return Ok(()),
-        [one] => one.clone(),
-        several => format!("errors:\n  {}", several.join("\n  ")),
-    };
-    let (group, version) = applied.api_version().split_once('/').unwrap_or(("", applied.api_version()));
-    // Upstream says 500, as for everything that its field manager cannot do; but the mistake is the client's.
-    Err(ApiError::new(
-        400,
-        Reason::BadRequest,
-        format!(
-            "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): {words}",
-            applied.namespace(),
-            applied.name(),
-            applied.kind()
-        ),
-    ))
 }
 
 /// Duplicate fields, which upstream's field manager does not see, in the words of its YAML library.

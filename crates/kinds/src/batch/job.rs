@@ -85,6 +85,7 @@ pub fn validate_spec(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldE
         }
     }
     failure_policy(spec, &path.child("podFailurePolicy"), problems);
+    success_policy(spec, &path.child("successPolicy"), problems);
     problems.extend(pod::validation::template(&spec.template, &path.child("template")));
     let policy = spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or_default();
     let at = path.child("template").child("spec").child("restartPolicy");
@@ -93,6 +94,90 @@ pub fn validate_spec(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldE
     } else if spec.pod_failure_policy.is_some() && policy != "Never" {
         problems.push(FieldError::invalid(&at, policy, "only \"Never\" is supported when podFailurePolicy is specified"));
     }
+}
+
+/// When a job is done before all of its indexes are.
+///
+/// Source: Kubernetes `pkg/apis/batch/validation/validation.go`, `validateSuccessPolicy`.
+fn success_policy(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const MOST_RULES: usize = 20;
+    const MOST_TEXT: usize = 64 * 1024;
+    let Some(policy) = &spec.success_policy else { return };
+    if spec.completion_mode.as_deref() != Some("Indexed") {
+        let value = serde_json::to_value(policy).unwrap_or_default();
+        problems.push(FieldError::invalid(path, value, "requires indexed completion mode"));
+        return;
+    }
+    let completions = spec.completions.unwrap_or_default();
+    let rules = path.child("rules");
+    if policy.rules.is_empty() {
+        problems.push(FieldError::required(&rules, "at least one rules must be specified when the successPolicy is specified"));
+    }
+    if policy.rules.len() > MOST_RULES {
+        problems.push(FieldError::too_many(&rules, policy.rules.len(), MOST_RULES));
+    }
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let at = rules.index(index);
+        if rule.succeeded_count.is_none() && rule.succeeded_indexes.is_none() {
+            problems.push(FieldError::required(&at, "at least one of succeededCount or succeededIndexes must be specified"));
+        }
+        let mut named = 0;
+        if let Some(indexes) = rule.succeeded_indexes.as_deref() {
+            let at = at.child("succeededIndexes");
+            if indexes.len() > MOST_TEXT {
+                problems.push(FieldError::too_long(&at, MOST_TEXT));
+            }
+            match count_indexes(indexes, completions) {
+                Ok(count) => named = count,
+                Err(problem) => problems.push(FieldError::invalid(&at, indexes, &format!("error parsing succeededIndexes: {problem}"))),
+            }
+        }
+        if let Some(count) = rule.succeeded_count {
+            let at = at.child("succeededCount");
+            not_negative(Some(i64::from(count)), &at, problems);
+            if count > completions {
+                let words = format!("must be less than or equal to {completions} (the number of specified completions)");
+                problems.push(FieldError::invalid(&at, count, &words));
+            }
+            if rule.succeeded_indexes.is_some() && count > named {
+                let words = format!("must be less than or equal to {named} (the number of indexes in the specified succeededIndexes field)");
+                problems.push(FieldError::invalid(&at, count, &words));
+            }
+        }
+    }
+}
+
+/// How many indexes a list like `1,3-5` names, or what is wrong with it.
+fn count_indexes(list: &str, completions: i32) -> Result<i32, String> {
+    let number = |text: &str| -> Result<i32, String> {
+        text.parse::<i32>().map_err(|_| format!("cannot convert string to integer for index: {text:?}")).and_then(|index| {
+            if index < completions { Ok(index) } else { Err(format!("too large index: {text:?}")) }
+        })
+    };
+    let (mut total, mut last) = (0, None);
+    for interval in list.split(',').filter(|_| !list.is_empty()) {
+        let mut limits = interval.split('-');
+        let first = number(limits.next().unwrap_or_default())?;
+        let end = match (limits.next(), limits.next()) {
+            (_, Some(_)) => {
+                return Err(format!("the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"));
+            }
+            (None, None) => first,
+            (Some(text), None) => {
+                let end = number(text)?;
+                if first >= end {
+                    return Err(format!("non-increasing order, previous: {first}, current: {end}"));
+                }
+                end
+            }
+        };
+        if let Some(last) = last.filter(|last| *last >= first) {
+            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
+        }
+        total += end - first + 1;
+        last = Some(end);
+    }
+    Ok(total)
 }
 
 /// What the failures of its pods mean.
@@ -240,6 +325,7 @@ impl Strategy for JobStrategy {
         immutable(&new.selector, &known.selector, &path.child("selector"), &mut problems);
         immutable(&new.completion_mode, &known.completion_mode, &path.child("completionMode"), &mut problems);
         immutable(&new.pod_failure_policy, &known.pod_failure_policy, &path.child("podFailurePolicy"), &mut problems);
+        immutable(&new.success_policy, &known.success_policy, &path.child("successPolicy"), &mut problems);
         immutable(&new.backoff_limit_per_index, &known.backoff_limit_per_index, &path.child("backoffLimitPerIndex"), &mut problems);
         immutable(&new.managed_by, &known.managed_by, &path.child("managedBy"), &mut problems);
         // Where its pods may run can change while a job that never started is suspended.
@@ -336,5 +422,47 @@ impl Strategy for JobStrategy {
             images,
             cells::selector(spec.and_then(|spec| spec.selector.as_ref())),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(spec: Value, expected: &[&str]) {
+        let mut whole = json!({"template": {"spec": {"restartPolicy": "Never", "containers": []}}});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let spec: JobSpec = serde_json::from_value(whole).unwrap();
+        let mut problems = Vec::new();
+        success_policy(&spec, &FieldPath::new("spec").child("successPolicy"), &mut problems);
+        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_success_policy_is_of_indexed_jobs_and_names_indexes_that_there_are() {
+        let rules = |rules: Value| json!({"completionMode": "Indexed", "completions": 5, "successPolicy": {"rules": rules}});
+        check(rules(json!([{"succeededIndexes": "0,2-4", "succeededCount": 4}, {"succeededCount": 5}])), &[]);
+        let invalid = |field: &str, value: &str, words: &str| format!("spec.successPolicy.rules[0].{field}: Invalid value: {value}: {words}");
+        let parsing = |list: &str, words: &str| {
+            let problem = invalid("succeededIndexes", &format!("{list:?}"), &format!("error parsing succeededIndexes: {words}"));
+            check(rules(json!([{"succeededIndexes": list}])), &[&problem]);
+        };
+        parsing("5", "too large index: \"5\"");
+        parsing("a", "cannot convert string to integer for index: \"a\"");
+        parsing("2,1", "non-increasing order, previous: 2, current: 1");
+        parsing("3-3", "non-increasing order, previous: 3, current: 3");
+        parsing("1-2-3", "the fragment \"1-2-3\" violates the requirement that an index interval can have at most two parts separated by '-'");
+        let few = invalid("succeededCount", "3", "must be less than or equal to 2 (the number of indexes in the specified succeededIndexes field)");
+        check(rules(json!([{"succeededIndexes": "0-1", "succeededCount": 3}])), &[&few]);
+        let many = invalid("succeededCount", "6", "must be less than or equal to 5 (the number of specified completions)");
+        check(rules(json!([{"succeededCount": 6}])), &[&many]);
+        check(rules(json!([])), &["spec.successPolicy.rules: Required value: at least one rules must be specified when the successPolicy is specified"]);
+        let neither = "spec.successPolicy.rules[0]: Required value: at least one of succeededCount or succeededIndexes must be specified";
+        check(rules(json!([{}])), &[neither]);
+        let unindexed = "spec.successPolicy: Invalid value: {\"rules\":[]}: requires indexed completion mode";
+        check(json!({"successPolicy": {"rules": []}}), &[unindexed]);
     }
 }

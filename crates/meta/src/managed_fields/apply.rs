@@ -36,7 +36,7 @@ const MAX_LAST_APPLIED_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// 409 where others own fields with other values and `force` is not set, 400 where the configuration has managed fields, and
-/// upstream's error where elements of a list cannot be told apart.
+/// 500 without a reason, as upstream, where elements of a list cannot be told apart.
 #[expect(clippy::too_many_arguments, reason = "each is a parameter of the request")]
 pub fn apply(
     schema: &Schema,
@@ -54,17 +54,7 @@ pub fn apply(
     let types = &schema.types;
     let root = Layout::root(schema);
     let applied = &within_reach(schema, applied, subresource);
-    check_identities(types, root, &Value::Object(applied.0.clone()), &mut Vec::new()).map_err(|problem| {
-        let message = format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {problem}",
-            applied.namespace(),
-            applied.name(),
-            applied.api_version(),
-            applied.kind()
-        );
-        // Upstream has no status for it, which makes it an error of its server; it is the client's.
-        ApiError::new(422, Reason::Unknown, message)
-    })?;
+    check_identities(types, root, &Value::Object(applied.0.clone()), &mut Vec::new()).map_err(|problem| refused(applied, &problem))?;
     let mut base = live.cloned().unwrap_or_default();
     let live_owners = base.remove(&["metadata", "managedFields"]);
     let mut entries = entries::decode(live_owners, false).unwrap_or_default();
@@ -181,6 +171,57 @@ fn check_identities(types: &Types, layout: Layout<'_>, value: &Value, path: &mut
             Ok(())
         }
     }
+}
+
+/// The answer to a configuration that is not of its schema's shape. Upstream's field manager has no status for it, so it is an
+/// error of the server without a reason.
+fn refused(applied: &Object, problem: &str) -> ApiError {
+    let (group, version) = applied.api_version().split_once('/').unwrap_or(("", applied.api_version()));
+    let message = format!(
+        "failed to create typed patch object ({}/{}; {group}/{version}, Kind={}): {problem}",
+        applied.namespace(),
+        applied.name(),
+        applied.kind()
+    );
+    ApiError::new(500, Reason::Unknown, message)
+}
+
+/// A configuration with fields that its schema does not declare, by their paths with indexes: they are told with the keys of
+/// list elements, as everywhere in server-side apply.
+pub fn undeclared(schema: &Schema, applied: &Object, paths: &[String]) -> ApiError {
+    let root = Value::Object(applied.0.clone());
+    let lines: Vec<String> = paths.iter().map(|path| format!("{}: field not declared in schema", keyed(schema, &root, path))).collect();
+    match lines.as_slice() {
+        [one] => refused(applied, one),
+        several => refused(applied, &format!("errors:\n  {}", several.join("\n  "))),
+    }
+}
+
+/// A path like `spec.containers[0].foo` with the keys of what stands there: `.spec.containers[name="a"].foo`.
+fn keyed(schema: &Schema, root: &Value, path: &str) -> String {
+    let (mut layout, mut value, mut rest, mut steps) = (Layout::root(schema), root, path, Vec::new());
+    loop {
+        match value {
+            Value::Object(map) => {
+                // Names may have dots in them: the longest that fits is meant.
+                let fits = |name: &&String| rest.strip_prefix(name.as_str()).is_some_and(|after| after.starts_with(['.', '[']));
+                let Some((name, below)) = map.iter().filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len()) else { break };
+                steps.push(Element::Field(name.as_str().into()));
+                (layout, value) = (layout.field(&schema.types, name).0, below);
+                rest = rest.strip_prefix(name.as_str()).unwrap_or_default();
+            }
+            Value::Array(list) => {
+                let Some((number, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) else { break };
+                let Some((index, below)) = number.parse::<usize>().ok().and_then(|index| Some((index, list.get(index)?))) else { break };
+                steps.push(layout.identity(below).unwrap_or(Element::Index(i64::try_from(index).unwrap_or_default())));
+                (layout, value, rest) = (layout.element(), below, after);
+            }
+            _ => break,
+        }
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+    }
+    let separator = if rest.is_empty() || rest.starts_with('[') { "" } else { "." };
+    format!("{}{separator}{rest}", path_text(&steps))
 }
 
 /// A manager as conflicts show it.

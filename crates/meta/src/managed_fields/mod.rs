@@ -12,7 +12,7 @@ pub mod set;
 mod tree;
 mod update;
 
-pub use apply::apply;
+pub use apply::{apply, undeclared};
 pub use element::Element;
 pub use set::FieldSet;
 pub use update::update;

@@ -308,6 +308,20 @@ fn maps_sets_and_atomic_values_are_owned_by_their_parts_or_whole() {
 }
 
 #[test]
+fn undeclared_fields_are_told_with_the_keys_of_their_elements() {
+    let config = Object::from_value(containers(json!([{"name": "a"}, {"name": "b", "args": ["x"]}]))).unwrap();
+    let paths = ["spec.template.spec.containers[1].foo", "spec.template.spec.containers[1].args[0].x", "spec.foo"].map(str::to_owned);
+    let error = undeclared(&deployment(), &config, &paths);
+    let words = concat!(
+        "failed to create typed patch object (default/web; apps/v1, Kind=Deployment): errors:\n",
+        "  .spec.template.spec.containers[name=\"b\"].foo: field not declared in schema\n",
+        "  .spec.template.spec.containers[name=\"b\"].args[0].x: field not declared in schema\n",
+        "  .spec.foo: field not declared in schema",
+    );
+    assert_eq!((error.code, error.message.as_str()), (500, words));
+}
+
+#[test]
 fn configurations_that_cannot_be_tracked_are_refused() {
     let error = applied(None, containers(json!([{"name": "a"}, {"name": "a"}])), "me", false).unwrap_err();
     assert_eq!(

@@ -40,7 +40,9 @@ fn complaint(request: &Request, answer: &Answer) -> Option<String> {
     // A revision that is not there yet is waited for, and then said to be too large.
     let too_large = answer.status == 504 && answer.text().contains("Too large resource version");
     let unready = answer.status == 503 && request.path.contains("/proxy");
-    if answer.status >= 500 && !too_large && !unready {
+    // What server-side apply cannot type is answered as upstream does: 500, without a reason.
+    let untyped = answer.status == 500 && answer.text().contains("failed to create typed patch object");
+    if answer.status >= 500 && !too_large && !unready && !untyped {
         return Some(format!("{} {}", answer.status, answer.text()));
     }
     let is_json = answer.header("content-type").starts_with("application/json");

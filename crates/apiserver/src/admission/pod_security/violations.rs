@@ -4,18 +4,33 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// By check, in upstream's order: the reason and its details.
+/// By level and check, in upstream's order: the reason and its details.
 #[derive(Debug, Default)]
-pub struct Violations(BTreeMap<&'static str, (&'static str, Vec<String>)>);
+pub struct Violations {
+    /// Whether the checks are those of `restricted`, which come after all of `baseline`.
+    pub of_restricted: bool,
+    found: BTreeMap<(bool, &'static str), (&'static str, Vec<String>)>,
+}
 
 impl Violations {
     /// Adds a detail to a check.
     pub fn add(&mut self, check: &'static str, reason: &'static str, detail: String) {
-        self.0.entry(check).or_insert((reason, Vec::new())).1.push(detail);
+        self.found.entry((self.of_restricted, check)).or_insert((reason, Vec::new())).1.push(detail);
+    }
+    /// Adds "pod and containers … do that" to a check, where either does; whether one did.
+    pub fn add_setters(&mut self, check: &'static str, reason: &'static str, pod: bool, containers: &[&str], after: &str) -> bool {
+        let mut setters: Vec<String> = pod.then(|| "pod".to_owned()).into_iter().collect();
+        if !containers.is_empty() {
+            setters.push(quoted("container", containers));
+        }
+        if !setters.is_empty() {
+            self.add(check, reason, format!("{} {after}", setters.join(" and ")));
+        }
+        !setters.is_empty()
     }
     /// Adds a word to a check whose details are one list.
     pub fn add_joined(&mut self, check: &'static str, reason: &'static str, word: &str) {
-        let details = &mut self.0.entry(check).or_insert((reason, Vec::new())).1;
+        let details = &mut self.found.entry((self.of_restricted, check)).or_insert((reason, Vec::new())).1;
         match details.first_mut() {
             Some(list) => {
                 list.push_str(", ");
@@ -30,11 +45,22 @@ impl Violations {
             self.add(check, reason, format!("{before}{} {after}", quoted("container", containers)));
         }
     }
+    /// The reasons alone.
+    pub fn reasons(&self) -> Vec<&'static str> {
+        self.found.values().map(|(reason, _)| *reason).collect()
+    }
     /// All of them; none where there are none.
     pub fn in_words(&self) -> Option<String> {
-        let parts: Vec<String> = self.0.values().map(|(reason, details)| format!("{reason} ({})", details.join("; "))).collect();
+        let parts: Vec<String> = self.found.values().map(|(reason, details)| format!("{reason} ({})", details.join("; "))).collect();
         (!parts.is_empty()).then(|| parts.join(", "))
     }
+}
+
+/// `"a", "b"`, in order and each once.
+pub fn quoted_list(mut words: Vec<String>) -> String {
+    words.sort();
+    words.dedup();
+    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// `container "a"`, `containers "a", "b"`
