@@ -140,10 +140,17 @@ pub fn sort_by_loss(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp)
 /// Sets one of a pod's conditions, and its phase where one is given, provided that the pod was not changed meanwhile. A pod that is
 /// gone needs no condition.
 pub async fn add_condition(api: &Api<Pod>, pod: &Pod, condition: PodCondition, phase: Option<&str>, now: Timestamp) -> Result<(), ReconcileError> {
+    change_status(api, pod, Some(condition), phase, now).await
+}
+
+/// The same, where there may be no condition to set.
+pub async fn change_status(api: &Api<Pod>, pod: &Pod, condition: Option<PodCondition>, phase: Option<&str>, now: Timestamp) -> Result<(), ReconcileError> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let mut conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    conditions.retain(|other| other.type_ != condition.type_);
-    conditions.push(PodCondition { last_transition_time: Some(Time(now)), ..condition });
+    if let Some(condition) = condition {
+        conditions.retain(|other| other.type_ != condition.type_);
+        conditions.push(PodCondition { last_transition_time: Some(Time(now)), ..condition });
+    }
     let mut status = json!({ "conditions": conditions });
     if let Some(phase) = phase {
         status["phase"] = phase.into();

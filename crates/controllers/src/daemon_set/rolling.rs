@@ -55,8 +55,11 @@ pub(super) fn step(set: &DaemonSet, fits: &BTreeMap<&str, Fit>, pods: &BTreeMap<
             (Some(_), Some(_)) => between += 1,
             (None, Some(old)) if pods::is_terminating(old) => between += 1,
             (None, Some(old)) if is_available(old) => may.push((*node, *old)),
-            // A pod that does not work is no loss.
-            (None, Some(old)) => must.push((*node, *old)),
+            // A pod that does not work is no loss, but its node counts as one that is without.
+            (None, Some(old)) => {
+                between += i32::from(limits.surge == 0);
+                must.push((*node, *old));
+            }
         }
     }
     let room = usize::try_from(limit - between).unwrap_or(0);

@@ -15,8 +15,7 @@ pub(super) enum Verdict {
     /// Its node is missing, but not for so long yet.
     KeepUntilMissingFor(Duration),
     RemoveOfMissingNode,
-    /// Remove it, and say this in it, where there is something to say.
-    Remove(Option<&'static str>),
+    Remove,
 }
 
 /// Decides. `missing_for` says how long the pod's node has been missing; `too_many` whether it is one ended pod too many.
@@ -27,14 +26,11 @@ pub(super) fn verdict(pod: &Pod, node: Option<&Node>, missing_for: Option<Durati
         None => {}
     }
     if pods::is_terminating(pod) {
-        if pods::node_name(pod).is_empty() {
-            return Verdict::Remove(None);
-        }
-        if node.is_some_and(is_out_of_service) {
-            return Verdict::Remove(Some("PodGC: node is out-of-service"));
+        if pods::node_name(pod).is_empty() || node.is_some_and(is_out_of_service) {
+            return Verdict::Remove;
         }
     }
-    if pods::is_finished(pod) && too_many() { Verdict::Remove(None) } else { Verdict::Keep }
+    if pods::is_finished(pod) && too_many() { Verdict::Remove } else { Verdict::Keep }
 }
 
 /// Whether somebody declared that a node is off for good, though it is still listed.
@@ -44,9 +40,11 @@ pub(super) fn is_out_of_service(node: &Node) -> bool {
     !ready && taints::of(node).iter().any(|taint| taint.key == taints::OUT_OF_SERVICE)
 }
 
-/// The oldest of some pods.
+/// The oldest of some pods; evicted ones before all others, which their controllers made and may still want to see.
+/// Source: Kubernetes 1.36, `byEvictionAndCreationTimestamp`.
 pub(super) fn oldest(mut pods: Vec<Arc<Pod>>, count: usize) -> Vec<Arc<Pod>> {
-    pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    let is_evicted = |pod: &Pod| pods::phase(pod) == "Failed" && pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some("Evicted");
+    pods.sort_by_key(|pod| (!is_evicted(pod), pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.metadata.name.clone()));
     pods.truncate(count);
     pods
 }
@@ -69,7 +67,7 @@ mod tests {
         assert_eq!(verdict(&running, None, None, || false), Verdict::Keep);
         assert_eq!(verdict(&running, None, Some(seconds(39)), || false), Verdict::KeepUntilMissingFor(QUARANTINE));
         assert_eq!(verdict(&running, None, Some(seconds(40)), || false), Verdict::RemoveOfMissingNode);
-        assert_eq!(verdict(&leaving(""), None, None, || false), Verdict::Remove(None));
+        assert_eq!(verdict(&leaving(""), None, None, || false), Verdict::Remove);
         assert_eq!(verdict(&leaving("n"), Some(&Node::default()), None, || false), Verdict::Keep);
     }
 
@@ -77,6 +75,12 @@ mod tests {
     fn ended_pods_are_kept_up_to_a_limit() {
         let ended = pod("a", "Succeeded", "n", None);
         assert_eq!(verdict(&ended, None, None, || false), Verdict::Keep);
-        assert_eq!(verdict(&ended, None, None, || true), Verdict::Remove(None));
+        assert_eq!(verdict(&ended, None, None, || true), Verdict::Remove);
+        let mut evicted = (*pod("z", "Failed", "n", None)).clone();
+        evicted.metadata.creation_timestamp = Some(second(9));
+        evicted.status.as_mut().unwrap().reason = Some("Evicted".to_owned());
+        let first = oldest(vec![pod("b", "Failed", "n", None), ended, Arc::new(evicted)], 2);
+        let names: Vec<_> = first.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["z", "a"]);
     }
 }

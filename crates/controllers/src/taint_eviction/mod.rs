@@ -2,7 +2,7 @@
 
 mod plan;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
         first_seen: FirstSeen::default(),
+        condemned: Arc::default(),
     };
     runner.start(controller, 8);
 }
@@ -40,6 +41,17 @@ struct TaintEviction {
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
     first_seen: FirstSeen,
+    /// Pods that will have to go after a while, if nothing changes.
+    condemned: Arc<Mutex<HashSet<ObjectKey>>>,
+}
+
+impl TaintEviction {
+    /// A pod that was to go after a while need not, or has gone by itself.
+    fn reprieve(&self, key: &ObjectKey, pod: &Pod) {
+        if self.condemned.lock().remove(key) {
+            self.events.record(pod, EventType::Normal, "TaintManagerEviction", format!("Cancelling deletion of Pod {key}"));
+        }
+    }
 }
 
 /// Since when each taint (node, key, value) is seen, by our clock.
@@ -67,11 +79,18 @@ impl Reconciler for TaintEviction {
         let by_node = self.pods_by_node.clone();
         let nodes = self.nodes.clone();
         let (first_seen, clock) = (self.first_seen.clone(), self.clock.clone());
+        let (condemned, events) = (self.condemned.clone(), self.events.clone());
         let executes = |node: &Node| taints::of(node).iter().any(|taint| taint.effect == taints::NO_EXECUTE);
         vec![
             // Only pods on a tainted node matter: elsewhere, a pod's changes cost nothing.
             Trigger::on(&self.pods, move |change| {
-                let Some(pod) = &change.new else { return Vec::new() };
+                let Some(pod) = &change.new else {
+                    if let Some(gone) = change.old.as_ref().filter(|_| condemned.lock().remove(&change.key)) {
+                        let message = format!("Cancelling deletion of Pod {}", change.key);
+                        events.record(&**gone, EventType::Normal, "TaintManagerEviction", message);
+                    }
+                    return Vec::new();
+                };
                 let node = pods::node_name(pod);
                 let tainted = !node.is_empty() && nodes.get(&ObjectKey::cluster(node)).is_some_and(|node| executes(&node));
                 if tainted { vec![change.key.clone()] } else { Vec::new() }
@@ -97,9 +116,16 @@ impl Reconciler for TaintEviction {
             since.map(|since| self.clock.elapsed().saturating_sub(since)).unwrap_or_default()
         };
         match fate(&node, &pod, seen_for, self.clock.now()) {
-            Fate::Stays => Ok(Outcome::Settled),
-            Fate::GoesIn(wait) if !wait.is_zero() => Ok(Outcome::CheckAgainIn(wait)),
+            Fate::Stays => {
+                self.reprieve(key, &pod);
+                Ok(Outcome::Settled)
+            }
+            Fate::GoesIn(wait) if !wait.is_zero() => {
+                self.condemned.lock().insert(key.clone());
+                Ok(Outcome::CheckAgainIn(wait))
+            }
             Fate::GoesIn(_) => {
+                self.condemned.lock().remove(key);
                 self.events.record(&*pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
                 let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
                 let condition = PodCondition {
@@ -117,5 +143,58 @@ impl Reconciler for TaintEviction {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{context, within};
+    use client::fake::FakeApi;
+    use client::{Patch, PatchParams, PostParams};
+    use k8s_openapi::api::core::v1::Event;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_pod_that_need_not_go_after_all_is_told() {
+        let fake = FakeApi::new();
+        let context = context(&fake);
+        let nodes = Api::<Node>::all(fake.client());
+        let node: Node = serde_json::from_value(json!({ "metadata": { "name": "n" }, "spec": { "taints": [{ "key": "x", "effect": "NoExecute" }] } })).unwrap();
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "x", "uid": "u" },
+            "spec": { "containers": [], "nodeName": "n", "tolerations": [{ "key": "x", "operator": "Exists", "tolerationSeconds": 3600 }] },
+        }))
+        .unwrap();
+        Api::<Pod>::namespaced(fake.client(), "x").create(&PostParams::default(), &pod).await.unwrap();
+        let runner = context.runner();
+        let controller = TaintEviction {
+            client: context.client(CONTROLLER),
+            nodes: context.informers.of(),
+            pods: context.informers.of(),
+            pods_by_node: pods::by_node(&context.informers.of()),
+            events: context.events(CONTROLLER),
+            clock: context.clock.clone(),
+            first_seen: FirstSeen::default(),
+            condemned: Arc::default(),
+        };
+        let condemned = controller.condemned.clone();
+        runner.start(controller, 1);
+        let waits = async {
+            // Nothing tells when the controller has thought about it.
+            while condemned.lock().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("the pod to be condemned", waits).await;
+        nodes.patch("n", &PatchParams::default(), &Patch::Merge(json!({ "spec": { "taints": null } }))).await.unwrap();
+        let told = |fake: &FakeApi| {
+            let events = fake.objects::<Event>();
+            events.iter().any(|event| event.message.as_deref() == Some("Cancelling deletion of Pod x/p")).then_some(())
+        };
+        within("the event", fake.until(told)).await;
+        context.informers.stopped().cancel();
+        within("the end", runner.finished()).await;
     }
 }

@@ -103,6 +103,19 @@ fn an_update_replaces_within_its_limit() {
 }
 
 #[test]
+fn a_broken_pod_counts_against_the_limit_of_an_update() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.limits(0, 1);
+    world.check(&["+a +b +c"]);
+    let on_node = world.pods.get_mut("b").unwrap();
+    let mut broken = (*on_node[0]).clone();
+    broken.status.as_mut().unwrap().conditions = None;
+    *on_node = vec![Arc::new(broken)];
+    world.hash = "two".to_owned();
+    world.check(&["-b", "+b", "-a", "+a", "-c", "+c"]);
+}
+
+#[test]
 fn a_surging_update_starts_the_new_pod_first() {
     let mut world = World::new(&["a", "b"]);
     world.limits(1, 0);
