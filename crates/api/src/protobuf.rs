@@ -129,13 +129,19 @@ pub fn encode_document(value: &Value) -> Result<Vec<u8>, ProtobufError> {
 
 /// Puts an object's own message into an envelope.
 pub fn wrap(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 32);
+    wrap_with(api_version, kind, raw.len(), |out| out.extend_from_slice(raw))
+}
+
+/// An envelope around a message of a known length that is written into it, so that large ones are copied once.
+fn wrap_with(api_version: &str, kind: &str, length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(length + api_version.len() + kind.len() + 32);
     out.extend_from_slice(MAGIC);
     wire::nested(&mut out, 1, |out| {
         wire::put_bytes(out, 1, api_version.as_bytes());
         wire::put_bytes(out, 2, kind.as_bytes());
     });
-    wire::put_bytes(&mut out, 2, raw);
+    wire::put_length(&mut out, 2, length);
+    write(&mut out);
     wire::put_bytes(&mut out, 3, b"");
     wire::put_bytes(&mut out, 4, b"");
     out
@@ -146,16 +152,23 @@ pub fn wrap(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// Where the metadata is not a list's.
-pub fn encode_list<'a>(api_version: &str, kind: &str, metadata: &Value, items: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<u8>, ProtobufError> {
+pub fn encode_list<'a>(
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    items: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
+) -> Result<Vec<u8>, ProtobufError> {
     let list_meta = crate::type_named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or(ProtobufError::NotBuiltIn)?;
     let mut meta = Vec::new();
     encode::object(list_meta, metadata, &mut meta)?;
-    let mut raw = Vec::new();
-    wire::put_bytes(&mut raw, 1, &meta);
-    for item in items {
-        wire::put_bytes(&mut raw, 2, item);
-    }
-    Ok(wrap(api_version, kind, &raw))
+    let items = items.into_iter();
+    let length = wire::bytes_field_length(meta.len()) + items.clone().map(|item| wire::bytes_field_length(item.len())).sum::<usize>();
+    Ok(wrap_with(api_version, kind, length, |out| {
+        wire::put_bytes(out, 1, &meta);
+        for item in items {
+            wire::put_bytes(out, 2, item);
+        }
+    }))
 }
 
 /// One frame of a watch: its length and a `WatchEvent` around a document. `event` is `ADDED`, `MODIFIED`, `DELETED`,

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,6 +25,7 @@ use tracing::debug;
 use crate::{
     authentication::ConnectionIdentity,
     server::{ApiServer, boxed},
+    stream_patience::{self, StreamExecutor},
     user::User,
 };
 
@@ -36,7 +37,7 @@ pub struct Patience {
     /// For the head of a request, counted from the end of the answer before it. Somewhat more than the 90 s that clients keep
     /// connections which they do not use, so that the client is who closes them.
     pub head: Duration,
-    /// For taking in anything at all of an answer that is ready for it. A stream that a connection was upgraded to may wait for ever:
+    /// For taking in anything at all of an answer that is ready for it, by connection and by stream of HTTP/2. A stream that a connection was upgraded to may wait for ever:
     /// somebody may have stopped their terminal.
     pub answer: Duration,
     /// For answering a ping (HTTP/2); pings are as far apart.
@@ -168,7 +169,7 @@ pub(crate) async fn serve(
         }
         let (server, upgraded) = (server.clone(), upgraded.clone());
         async move {
-            let answer = server.answer(request.map(boxed)).await;
+            let answer = stream_patience::watched(server.answer(request.map(boxed)).await);
             if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.store(true, Ordering::Relaxed);
             }
@@ -178,7 +179,7 @@ pub(crate) async fn serve(
     // What was agreed on is not guessed from the first bytes, for which a client might take for ever.
     let stream = TokioIo::new(stream);
     let ended = if agreed_on_http2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor { patience: patience.answer });
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(patience.ping)

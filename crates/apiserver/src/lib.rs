@@ -41,6 +41,7 @@ pub mod rendering;
 pub mod request_info;
 pub mod server;
 pub mod setup;
+mod stream_patience;
 mod tunnel;
 pub mod usage_metrics;
 pub mod user;

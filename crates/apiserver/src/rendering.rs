@@ -4,8 +4,11 @@
 //! bounded in bytes, shared by all readers.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
+    collections::VecDeque,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,48 +29,107 @@ use crate::{
 };
 
 /// Bytes of renderings kept.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
-#[derive(PartialEq, Eq, Hash, Clone)]
-struct CacheKey {
-    resource: meta::GroupVersionResource,
-    key: Arc<str>,
-    revision: Revision,
-    schema_generation: u32,
-    negotiated: Negotiated,
+/// What a rendering occupies beside its bytes, roughly.
+const OVERHEAD_BYTES: usize = 128;
+
+/// What of an object goes with its row of a Table.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Included {
+    /// Nothing.
+    None,
+    /// Its metadata.
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+impl Included {
+    /// What `includeObject` asks for.
+    pub fn asked(text: Option<&str>) -> Self {
+        match text {
+            Some("Object") => Self::Object,
+            Some("None") => Self::None,
+            _ => Self::Metadata,
+        }
+    }
+}
+
+/// What an object is rendered as.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Shape {
+    Document(Negotiated),
+    /// A row holds ages, so it is good for a second of time.
+    Row { included: Included, second: i64 },
+}
+
+struct Rendering {
+    shape: Shape,
+    /// Objects may be served in several versions, and definitions change. Kept weakly, so that the address is not given to another.
+    kind: Weak<dyn ServedKind>,
+    bytes: Weak<Bytes>,
+}
+
+/// The renderings of one object at one revision, as far as [`Renderings`] keeps them.
+#[derive(Default)]
+pub(crate) struct Rendered(Mutex<Vec<Rendering>>);
+
+impl std::fmt::Debug for Rendered {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} renderings", self.0.lock().len())
+    }
 }
 
 #[derive(Default)]
-struct Cache {
-    entries: HashMap<CacheKey, Bytes>,
-    order: VecDeque<CacheKey>,
+struct Kept {
+    order: VecDeque<Arc<Bytes>>,
     bytes: usize,
 }
 
-/// The cache of renderings.
+/// Keeps renderings, the latest up to a number of bytes. They are found through their objects.
 #[derive(Default)]
 pub struct Renderings {
-    cache: Mutex<Cache>,
+    kept: Mutex<Kept>,
+    made: AtomicU64,
 }
 
 impl Renderings {
-    fn get_or_make(&self, key: CacheKey, make: impl FnOnce() -> Result<Bytes, ApiError>) -> Result<Bytes, ApiError> {
-        if let Some(found) = self.cache.lock().entries.get(&key) {
-            return Ok(found.clone());
+    /// How many renderings were made: with enough room one for each form of each object and revision that anybody asked for.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    fn get_or_make(
+        &self,
+        stored: &StoredObject,
+        kind: &Arc<dyn ServedKind>,
+        shape: Shape,
+        make: impl FnOnce() -> Result<Bytes, ApiError>,
+    ) -> Result<Bytes, ApiError> {
+        // Held while it is made: whoever wants the same waits for it rather than making it too.
+        let mut known = stored.rendered.0.lock();
+        let mut same = known.iter().filter(|one| one.shape == shape && std::ptr::addr_eq(one.kind.as_ptr(), Arc::as_ptr(kind)));
+        if let Some(found) = same.next().and_then(|one| one.bytes.upgrade()) {
+            return Ok(found.as_ref().clone());
         }
-        let made = make()?;
-        let mut cache = self.cache.lock();
-        if cache.entries.insert(key.clone(), made.clone()).is_none() {
-            cache.bytes += made.len() + 128;
-            cache.order.push_back(key);
+        let made = Arc::new(make()?);
+        self.made.fetch_add(1, Ordering::Relaxed);
+        known.retain(|one| {
+            let is_past = matches!((one.shape, shape), (Shape::Row { second: old, .. }, Shape::Row { second: new, .. }) if old < new);
+            !is_past && one.bytes.strong_count() > 0 && one.kind.strong_count() > 0
+        });
+        known.push(Rendering { shape, kind: Arc::downgrade(kind), bytes: Arc::downgrade(&made) });
+        drop(known);
+        let bytes = made.as_ref().clone();
+        let mut kept = self.kept.lock();
+        kept.bytes += bytes.len() + OVERHEAD_BYTES;
+        kept.order.push_back(made);
+        while kept.bytes > CACHE_BYTES {
+            let Some(oldest) = kept.order.pop_front() else { break };
+            kept.bytes = kept.bytes.saturating_sub(oldest.len() + OVERHEAD_BYTES);
         }
-        while cache.bytes > CACHE_BYTES {
-            let Some(oldest) = cache.order.pop_front() else { break };
-            if let Some(gone) = cache.entries.remove(&oldest) {
-                cache.bytes = cache.bytes.saturating_sub(gone.len() + 128);
-            }
-        }
-        Ok(made)
+        Ok(bytes)
     }
 }
 
@@ -79,22 +141,14 @@ pub fn render(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, ne
     if negotiated == Negotiated::JSON && core.is_plain(kind, stored) {
         return Ok(stored.json.clone());
     }
-    let key = CacheKey {
-        resource: kind.info().resource(),
-        key: stored.key.clone(),
-        revision: stored.revision,
-        schema_generation: kind.schema().generation,
-        negotiated,
-    };
-    // Cells of a table hold ages of other things than the object, so tables are made anew.
     if negotiated.form == Form::Table {
-        let object = core.served_object(kind, stored)?;
-        return encode_value(core, kind, &table(kind, &[(object, stored.revision)], Some(stored.revision), "Metadata", (core.clock)(), true), negotiated);
+        let row = row(core, kind, stored, Included::Metadata, (core.clock)())?;
+        return table(kind, &[row], &table_metadata(stored.revision), true, negotiated.encoding);
     }
-    core.renderings.get_or_make(key, || {
+    core.renderings.get_or_make(stored, kind, Shape::Document(negotiated), || {
         let object = core.served_object(kind, stored)?;
         match negotiated.form {
-            Form::Metadata => encode_value(core, kind, &partial_metadata(&object).into_value(), negotiated),
+            Form::Metadata => encode_meta(&partial_metadata(&object).into_value(), negotiated.encoding),
             Form::Whole | Form::Table => encode_object(kind, &object, negotiated.encoding),
         }
     })
@@ -110,14 +164,6 @@ pub fn encode_object(kind: &Arc<dyn ServedKind>, object: &Object, encoding: Enco
         Encoding::Yaml => codec::yaml(&Value::Object(object.0.clone())),
         Encoding::Protobuf => codec::protobuf(kind.schema(), object),
     }
-}
-
-/// Any object of the meta group (Table, PartialObjectMetadata, Status) in an encoding.
-///
-/// # Errors
-/// 500 where it cannot be expressed.
-pub fn encode_value(_core: &Core, _kind: &Arc<dyn ServedKind>, value: &Value, negotiated: Negotiated) -> Result<Bytes, ApiError> {
-    encode_meta(value, negotiated.encoding)
 }
 
 /// Any object whose kind `api` knows by name, in an encoding; what protobuf cannot express goes as JSON.
@@ -141,57 +187,78 @@ pub fn partial_metadata(object: &Object) -> Object {
     Object(partial)
 }
 
-/// A Table of objects. `include` is `None`, `Metadata` or `Object`; `columns` are left out of later watch events.
-pub fn table(kind: &Arc<dyn ServedKind>, objects: &[(Object, Revision)], revision: Option<Revision>, include: &str, now: Timestamp, columns: bool) -> Value {
-    let definitions = kind.columns();
-    let dates: Vec<bool> = definitions.iter().map(|column| column.kind == "date").collect();
-    let rows: Vec<Value> = objects
+/// The row that an object is in Tables, in JSON.
+///
+/// # Errors
+/// 500 for damage.
+pub fn row(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, included: Included, now: Timestamp) -> Result<Bytes, ApiError> {
+    let second = now.as_second();
+    // Ages count whole seconds, so every row of one second is the same.
+    let now = Timestamp::from_second(second).unwrap_or(now);
+    core.renderings.get_or_make(stored, kind, Shape::Row { included, second }, || {
+        let object = core.served_object(kind, stored)?;
+        let mut cells = kind.row(&object, now);
+        for (cell, _) in cells.iter_mut().zip(kind.columns()).filter(|(_, column)| column.kind == "date") {
+            // Date columns carry a timestamp from the strategy and an age to the client, as upstream's printers do.
+            if let Some(Ok(since)) = cell.as_str().map(str::parse::<Timestamp>) {
+                *cell = Value::String(kinds::plain::age(Some(since), now));
+            }
+        }
+        let mut row = Map::new();
+        row.insert("cells".to_owned(), Value::Array(cells));
+        match included {
+            Included::Object => {
+                row.insert("object".to_owned(), object.into_value());
+            }
+            Included::None => {}
+            Included::Metadata => {
+                row.insert("object".to_owned(), partial_metadata(&object).into_value());
+            }
+        }
+        serde_json::to_vec(&row).map(Bytes::from).map_err(ApiError::internal)
+    })
+}
+
+/// The metadata of a Table about one object.
+pub fn table_metadata(revision: Revision) -> Map<String, Value> {
+    Map::from_iter([("resourceVersion".to_owned(), json!(revision.to_string()))])
+}
+
+/// A Table of rows that [`row`] made. `columns` are left out of later watch events.
+///
+/// # Errors
+/// 406 where the encoding has no tables.
+pub fn table(kind: &Arc<dyn ServedKind>, rows: &[Bytes], metadata: &Map<String, Value>, columns: bool, encoding: Encoding) -> Result<Bytes, ApiError> {
+    let definitions = if columns { kind.columns() } else { Default::default() };
+    let definitions: Vec<Value> = definitions
         .iter()
-        .map(|(object, _)| {
-            let mut cells = kind.row(object, now);
-            for (cell, _) in cells.iter_mut().zip(&dates).filter(|(_, date)| **date) {
-                // Date columns carry a timestamp from the strategy and an age to the client, as upstream's printers do.
-                if let Some(Ok(since)) = cell.as_str().map(str::parse::<Timestamp>) {
-                    *cell = Value::String(kinds::plain::age(Some(since), now));
-                }
-            }
-            let mut row = Map::new();
-            row.insert("cells".to_owned(), Value::Array(cells));
-            match include {
-                "Object" => {
-                    row.insert("object".to_owned(), Value::Object(object.0.clone()));
-                }
-                "None" => {}
-                _ => {
-                    row.insert("object".to_owned(), partial_metadata(object).into_value());
-                }
-            }
-            Value::Object(row)
+        .map(|column| {
+            // Upstream's definitions show ages as strings by the time the table leaves.
+            let kind = if column.kind == "date" && column.name != "Created At" { "string" } else { column.kind.as_str() };
+            json!({"name": column.name, "type": kind, "format": column.format, "description": column.description, "priority": column.priority})
         })
         .collect();
-    let mut metadata = Map::new();
-    if let Some(revision) = revision {
-        metadata.insert("resourceVersion".to_owned(), json!(revision.to_string()));
+    let mut buffer = BytesMut::with_capacity(512 + 256 * definitions.len() + rows.iter().map(|row| row.len() + 1).sum::<usize>());
+    buffer.put_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    buffer.put_slice(&serde_json::to_vec(metadata).map_err(ApiError::internal)?);
+    buffer.put_slice(b",\"columnDefinitions\":");
+    buffer.put_slice(&serde_json::to_vec(&definitions).map_err(ApiError::internal)?);
+    buffer.put_slice(b",\"rows\":[");
+    put_joined(&mut buffer, rows);
+    buffer.put_slice(b"]}");
+    match encoding {
+        Encoding::Json => Ok(buffer.freeze()),
+        Encoding::Yaml | Encoding::Protobuf => encode_meta(&serde_json::from_slice(&buffer).map_err(ApiError::internal)?, encoding),
     }
-    let column_values: Vec<Value> = if columns {
-        definitions
-            .iter()
-            .map(|column| {
-                // Upstream's definitions show ages as strings by the time the table leaves.
-                let kind = if column.kind == "date" && column.name != "Created At" { "string" } else { column.kind.as_str() };
-                json!({"name": column.name, "type": kind, "format": column.format, "description": column.description, "priority": column.priority})
-            })
-            .collect()
-    } else {
-        Vec::new()
-    };
-    json!({
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": metadata,
-        "columnDefinitions": column_values,
-        "rows": rows,
-    })
+}
+
+fn put_joined(buffer: &mut BytesMut, parts: &[Bytes]) {
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            buffer.put_u8(b',');
+        }
+        buffer.put_slice(part);
+    }
 }
 
 /// A list's own metadata.
@@ -218,6 +285,14 @@ impl ListMetadata {
         }
         metadata
     }
+}
+
+/// Kind of lists of nothing but metadata.
+const METADATA_LIST: &str = "PartialObjectMetadataList";
+
+/// Objects without their envelopes, as lists in protobuf have them.
+fn protobuf_bodies(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], negotiated: Negotiated) -> Result<Vec<Bytes>, ApiError> {
+    items.iter().map(|item| render(core, kind, item, negotiated).and_then(|bytes| codec::protobuf_body(&bytes))).collect()
 }
 
 /// A list of stored objects as bytes.
@@ -254,33 +329,34 @@ pub fn render_list(core: &Core, context: &RequestContext, kind: &Arc<dyn ServedK
             Ok(buffer.freeze())
         }
         (Form::Whole, Encoding::Protobuf) => {
-            let bodies = items
-                .iter()
-                .map(|item| render(core, kind, item, negotiated).and_then(|bytes| codec::protobuf_body(&bytes)))
-                .collect::<Result<Vec<_>, _>>()?;
+            let bodies = protobuf_bodies(core, kind, items, negotiated)?;
             codec::protobuf_list(&info.kind.group_version().to_string(), &info.list_kind, list, &bodies)
         }
         (Form::Table, _) => {
-            let objects = items
-                .iter()
-                .map(|item| Ok((core.served_object(kind, item)?, item.revision)))
-                .collect::<Result<Vec<_>, ApiError>>()?;
-            let include = context.query.include_object.as_deref().unwrap_or("Metadata");
-            let mut value = table(kind, &objects, None, include, context.now, true);
-            if let Some(place) = value.get_mut("metadata") {
-                *place = Value::Object(list.value());
-            }
-            encode_meta(&value, negotiated.encoding)
+            let included = Included::asked(context.query.include_object.as_deref());
+            let rows = items.iter().map(|item| row(core, kind, item, included, context.now)).collect::<Result<Vec<_>, _>>()?;
+            table(kind, &rows, &list.value(), true, negotiated.encoding)
         }
-        (Form::Metadata, _) => {
-            let mut values = Vec::with_capacity(items.len());
-            for item in items {
-                values.push(partial_metadata(&core.served_object(kind, item)?).into_value());
-            }
-            encode_meta(
-                &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": list.value(), "items": values}),
-                negotiated.encoding,
-            )
+        (Form::Metadata, Encoding::Protobuf) => {
+            let bodies = protobuf_bodies(core, kind, items, negotiated)?;
+            codec::protobuf_list("meta.k8s.io/v1", METADATA_LIST, list, &bodies)
+        }
+        (Form::Metadata, Encoding::Json) => {
+            let parts = items.iter().map(|item| render(core, kind, item, negotiated)).collect::<Result<Vec<_>, _>>()?;
+            let mut buffer = BytesMut::with_capacity(256 + parts.iter().map(|part| part.len() + 1).sum::<usize>());
+            let head = json!({"kind": METADATA_LIST, "apiVersion": "meta.k8s.io/v1", "metadata": list.value()});
+            let head = serde_json::to_vec(&head).map_err(ApiError::internal)?;
+            // Its last brace comes after the items.
+            buffer.put_slice(head.strip_suffix(b"}").unwrap_or(&head));
+            buffer.put_slice(b",\"items\":[");
+            put_joined(&mut buffer, &parts);
+            buffer.put_slice(b"]}");
+            Ok(buffer.freeze())
+        }
+        (Form::Metadata, Encoding::Yaml) => {
+            let json = Negotiated { encoding: Encoding::Json, form: Form::Metadata };
+            let list = render_list(core, context, kind, items, list, json)?;
+            codec::yaml(&serde_json::from_slice(&list).map_err(ApiError::internal)?)
         }
         (Form::Whole, Encoding::Yaml) => {
             let objects = items.iter().map(|item| core.served_object(kind, item).map(Object::into_value)).collect::<Result<Vec<_>, _>>()?;

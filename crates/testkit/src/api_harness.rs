@@ -159,7 +159,15 @@ impl Caller {
     /// # Panics
     /// Where it is refused.
     pub async fn watch(&self, path: &str) -> Watch {
-        let (head, body) = self.answer("GET", path, &[("accept", "application/json")], Bytes::new()).await.into_parts();
+        self.watch_as(path, "application/json").await
+    }
+
+    /// Opens a watch that accepts something else.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub async fn watch_as(&self, path: &str, accept: &str) -> Watch {
+        let (head, body) = self.answer("GET", path, &[("accept", accept)], Bytes::new()).await.into_parts();
         assert_eq!(head.status.as_u16(), 200, "a watch of {path} must be allowed");
         Watch { body, rest: BytesMut::new() }
     }
@@ -236,11 +244,31 @@ impl Watch {
                 let line = self.rest.split_to(end + 1);
                 return Some(serde_json::from_slice(&line).expect("an event in JSON"));
             }
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event within ten seconds")?.expect("a whole event");
-            if let Some(data) = frame.data_ref() {
-                self.rest.extend_from_slice(data);
-            }
+            self.take().await?;
         }
+    }
+
+    /// The next frame in protobuf, without its length; none where the watch ended.
+    ///
+    /// # Panics
+    /// Where nothing comes for long.
+    pub async fn next_protobuf(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(length) = self.rest.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize)
+                && self.rest.len() >= length + 4
+            {
+                return Some(self.rest.split_to(length + 4).freeze().slice(4..));
+            }
+            self.take().await?;
+        }
+    }
+
+    async fn take(&mut self) -> Option<()> {
+        let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event within ten seconds")?.expect("a whole event");
+        if let Some(data) = frame.data_ref() {
+            self.rest.extend_from_slice(data);
+        }
+        Some(())
     }
 
     /// The next event's type and its object's name.

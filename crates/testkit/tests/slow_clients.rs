@@ -7,6 +7,9 @@ use std::{
 };
 
 use apiserver::connection::Patience;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use pki::{AlternativeNames, ClusterAuthority, SwappableCertificate};
 use rustls::pki_types::ServerName;
@@ -187,4 +190,62 @@ async fn a_watch_that_is_quiet_goes_on() {
         assert!(read > 0, "the watch ended: {seen}");
         seen.push_str(&String::from_utf8_lossy(&part[..read]));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_client_takes_nothing_ends_and_its_connection_goes_on() {
+    let served = Served::start().await;
+    served.fill().await;
+    let stream = TokioIo::new(served.connect_by(&served.http2).await);
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = builder.initial_stream_window_size(64 * 1024).handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let ask = |path: &str| {
+        let request = http::Request::get(format!("https://127.0.0.1{path}")).body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.clone().send_request(request);
+        async { answer.await.unwrap().into_body() }
+    };
+    let mut stalled = Vec::new();
+    for path in ["/api/v1/configmaps", "/api/v1/configmaps?watch=true"] {
+        stalled.push((path, ask(path).await));
+    }
+    let mut quiet = ask("/api/v1/namespaces/default/secrets?watch=true").await;
+    // One that takes its time, longer than the server's patience altogether, but takes something now and then.
+    let mut slow = ask("/api/v1/namespaces/default/configmaps/large-1").await;
+    let slow = tokio::spawn(async move {
+        let (started, mut taken, mut paused) = (Instant::now(), 0, 0);
+        while let Some(frame) = slow.frame().await {
+            taken += frame.unwrap().into_data().unwrap().len();
+            if taken / 80_000 > paused {
+                paused = taken / 80_000;
+                tokio::time::sleep(SHORT / 4).await;
+            }
+        }
+        assert!(started.elapsed() > SHORT * 2, "not slow enough to show anything");
+        taken
+    });
+    let started = Instant::now();
+    while started.elapsed() < SHORT * 4 {
+        // The connection itself is never idle, so no limit of connections is met.
+        let ready = ask("/readyz").await.collect().await.unwrap().to_bytes();
+        assert_eq!(ready, "ok");
+        tokio::time::sleep(SHORT / 8).await;
+    }
+    for (path, mut body) in stalled {
+        let mut taken = 0;
+        let ended = loop {
+            match tokio::time::timeout(PATIENCE, body.frame()).await.unwrap() {
+                Some(Ok(frame)) => taken += frame.into_data().unwrap().len(),
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            }
+        };
+        assert!(ended.is_err(), "{path}: the stream must be reset, not go on after {taken} bytes");
+        assert!(taken <= 1_000_000, "{path}: {taken} bytes although the client was away");
+    }
+    assert!(tokio::time::timeout(PATIENCE, slow).await.unwrap().unwrap() > 900_000);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "late"}});
+    assert_eq!(served.harness.administrator().post("/api/v1/namespaces/default/secrets", &secret).await.status, 201);
+    let event = tokio::time::timeout(PATIENCE, quiet.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap();
+    assert!(String::from_utf8_lossy(&event).contains("\"late\""));
 }

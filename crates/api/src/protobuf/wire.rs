@@ -100,9 +100,19 @@ pub(crate) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
 
 /// Appends a field with text, bytes or a message that is already encoded.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    put_varint(out, u64::from(number) << 3 | 2);
-    put_varint(out, bytes.len() as u64);
+    put_length(out, number, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// Appends the beginning of such a field; its content follows.
+pub(crate) fn put_length(out: &mut Vec<u8>, number: u32, length: usize) {
+    put_varint(out, u64::from(number) << 3 | 2);
+    put_varint(out, length as u64);
+}
+
+/// How many bytes [`put_bytes`] appends for so many, under a number that needs one byte (up to 15).
+pub(crate) fn bytes_field_length(length: usize) -> usize {
+    2 + (length.max(1).ilog2() / 7) as usize + length
 }
 
 /// Appends a field with a message that `write` appends. Its length is only known afterwards: one byte is kept for it, and

@@ -25,7 +25,7 @@ use crate::{
     http_body::{Body, BoxError},
     negotiation::{Encoding, Form, Negotiated, negotiate_for},
     options::VersionMatch,
-    rendering,
+    rendering::{self, Included},
     view::{EventType, ResourceView, StoredObject, Unavailable, ViewEvent, json_frame},
 };
 
@@ -59,11 +59,10 @@ struct Watcher {
 impl Watcher {
     fn object_frame(&mut self, kind: EventType, object: &StoredObject) -> Result<Bytes, ApiError> {
         if self.negotiated.form == Form::Table {
-            let tree = self.core.served_object(&self.kind, object)?;
-            let include = self.context.query.include_object.as_deref().unwrap_or("Metadata");
-            let value = rendering::table(&self.kind, &[(tree, object.revision)], Some(object.revision), include, (self.core.clock)(), self.first_table);
-            self.first_table = false;
-            let bytes = rendering::encode_meta(&value, self.negotiated.encoding)?;
+            let include = Included::asked(self.context.query.include_object.as_deref());
+            let row = rendering::row(&self.core, &self.kind, object, include, (self.core.clock)())?;
+            let columns = std::mem::take(&mut self.first_table);
+            let bytes = rendering::table(&self.kind, &[row], &rendering::table_metadata(object.revision), columns, self.negotiated.encoding)?;
             return Ok(self.frame(kind.as_str(), &bytes));
         }
         let bytes = rendering::render(&self.core, &self.kind, object, self.negotiated)?;

@@ -35,6 +35,8 @@ pub struct ViewEvent {
     /// What it was, none where it was created.
     pub old: Option<Arc<StoredObject>>,
     frames: [OnceLock<Bytes>; 3],
+    /// The last state under the revision of its deletion, made once for all watchers.
+    deleted: OnceLock<Arc<StoredObject>>,
 }
 
 /// Types of watch events.
@@ -72,12 +74,12 @@ pub fn json_frame(kind: &str, object: &[u8]) -> Bytes {
 
 impl ViewEvent {
     fn new(revision: Revision, new: Option<Arc<StoredObject>>, old: Option<Arc<StoredObject>>) -> Self {
-        Self { revision, new, old, frames: Default::default() }
+        Self { revision, new, old, frames: Default::default(), deleted: OnceLock::new() }
     }
     /// The object a watcher is shown for an event of this type: a deletion shows the last state under its own revision.
     pub fn shown(&self, kind: EventType) -> Option<Arc<StoredObject>> {
         match (kind, &self.new, &self.old) {
-            (EventType::Deleted, _, Some(old)) => Some(Arc::new(old.at_revision(self.revision))),
+            (EventType::Deleted, _, Some(old)) => Some(self.deleted.get_or_init(|| Arc::new(old.at_revision(self.revision))).clone()),
             (_, Some(new), _) => Some(new.clone()),
             _ => None,
         }

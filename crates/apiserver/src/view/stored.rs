@@ -4,12 +4,22 @@
 //! decoding: labels, selectable fields and the generation of the schema it was defaulted under. When a value enters the
 //! [`super::MemoryView`] its revision is spliced in once; from then on a plain read is a clone of [`Bytes`].
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use meta::Object;
 use serde_json::{Map, Value};
 use store::Revision;
+
+use crate::rendering::Rendered;
+
+/// Objects decoded by this process.
+static DECODED: AtomicU64 = AtomicU64::new(0);
+
+/// How many stored objects this process has decoded: what plain reads never do.
+pub fn decoded() -> u64 {
+    DECODED.load(Ordering::Relaxed)
+}
 
 /// First byte of every stored value; grows when the layout changes.
 const LAYOUT: u8 = 1;
@@ -40,6 +50,8 @@ pub struct StoredObject {
     item_start: u32,
     /// Length of the revision's digits, which follow `item_start` at a known place.
     revision_digits: u32,
+    /// What it was rendered as, as far as that is still kept.
+    pub(crate) rendered: Rendered,
 }
 
 /// Why bytes from the store could not be read.
@@ -190,6 +202,7 @@ impl StoredObject {
             json: json.freeze(),
             item_start,
             revision_digits: u32::try_from(digits.len()).unwrap_or_default(),
+            rendered: Rendered::default(),
         })
     }
 
@@ -210,6 +223,7 @@ impl StoredObject {
             json: json.freeze(),
             item_start: self.item_start,
             revision_digits: u32::try_from(digits.len()).unwrap_or_default(),
+            rendered: Rendered::default(),
         }
     }
 
@@ -223,6 +237,7 @@ impl StoredObject {
     /// # Errors
     /// Where the bytes are no JSON object: damage.
     pub fn object(&self) -> Result<Object, DamagedValue> {
+        DECODED.fetch_add(1, Ordering::Relaxed);
         serde_json::from_slice::<Map<String, Value>>(&self.json)
             .map(Object)
             .map_err(|_| DamagedValue { key: self.key.to_string(), reason: "its body is no JSON object" })
@@ -233,6 +248,7 @@ impl StoredObject {
     /// # Errors
     /// Where the bytes do not have the type's shape.
     pub fn typed<K: serde::de::DeserializeOwned>(&self) -> Result<K, serde_json::Error> {
+        DECODED.fetch_add(1, Ordering::Relaxed);
         serde_json::from_slice(&self.json)
     }
 

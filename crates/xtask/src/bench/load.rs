@@ -45,3 +45,15 @@ pub fn own(program: &Path, server: &Server, words: &[&str]) -> Result<Value> {
 pub fn milliseconds(measured: &Value, name: &str) -> f64 {
     measured[name].as_f64().unwrap_or(f64::NAN)
 }
+
+/// What reads cost, counted by a test program: allocations, objects decoded and renderings made, by what was read.
+pub fn counted() -> Result<Vec<String>> {
+    let mut test = cargo();
+    test.current_dir(places::workspace()).args(["test", "--quiet", "--release", "-p", "testkit", "--test", "allocations", "--", "--nocapture"]);
+    let said = output(&mut test)?;
+    let costs: Value = said.lines().find_map(|line| serde_json::from_str(line).ok().filter(Value::is_object)).context("no costs were printed")?;
+    let line = |(what, cost): (&String, &Value)| {
+        format!("{what}: {} allocations, {} decoded, {} rendered", cost["allocations"], cost["decoded"], cost["rendered"])
+    };
+    Ok(costs.as_object().into_iter().flatten().map(line).collect())
+}
