@@ -1,6 +1,6 @@
 //! From a request to its answer: who asks, may they, and which handler; and the TLS listener that requests come in by.
 
-use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
+use std::{collections::BTreeSet, convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -59,7 +59,8 @@ impl ApiServer {
         let watch_asked = request.uri().query().is_some_and(|query| query.contains("watch="))
             && Query::parse(request.uri().query().unwrap_or_default()).is_ok_and(|query| query.watch);
         let info = RequestInfo::parse(request.method(), request.uri().path(), watch_asked);
-        self.core.metrics.begin();
+        self.core.metrics.begin(&info);
+        let dry_run = request.uri().query().is_some_and(|query| query.contains("dryRun=All"));
         let verb = info.clone();
         let warnings = Arc::default();
         let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&warnings))).catch_unwind();
@@ -77,7 +78,7 @@ impl ApiServer {
                 response.headers_mut().append(header::WARNING, value);
             }
         }
-        self.core.metrics.end(&verb, response.status().as_u16(), started.elapsed());
+        self.core.metrics.end(&verb, dry_run, response.status().as_u16(), started.elapsed());
         response
     }
 
@@ -163,7 +164,15 @@ impl ApiServer {
         }
         match path.as_str() {
             "/version" => Ok(json_answer(StatusCode::OK, &crate::version::info())),
-            "/metrics" => Ok(crate::http_body::answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.core.metrics.text())),
+            "/metrics" => {
+                let scheme = self.core.scheme.load();
+                let resources: BTreeSet<_> = scheme.kinds().map(|kind| kind.info().group_resource()).collect();
+                let counts = resources.into_iter().map(|resource| resource.to_string()).map(|name| {
+                    let count = self.core.view_named(&name).len();
+                    (name, count)
+                });
+                Ok(crate::http_body::answer(StatusCode::OK, crate::metrics::TEXT, self.core.metrics.text(counts)))
+            }
             "" => {
                 let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
                 Ok(json_answer(StatusCode::OK, &serde_json::json!({"paths": paths})))
