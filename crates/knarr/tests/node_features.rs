@@ -209,3 +209,33 @@ fn no_well_known_way_leads_out_of_a_container() {
     let told = cluster.eventually("user namespaces are refused", || Some(events()).filter(|told| !told.is_empty()));
     assert!(told.contains("does not support user namespaces"), "{told}");
 }
+
+#[test]
+fn a_node_that_runs_out_of_process_numbers_says_so_and_ends_the_pod_with_most() {
+    let (mut cluster, _registry) = cluster();
+    cluster.apply(&pod("few", "exec sleep 1000", "", ""));
+    cluster.apply(&pod("many", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait", "", ""));
+    ready(&cluster, "few");
+    ready(&cluster, "many");
+    let pressure = |field: &str| format!(".status.conditions[?(@.type==\"PIDPressure\")].{field}");
+    becomes(&cluster, "node/node-1", &pressure("reason"), "KubeletHasSufficientPID");
+    let before = at(&cluster, "node/node-1", &pressure("lastTransitionTime"));
+    cluster.restart_server_with(&["--least-process-ids", "100000000"]);
+    becomes(&cluster, "pod/many", ".status.reason", "Evicted");
+    assert_eq!(at(&cluster, "pod/many", ".status.phase"), "Failed");
+    let message = at(&cluster, "pod/many", ".status.message");
+    assert!(message.starts_with("The node was low on resource: pids. Threshold quantity: 100M, available: ") && message.contains("Container main was using 9, request is 0"), "{message}");
+    becomes(&cluster, "node/node-1", &pressure("status"), "True");
+    assert_eq!(at(&cluster, "node/node-1", &pressure("reason")), "KubeletHasInsufficientPID");
+    let during = at(&cluster, "node/node-1", &pressure("lastTransitionTime"));
+    assert!(during > before, "{before} {during}");
+    // Who is placed there by hand is refused; and the scheduler places nobody.
+    cluster.apply(&pod("forced", "true", "", "nodeName: node-1"));
+    becomes(&cluster, "pod/forced", ".status.reason", "Evicted");
+    assert_eq!(at(&cluster, "pod/forced", ".status.message"), "Pod was rejected: The node had condition: [PIDPressure]. ");
+    cluster.eventually("the node is tainted", || at(&cluster, "node/node-1", ".spec.taints[*].key").contains("node.kubernetes.io/pid-pressure").then_some(()));
+    cluster.restart_server_with(&[]);
+    becomes(&cluster, "node/node-1", &pressure("status"), "False");
+    assert!(at(&cluster, "node/node-1", &pressure("lastTransitionTime")) > during);
+    cluster.eventually("the taint goes", || (!at(&cluster, "node/node-1", ".spec.taints[*].key").contains("pid-pressure")).then_some(()));
+}

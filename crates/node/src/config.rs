@@ -9,6 +9,7 @@ use pod_sandbox_network::PodSandboxNetwork;
 use crate::{
     clock::{Clock, SystemClock},
     events::EventRecorder,
+    eviction::recent::RecentShortages,
     images::ImagePuller,
     machine::Machine,
     metrics::Metrics,
@@ -159,6 +160,8 @@ pub struct Context {
     pub services: ServiceDirectory,
     /// Service account tokens.
     pub tokens: TokenSource,
+    /// What the node has been short of.
+    pub shortages: RecentShortages,
     /// The workers of this node's pods.
     pub pods: Pods,
     /// Counters.

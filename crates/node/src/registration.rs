@@ -22,7 +22,7 @@ use crate::{
     api_error::words,
     clock::until,
     config::Context,
-    eviction::pressure::Shortage,
+    eviction::recent::Pressures,
     extended_resources,
     machine::Allocatable,
     quantity::{Amount, kibibytes},
@@ -301,9 +301,7 @@ impl Registration {
 
     fn conditions(&self, last: Option<&NodeStatus>) -> Vec<NodeCondition> {
         let now = self.context.config.clock.now();
-        let little_memory = Shortage::of_memory().is_some();
-        let few_process_ids = Shortage::of_process_ids(self.context.config.least_process_ids).is_some();
-        let little_disk = Shortage::of_disk(&self.context.config.data_directory).is_some();
+        let Pressures { memory: little_memory, disk: little_disk, process_ids: few_process_ids } = self.context.shortages.look(&self.context.config);
         let pressure = |type_, has: bool, yes: &str, no: &str, message: &str| {
             let reason = if has { yes } else { no };
             let words = if has { format!("kubelet has {message}") } else { format!("kubelet has {}", if message.starts_with("insufficient") { message.replacen("insufficient", "sufficient", 1) } else { format!("no {message}") }) };
