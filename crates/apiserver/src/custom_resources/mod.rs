@@ -25,6 +25,7 @@ use std::{
 };
 
 use api::openapi::{PublishedKind, PublishedSubresource};
+use futures::{StreamExt, stream};
 use kinds::{Scheme, ServedKind};
 use meta::{ApiError, GroupResource, Object};
 use serde_json::Value;
@@ -48,6 +49,10 @@ const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// The store refused a status; nothing would tell when it no longer does.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Statuses that are written at once. Those who write at the same time share the store's commits, and a server may start with a
+/// thousand definitions that were stored just before it went down.
+const WRITES_AT_ONCE: usize = 64;
 
 /// Whether a kind is CustomResourceDefinition.
 pub fn is_definition(kind: &dyn ServedKind) -> bool {
@@ -163,6 +168,20 @@ struct Decision {
     terminating: bool,
 }
 
+/// Writes into a definition's status what was decided, where it does not say so already.
+async fn write_down(core: Arc<Core>, decision: Decision) -> (Decision, Result<(), ApiError>) {
+    let edit = |definition: &mut Object, now: &str| {
+        definition.set(&["status", "acceptedNames"], decision.names.clone());
+        for condition in &decision.conditions {
+            conditions::set(definition, condition, now);
+        }
+    };
+    let mut edited = decision.definition.clone();
+    edit(&mut edited, &crate::core::format_time((core.clock)()));
+    let outcome = if edited == decision.definition { Ok(()) } else { write_status(&core, &decision.name, &edit).await };
+    (decision, outcome)
+}
+
 struct Registry {
     view: Arc<ResourceView>,
     /// By group, the names of built-in kinds and of definitions.
@@ -246,9 +265,11 @@ impl Registry {
             looked_at.into_iter().map(|(name, revision, definition)| self.decide(core, name, revision, definition, &mut changes)).collect();
         // Before their statuses say so.
         changes.make(core);
-        for decision in decisions {
-            match self.settle(core, &decision).await {
+        let mut written = stream::iter(decisions).map(|decision| write_down(core.clone(), decision)).buffer_unordered(WRITES_AT_ONCE);
+        while let Some((decision, outcome)) = written.next().await {
+            match outcome {
                 Ok(()) => {
+                    self.clean_up(core, &decision);
                     self.known.insert(decision.name, decision.revision);
                 }
                 Err(error) if error.reason == meta::Reason::NotFound => {}
@@ -307,26 +328,15 @@ impl Registry {
         Decision { name, revision, definition, names, conditions: news, terminating }
     }
 
-    async fn settle(&mut self, core: &Arc<Core>, decision: &Decision) -> Result<(), ApiError> {
-        let edit = |definition: &mut Object, now: &str| {
-            definition.set(&["status", "acceptedNames"], decision.names.clone());
-            for condition in &decision.conditions {
-                conditions::set(definition, condition, now);
-            }
-        };
-        let (name, definition) = (&decision.name, &decision.definition);
-        let mut edited = definition.clone();
-        edit(&mut edited, &crate::core::format_time((core.clock)()));
-        if edited != *definition {
-            write_status(core, name, &edit).await?;
-        }
+    /// Begins the end of a definition that is being deleted.
+    fn clean_up(&mut self, core: &Arc<Core>, decision: &Decision) {
+        let name = &decision.name;
         if decision.terminating
-            && definition.finalizers().contains(&CLEANUP_FINALIZER)
+            && decision.definition.finalizers().contains(&CLEANUP_FINALIZER)
             && self.ending.get(name).is_none_or(JoinHandle::is_finished)
         {
             self.ending.insert(name.clone(), tokio::spawn(cleanup::run(core.clone(), name.to_string())));
         }
-        Ok(())
     }
 
     fn serve(&mut self, name: &Arc<str>, definition: &Object, names: &Value, terminating: bool, changes: &mut SchemeChanges) -> Result<(), String> {
