@@ -10,7 +10,7 @@ use crate::{
     aggregation::{self, Remotes},
     core::{Core, RequestContext},
     http_body::{Body, full},
-    negotiation::{Negotiated, negotiate},
+    negotiation::{Encoding, Negotiated, negotiate},
     rendering::{encode_meta, respond},
     usage_metrics,
 };
@@ -238,7 +238,7 @@ pub fn answer(core: &Core, context: &RequestContext, if_none_match: Option<&str>
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
         return Ok(response);
     }
-    let value = match parts.as_slice() {
+    let mut value = match parts.as_slice() {
         ["api"] => {
             let address = core.facts.advertise.map_or_else(String::new, |address| address.to_string());
             json!({
@@ -265,5 +265,9 @@ pub fn answer(core: &Core, context: &RequestContext, if_none_match: Option<&str>
         _ => return Err(ApiError::no_such_path()),
     };
     let negotiated = Negotiated { form: crate::negotiation::Form::Whole, ..negotiate(&context.accept, true)? };
+    if negotiated.encoding == Encoding::Protobuf {
+        // APIVersions says nothing in JSON.
+        value["apiVersion"] = json!("v1");
+    }
     Ok(respond(StatusCode::OK, negotiated, encode_meta(&value, negotiated.encoding)?))
 }

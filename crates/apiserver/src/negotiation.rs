@@ -87,6 +87,10 @@ fn clause(text: &str, protobuf: bool) -> Option<Clause> {
     if clause.form != Form::Whole && !matches!(version, "v1" | "v1beta1") {
         return None;
     }
+    // A Table has no protobuf, so that the next clause may serve.
+    if clause.form == Form::Table && clause.encoding == Encoding::Protobuf {
+        return None;
+    }
     (clause.quality > 0.0).then_some(clause)
 }
 
@@ -152,6 +156,7 @@ mod tests {
         check("application/yaml;q=0.5, application/json;q=0.9", Encoding::Json, Form::Whole);
         check("text/html, */*;q=0.1", Encoding::Json, Form::Whole);
         check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Encoding::Protobuf, Form::Metadata);
+        check("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json;as=Table;g=meta.k8s.io;v=v1", Encoding::Json, Form::Table);
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
         assert_eq!(negotiate_whole(table, true).unwrap_err().code, 406);
         assert_eq!(negotiate_whole(&format!("{table},application/yaml"), true).unwrap(), Negotiated { encoding: Encoding::Yaml, form: Form::Whole });

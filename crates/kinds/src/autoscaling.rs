@@ -294,6 +294,10 @@ impl Strategy for OldAutoscalerStrategy {
         if let Some(percent) = current_percent {
             object.set(&["status", "currentCPUUtilizationPercentage"], percent.into());
         }
+        if let Some(Value::Object(status)) = object.0.get_mut("status") {
+            // What this version must have, and the other leaves out where it is zero.
+            status.entry("currentReplicas").or_insert_with(|| 0.into());
+        }
         let behavior = object.remove(&["spec", "behavior"]).map(|behavior| behavior.to_string());
         let conditions = object.remove(&["status", "conditions"]).map(|conditions| conditions.to_string());
         for (key, text) in [(METRICS, metrics), (CURRENT, current), (BEHAVIOR, behavior), (CONDITIONS, conditions)] {

@@ -132,7 +132,7 @@ impl Strategy for FlowSchemaStrategy {
     fn validate(&self, schema: &FlowSchema) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");
-        let Some(spec) = &schema.spec else { return problems };
+        let spec = &schema.spec.clone().unwrap_or_default();
         if let Some(precedence) = spec.matching_precedence.filter(|number| !(1..=10_000).contains(number)) {
             let detail = if precedence <= 0 { "must be a positive value" } else { "must not be greater than 10000" };
             problems.push(FieldError::invalid(&path.child("matchingPrecedence"), precedence, detail));
@@ -202,7 +202,7 @@ impl Strategy for PriorityLevelStrategy {
     fn validate(&self, level: &PriorityLevelConfiguration) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");
-        let Some(spec) = &level.spec else { return problems };
+        let spec = &level.spec.clone().unwrap_or_default();
         if (level.metadata.name.as_deref() == Some("exempt")) != (spec.type_ == "Exempt") {
             let detail = "type must be 'Exempt' if and only if name is 'exempt'";
             problems.push(FieldError::invalid(&path.child("type"), spec.type_.as_str(), detail));

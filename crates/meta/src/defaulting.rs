@@ -34,7 +34,8 @@ fn default_object(types: &Types, of: &ObjectType, map: &mut Map<String, Value>) 
                 {
                     let mut inner = Map::new();
                     default_object(types, types.object(index), &mut inner);
-                    if !inner.is_empty() {
+                    // Upstream shows what must be there, however empty.
+                    if field.required || !inner.is_empty() {
                         map.insert(field.name.to_string(), Value::Object(inner));
                     }
                 }

@@ -8,7 +8,7 @@
 //! Source of the rules: the defaults `{}` in the OpenAPI v3 documents of Kubernetes 1.28, and what gogo/protobuf makes of
 //! `generated.proto`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
@@ -322,8 +322,10 @@ impl GoShapes {
                 if text().starts_with("0001-01-01T00:00:00") {
                     return;
                 }
-                integer(inner, 1, time.as_second());
-                integer(inner, 2, if *microseconds { i64::from(time.subsec_nanosecond()) } else { 0 });
+                // Nanoseconds count upwards, also before 1970.
+                let nanoseconds = time.as_nanosecond();
+                integer(inner, 1, i64::try_from(nanoseconds.div_euclid(1_000_000_000)).unwrap_or_default());
+                integer(inner, 2, if *microseconds { i64::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or_default() } else { 0 });
             }),
             Shape::Json => message(out, number, |inner| bytes(inner, 1, value.to_string().as_bytes())),
             Shape::Object(of) => bytes(out, number, &self.message(of, value)),
@@ -379,6 +381,62 @@ fn message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
     let mut inner = Vec::new();
     write(&mut inner);
     bytes(out, number, &inner);
+}
+
+/// The text without what is drawn by chance: UIDs, and the name of the volume with a service account's token.
+fn without_chance(text: &str) -> String {
+    let volume = text.split("kube-api-access-").nth(1).and_then(|rest| rest.get(..5)).map(|letters| format!("kube-api-access-{letters}"));
+    let mut rest = volume.map_or_else(|| text.to_owned(), |volume| text.replace(&volume, "kube-api-access"));
+    let is_uid = |part: &[u8]| {
+        let dash = |(at, byte): (usize, &u8)| if matches!(at, 8 | 13 | 18 | 23) { *byte == b'-' } else { byte.is_ascii_hexdigit() };
+        part.iter().enumerate().all(dash)
+    };
+    while let Some(place) = rest.as_bytes().windows(36).position(is_uid) {
+        rest.replace_range(place..place + 36, "uid");
+    }
+    rest
+}
+
+/// What two answers must have in common: the causes of a refusal, or the object without what differs from one creation to the next.
+pub fn essence(shapes: &GoShapes, status: u16, mut tree: Value) -> Value {
+    tree = serde_json::from_str(&without_chance(&tree.to_string())).unwrap_or_default();
+    if status >= 400 {
+        let causes: BTreeSet<String> = tree["details"]["causes"].as_array().into_iter().flatten().map(Value::to_string).collect();
+        let message = if causes.is_empty() { tree["message"].take() } else { Value::Null };
+        return json!({"code": tree["code"], "reason": tree["reason"], "causes": causes, "message": message});
+    }
+    for name in ["creationTimestamp", "resourceVersion"] {
+        tree["metadata"][name].take();
+    }
+    for name in ["clusterIP", "clusterIPs"] {
+        tree["spec"].as_object_mut().map(|spec| spec.remove(name));
+    }
+    for port in tree["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        port.as_object_mut().map(|port| port.remove("nodePort"));
+    }
+    for entry in tree["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
+        entry["time"].take();
+        entry["fieldsV1"] = json!(entry["fieldsV1"].to_string());
+    }
+    for condition in tree["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        condition["lastTransitionTime"].take();
+        condition["lastUpdateTime"].take();
+    }
+    shapes.complete(&tree)
+}
+
+/// Where two trees differ first.
+pub fn difference(left: &Value, right: &Value, path: &str) -> Option<String> {
+    match (left, right) {
+        (Value::Object(one), Value::Object(other)) => {
+            let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            names.into_iter().find_map(|name| difference(&left[name], &right[name], &format!("{path}.{name}")))
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            one.iter().zip(other).enumerate().find_map(|(index, (left, right))| difference(left, right, &format!("{path}[{index}]")))
+        }
+        _ => (left != right).then(|| format!("{path}: {left} or {right}")),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use meta::{
-    read::ZERO_TIME,
+    read::{ZERO_MICRO_TIME, ZERO_TIME},
     schema::{Field, ObjectType, Shape, TypeIndex},
 };
 use serde_json::{Number, Value};
@@ -140,8 +140,11 @@ impl Message<'_> {
                 // Of a field that comes twice, the last one counts.
                 values.retain(|(field, _)| *field != fact.field);
                 let value = self.single(shape, fact.form, data)?.filter(|value| fact.keeps_zero || !is_zero(shape, value));
-                let must_be = field.required && matches!(shape, Shape::Time);
-                let value = value.or_else(|| must_be.then(|| Value::from(ZERO_TIME)));
+                let value = value.or_else(|| match shape {
+                    Shape::Time if field.required => Some(Value::from(ZERO_TIME)),
+                    Shape::MicroTime if field.required && &*field.name != "eventTime" => Some(Value::from(ZERO_MICRO_TIME)),
+                    _ => None,
+                });
                 values.extend(value.map(|value| (fact.field, value)));
             }
         }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use meta::{
-    read::ZERO_TIME,
+    read::{ZERO_MICRO_TIME, ZERO_TIME},
     schema::{ObjectType, Shape, TypeIndex},
 };
 use serde_json::Value;
@@ -106,7 +106,7 @@ fn single(number: u32, shape: &Shape, form: WireForm, value: &Value, out: &mut V
                 wire::put_bytes(out, 3, text.as_bytes());
             });
         }
-        Shape::Time if text()? == ZERO_TIME => wire::nested(out, number, |_| ()),
+        Shape::Time | Shape::MicroTime if matches!(text()?, ZERO_TIME | ZERO_MICRO_TIME) => wire::nested(out, number, |_| ()),
         Shape::Time | Shape::MicroTime => {
             let time: jiff::Timestamp = text()?.parse().map_err(|_| Problem::Here("the text is not a time"))?;
             // Seconds are rounded down and nanoseconds count upwards from there, also before 1970.

@@ -43,6 +43,9 @@ impl Strategy for DaemonSetStrategy {
         let now = if changed { before.saturating_add(1) } else { before };
         set.metadata.annotations.get_or_insert_default().insert(key.to_owned(), now.to_string());
     }
+    fn prepare_status_update(&self, context: &WriteContext, set: &mut DaemonSet, old: &DaemonSet) {
+        self.prepare_update(context, set, old);
+    }
     fn validate(&self, set: &DaemonSet) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");

@@ -268,7 +268,9 @@ impl Strategy for NewEventStrategy {
             series_problems(event, &mut problems);
         }
         let mut same = |new: Value, old: Value, field: &str| immutable(&new, &old, &FieldPath::new(field), &mut problems);
-        same(serde_json::json!(event.regarding), serde_json::json!(old.regarding), "involvedObject");
+        // Go cannot tell an empty one from none.
+        let whole = |reference: &Option<_>| serde_json::json!(Option::<api::core::v1::ObjectReference>::clone(reference).unwrap_or_default());
+        same(whole(&event.regarding), whole(&old.regarding), "involvedObject");
         same(serde_json::json!(event.reason), serde_json::json!(old.reason), "reason");
         same(serde_json::json!(event.note), serde_json::json!(old.note), "message");
         same(serde_json::json!(event.deprecated_source), serde_json::json!(old.deprecated_source), "source");

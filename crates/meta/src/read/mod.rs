@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{object::Object, schema::Schema};
 
-pub use time::{ZERO_TIME, canonical_micro_time, canonical_time};
+pub use time::{ZERO_MICRO_TIME, ZERO_TIME, canonical_micro_time, canonical_time};
 
 /// Deepest nesting of lists and objects that is read. Stored objects are read again by `serde_json`, whose limit is 128.
 pub const MAX_DEPTH: usize = 100;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     MAX_PROBLEMS, ReadError,
-    time::{ZERO_TIME, canonical_micro_time, canonical_time, looks_canonical},
+    time::{ZERO_MICRO_TIME, ZERO_TIME, canonical_micro_time, canonical_time, looks_canonical},
 };
 use crate::{
     object::Object,
@@ -148,7 +148,9 @@ impl<'s> Walk<'s> {
                         }
                         scalar => field.omits_zero && is_zero(&field.item.shape, scalar),
                     };
-                    !empty || !built_in || field.required || matches!(field.item.shape, Shape::Any | Shape::FieldsV1)
+                    // An empty map has no form in protobuf, so that it cannot be required to be there.
+                    let required = field.required && !matches!(field.item.shape, Shape::Map { .. });
+                    !empty || !built_in || required || matches!(field.item.shape, Shape::Any | Shape::FieldsV1)
                 }
                 Ok(Verdict::Drop) => false,
                 Err(error) => {
@@ -158,8 +160,14 @@ impl<'s> Walk<'s> {
             }
         });
         if built_in {
-            for field in of.fields.iter().filter(|field| field.required && matches!(field.item.shape, Shape::Time)) {
-                map.entry(&*field.name).or_insert_with(|| Value::from(ZERO_TIME));
+            for field in of.fields.iter().filter(|field| field.required) {
+                let zero = match field.item.shape {
+                    Shape::Time => ZERO_TIME,
+                    // An event may be without one, as those of the core group are.
+                    Shape::MicroTime if &*field.name != "eventTime" => ZERO_MICRO_TIME,
+                    _ => continue,
+                };
+                map.entry(&*field.name).or_insert_with(|| Value::from(zero));
             }
         }
         failure.map_or(Ok(()), Err)

@@ -6,6 +6,9 @@ use jiff::{Timestamp, tz::TimeZone};
 /// `lastTransitionTime`, say), and it has to be there all the same.
 pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
+/// The same with microseconds.
+pub const ZERO_MICRO_TIME: &str = "0001-01-01T00:00:00.000000Z";
+
 /// The canonical form of a `metav1.Time`: UTC, whole seconds. `None` where the text is no RFC 3339 time.
 pub fn canonical_time(text: &str) -> Option<String> {
     instant(text).map(|time| zoned(time, "%Y-%m-%dT%H:%M:%SZ"))

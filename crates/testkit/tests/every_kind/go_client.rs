@@ -3,12 +3,11 @@
 //! Whatever a client in Go sends must mean what the same object means in plain JSON, and what it reads and writes back unchanged must
 //! change nothing, although empty texts and messages stand in it that nobody has set.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 use testkit::{
     ApiHarness, GoShapes,
     api_harness::{Answer, Caller},
+    go_shape::{difference, essence},
 };
 
 use crate::{PROTOBUF, Subject, invalid_objects, subjects};
@@ -28,52 +27,6 @@ fn tree(answer: &Answer) -> Value {
         return api::protobuf::decode_document(&answer.body).unwrap_or_else(|error| json!(format!("no document: {error}")));
     }
     answer.json()
-}
-
-/// What two answers must have in common: the causes of a refusal, or the object without what differs from one creation to the next.
-fn essence(shapes: &GoShapes, status: u16, mut tree: Value) -> Value {
-    if status >= 400 {
-        let causes: BTreeSet<String> = tree["details"]["causes"].as_array().into_iter().flatten().map(Value::to_string).collect();
-        let message = if causes.is_empty() { tree["message"].take() } else { Value::Null };
-        return json!({"code": tree["code"], "reason": tree["reason"], "causes": causes, "message": message});
-    }
-    // The volume of the service account's token is called by chance, and jobs select by their UID.
-    let text = tree.to_string();
-    let volume = text.split("kube-api-access-").nth(1).and_then(|rest| rest.get(..5)).unwrap_or("no volume");
-    tree = serde_json::from_str(&text.replace(volume, "name").replace(tree["metadata"]["uid"].as_str().unwrap_or("no uid"), "uid"))
-        .unwrap_or_default();
-    for name in ["creationTimestamp", "resourceVersion"] {
-        tree["metadata"][name].take();
-    }
-    for name in ["clusterIP", "clusterIPs"] {
-        tree["spec"].as_object_mut().map(|spec| spec.remove(name));
-    }
-    for port in tree["spec"]["ports"].as_array_mut().into_iter().flatten() {
-        port.as_object_mut().map(|port| port.remove("nodePort"));
-    }
-    for entry in tree["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
-        entry["time"].take();
-        entry["fieldsV1"] = json!(entry["fieldsV1"].to_string());
-    }
-    for condition in tree["status"]["conditions"].as_array_mut().into_iter().flatten() {
-        condition["lastTransitionTime"].take();
-        condition["lastUpdateTime"].take();
-    }
-    shapes.complete(&tree)
-}
-
-/// Where two trees differ first.
-fn difference(left: &Value, right: &Value, path: &str) -> Option<String> {
-    match (left, right) {
-        (Value::Object(one), Value::Object(other)) => {
-            let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-            names.into_iter().find_map(|name| difference(&left[name], &right[name], &format!("{path}.{name}")))
-        }
-        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
-            one.iter().zip(other).enumerate().find_map(|(index, (left, right))| difference(left, right, &format!("{path}[{index}]")))
-        }
-        _ => (left != right).then(|| format!("{path}: {left} or {right}")),
-    }
 }
 
 #[tokio::test]
@@ -229,4 +182,52 @@ async fn a_client_in_go_drives_every_kind_in_protobuf() {
         drive(&caller, &shapes, &subject, &mut failures).await;
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Found by the generator: a dry run was shown to everybody who asked for the same version in another encoding than plain JSON.
+#[tokio::test]
+async fn what_a_dry_run_answers_is_seen_by_nobody_else() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    let shapes = GoShapes::new();
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let object = |text: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": text}});
+    for text in ["first", "second"] {
+        let tried = send(&caller, &shapes, "POST", &format!("{maps}?dryRun=All"), Some(&object(text))).await;
+        assert_eq!(tree(&tried)["data"]["a"], text);
+    }
+    send(&caller, &shapes, "POST", maps, Some(&object("stored"))).await;
+    let tried = send(&caller, &shapes, "PUT", &format!("{maps}/a?dryRun=All"), Some(&object("tried"))).await;
+    assert_eq!(tree(&tried)["data"]["a"], "tried");
+    let read = send(&caller, &shapes, "GET", &format!("{maps}/a"), None).await;
+    assert_eq!(tree(&read)["data"]["a"], "stored");
+}
+
+/// Clients of client-go ask for protobuf first wherever they go, and take what comes.
+#[tokio::test]
+async fn what_has_no_protobuf_comes_in_json_to_clients_in_go() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    for path in ["/api", "/apis", "/api/v1", "/apis/apps/v1", "/apis/apps"] {
+        let answer = caller.send("GET", path, &[("accept", ACCEPT)], "").await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, PROTOBUF), "{path}");
+        assert!(tree(&answer)["kind"].as_str().is_some_and(|kind| kind.starts_with("API")), "{path}: {}", tree(&answer));
+    }
+    for path in ["/version", "/openapi/v3", "/apis/apps/v1/deployments?limit=1"] {
+        let answer = caller.send("GET", path, &[("accept", "application/vnd.kubernetes.protobuf;q=0.5, application/json")], "").await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.json().is_object(), "{path}");
+    }
+    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/version"] {
+        assert_eq!(caller.send("GET", path, &[("accept", ACCEPT)], "").await.status, 200, "{path}");
+    }
+    let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
+    assert_eq!(caller.send("GET", "/api/v1/pods", &[("accept", table)], "").await.status, 406);
+    let either = format!("{table},application/json;as=Table;v=v1;g=meta.k8s.io");
+    let answer = caller.send("GET", "/api/v1/pods", &[("accept", &either)], "").await;
+    assert_eq!((answer.status, answer.json()["kind"].as_str()), (200, Some("Table")));
+    let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json";
+    let answer = caller.send("GET", "/api/v1/namespaces", &[("accept", metadata)], "").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, PROTOBUF));
+    assert_eq!(tree(&answer)["kind"], "PartialObjectMetadataList");
 }

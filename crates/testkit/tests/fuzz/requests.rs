@@ -1,13 +1,14 @@
 //! Which requests are sent.
 
-use std::{collections::{BTreeMap, BTreeSet}, fmt};
+use std::{collections::{BTreeMap, BTreeSet}, fmt, sync::Arc};
 
 use base64::Engine as _;
+use meta::{GroupVersionKind, schema::Schema};
 use rand::{Rng, seq::IndexedRandom as _};
 use serde_json::{Value, json};
-use testkit::ApiHarness;
+use testkit::{ApiHarness, GoShapes};
 
-use crate::mutation;
+use crate::{custom, growth, mutation};
 
 /// Names of objects, few, so that requests meet what others made.
 const NAMES: &[&str] = &["minimal", "a", "b"];
@@ -20,10 +21,32 @@ pub struct Target {
     /// Names that its objects must have, where they may not have just any.
     fixed_name: bool,
     has_status: bool,
+    /// Whether a definition made it.
+    pub custom: bool,
+    /// Whether the server itself writes its status at any time.
+    pub changes_by_itself: bool,
+    pub schema: Schema,
+    subresources: Vec<Subresource>,
     /// Names of fields that are known somewhere.
-    words: Vec<String>,
+    words: Arc<Vec<String>>,
     /// A valid object as clients in Go send it.
     protobuf: Vec<u8>,
+}
+
+/// What stands below an object's own path.
+struct Subresource {
+    name: String,
+    kind: GroupVersionKind,
+    verbs: Vec<String>,
+}
+
+/// What the server said earlier and is asked about later.
+#[derive(Default)]
+pub struct Memory {
+    /// Tokens that continue a list.
+    pub tokens: Vec<String>,
+    /// Versions of resources.
+    pub revisions: Vec<String>,
 }
 
 impl Target {
@@ -47,14 +70,21 @@ fn collect_words(value: &Value, words: &mut BTreeSet<String>) {
     }
 }
 
-/// Every kind that can be made and kept.
+/// Every kind that can be made and kept, those of the definitions included.
 pub fn targets(harness: &ApiHarness) -> Vec<Target> {
     let key = pki::PrivateKey::generate().expect("a key");
     let request = pki::CertificateRequest::create(&pki::Subject::new("a", ["b"]), &pki::AlternativeNames::default(), &[], &key).expect("a request");
     let request = base64::engine::general_purpose::STANDARD.encode(request);
     let text = include_str!("../every_kind/minimal.yaml").replace("request: REQUEST", &format!("request: {request}"));
-    let objects: BTreeMap<String, Value> = serde_json::from_value(meta::read::parse_untyped_yaml(text.as_bytes()).expect("YAML")).expect("a map");
+    let mut objects: BTreeMap<String, Value> = serde_json::from_value(meta::read::parse_untyped_yaml(text.as_bytes()).expect("YAML")).expect("a map");
+    for (definition, object) in custom::definitions() {
+        objects.insert(format!("{}.{}", definition["spec"]["names"]["kind"].as_str().unwrap_or_default(), custom::GROUP), object);
+    }
     let scheme = harness.server().core().scheme.load();
+    let mut words = BTreeSet::new();
+    objects.values().for_each(|object| collect_words(object, &mut words));
+    words.extend(api::types().objects.iter().flat_map(|known| known.fields.iter().map(|field| field.name.to_string())));
+    let words = Arc::new(words.into_iter().collect::<Vec<_>>());
     let mut targets = Vec::new();
     for kind in scheme.kinds().filter(|kind| kind.info().has_verb("create") && kind.info().has_verb("get")) {
         let info = kind.info();
@@ -67,25 +97,34 @@ pub fn targets(harness: &ApiHarness) -> Vec<Target> {
         if !fixed_name {
             object["metadata"]["name"] = json!("minimal");
         }
-        let mut words = BTreeSet::new();
-        for other in objects.values() {
-            collect_words(other, &mut words);
-        }
-        words.extend(kind.schema().types.objects.iter().flat_map(|known| known.fields.iter().map(|field| field.name.to_string())));
         let root = if info.kind.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{api_version}") };
         let inside = if info.namespaced { "/namespaces/default" } else { "" };
-        let protobuf = api::protobuf::encode_document(&object).unwrap_or_default();
+        let protobuf = if info.custom { Vec::new() } else { shapes().encode(&object) };
         targets.push(Target {
             kind: info.kind.kind.to_string(),
             collection: format!("{root}{inside}/{}", info.plural),
             object,
             fixed_name,
             has_status: info.subresource("status").is_some(),
-            words: words.into_iter().collect(),
+            custom: info.custom,
+            changes_by_itself: matches!(&*info.kind.kind, "APIService" | "CustomResourceDefinition"),
+            schema: kind.schema().clone(),
+            subresources: info
+                .subresources
+                .iter()
+                .map(|known| Subresource { name: known.name.clone(), kind: known.kind.clone(), verbs: known.verbs.clone() })
+                .collect(),
+            words: words.clone(),
             protobuf,
         });
     }
     targets
+}
+
+/// How clients in Go write objects.
+pub fn shapes() -> &'static GoShapes {
+    static SHAPES: std::sync::OnceLock<GoShapes> = std::sync::OnceLock::new();
+    SHAPES.get_or_init(GoShapes::new)
 }
 
 /// One request.
@@ -151,29 +190,126 @@ const FORMS: &[&str] = &[
     "application/json;q=nonsense",
 ];
 
+const PIECES_OF_ACCEPT: &[&str] = &[
+    "application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "*/*", "application/*", "text/plain", ";", ",", ", ", "as=Table", "as=", "g=meta.k8s.io",
+    "v=v1", "v=v9", "q=0", "q=1.5", "q=", "stream=watch", "as=PartialObjectMetadata", "=", " ", "charset=utf-8", "/", "application/cbor",
+];
+
+const CONTENT_TYPES: &[&str] = &[
+    "application/json; charset=utf-8", "application/json;;", "APPLICATION/JSON", "", "text/plain", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor",
+    "application/merge-patch+json", "application/json-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml", "application/apply-patch+cbor",
+    "multipart/form-data; boundary=x", "application/x-www-form-urlencoded",
+];
+
 /// Draws one.
-pub fn draw(random: &mut impl Rng, targets: &[Target]) -> Request {
-    let number = random.random_range(0..targets.len());
+pub fn draw(random: &mut impl Rng, targets: &[Target], memory: &Memory) -> Request {
+    // Kinds of definitions are few beside the built-in ones.
+    let customs: Vec<usize> = (0..targets.len()).filter(|number| targets[*number].custom).collect();
+    let number = match customs.choose(random) {
+        Some(number) if random.random_ratio(1, 5) => *number,
+        _ => random.random_range(0..targets.len()),
+    };
     let target = &targets[number];
     let name = target.names().choose(random).cloned().unwrap_or_default();
     let mut request = match random.random_range(0..100) {
-        0..20 => create(random, target, &name),
-        20..32 => update(random, target, &name),
-        32..58 => patch(random, target, &name),
-        58..76 => read(random, target, &name),
-        76..90 => raw(random, target, &name),
+        0..18 => create(random, target, &name),
+        18..29 => update(random, target, &name),
+        29..50 => patch(random, target, &name),
+        50..66 => read(random, target, &name, memory),
+        66..78 => raw(random, target, &name),
+        78..90 => subresource(random, target, &name),
         _ => delete(random, target, &name),
     };
     request.target = number;
-    if random.random_ratio(1, 3) {
-        request.headers.push(("accept", (*FORMS.choose(random).unwrap_or(&"*/*")).to_owned()));
+    if random.random_ratio(1, 5) {
+        let accept = if random.random_ratio(1, 4) {
+            (0..random.random_range(1..8)).map(|_| *PIECES_OF_ACCEPT.choose(random).unwrap_or(&"")).collect()
+        } else {
+            (*FORMS.choose(random).unwrap_or(&"*/*")).to_owned()
+        };
+        request.headers.push(("accept", accept));
+    }
+    if random.random_ratio(1, 25)
+        && let Some(header) = request.headers.iter_mut().find(|(name, _)| *name == "content-type")
+    {
+        header.1 = (*CONTENT_TYPES.choose(random).unwrap_or(&"")).to_owned();
     }
     request
+}
+
+/// An object of a target in any of the encodings that a body may have, with its content type.
+fn encoded(random: &mut impl Rng, object: &Value) -> (&'static str, Vec<u8>) {
+    match random.random_range(0..8) {
+        0 => ("application/yaml", yaml(random, object)),
+        1 | 2 if shapes().knows(object) => {
+            let mut bytes = shapes().encode(object);
+            if random.random_ratio(1, 4) {
+                mutation::bytes(random, &mut bytes);
+            }
+            ("application/vnd.kubernetes.protobuf", bytes)
+        }
+        _ => ("application/json", object.to_string().into_bytes()),
+    }
+}
+
+/// Something of what stands below an object, with the verbs that it has and some that it has not.
+fn subresource(random: &mut impl Rng, target: &Target, name: &str) -> Request {
+    let Some(chosen) = target.subresources.choose(random) else { return update(random, target, name) };
+    let path = format!("{}/{name}/{}?{}", target.collection, chosen.name, options(random));
+    let streams = matches!(&*chosen.name, "exec" | "attach" | "portforward" | "proxy" | "log");
+    let verb = if random.random_ratio(1, 12) || streams { "get" } else { chosen.verbs.choose(random).map_or("get", String::as_str) };
+    if streams {
+        let query = ["follow=x", "tailLines=-1", "command=a&stdout=1", "container=%00", "ports=99999", "sinceTime=x", "limitBytes=0", "path=../a"].choose(random);
+        return Request { method: "GET", path: format!("{path}&{}", query.unwrap_or(&"")), headers: Vec::new(), body: Vec::new(), target: 0, writes: None };
+    }
+    let mut object = match &*chosen.kind.kind {
+        "Scale" => json!({"metadata": {"name": name}, "spec": {"replicas": random.random_range(0..4)}}),
+        "Eviction" => json!({"metadata": {"name": name}, "deleteOptions": {"gracePeriodSeconds": 0}}),
+        "Binding" => json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "minimal"}}),
+        "TokenRequest" => json!({"spec": {"audiences": ["a"], "expirationSeconds": 600, "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "a"}}}),
+        _ => {
+            let mut object = strange(random, target, name);
+            if object.is_object() && random.random_ratio(1, 2) {
+                growth::grow(random, &target.schema, &mut object);
+                if object["status"].is_null() {
+                    object["status"] = json!({});
+                    growth::grow(random, &target.schema, &mut object);
+                }
+            }
+            object
+        }
+    };
+    if object["apiVersion"].is_null() && object.is_object() {
+        object["apiVersion"] = json!(chosen.kind.group_version().to_string());
+        object["kind"] = json!(&*chosen.kind.kind);
+        for _ in 0..random.random_range(0..3) {
+            mutation::mutate(random, &mut object, &target.words);
+        }
+    }
+    match verb {
+        "get" => Request { method: "GET", path, headers: Vec::new(), body: Vec::new(), target: 0, writes: None },
+        "patch" => {
+            let (kind, change) = match random.random_range(0..4) {
+                0 => ("application/json-patch+json", operations(random, target).to_string().into_bytes()),
+                1 => ("application/strategic-merge-patch+json", object.to_string().into_bytes()),
+                2 => ("application/apply-patch+yaml", if random.random_ratio(1, 2) { yaml(random, &object) } else { object.to_string().into_bytes() }),
+                _ => ("application/merge-patch+json", object.to_string().into_bytes()),
+            };
+            body("PATCH", format!("{path}&fieldManager=fuzz&force={}", random.random::<bool>()), kind, change, name)
+        }
+        verb => {
+            let (kind, bytes) = encoded(random, &object);
+            body(if verb == "create" { "POST" } else { "PUT" }, path, kind, bytes, name)
+        }
+    }
 }
 
 fn strange(random: &mut impl Rng, target: &Target, name: &str) -> Value {
     let mut object = target.object.clone();
     object["metadata"]["name"] = json!(name);
+    if random.random_ratio(1, 3) {
+        growth::grow(random, &target.schema, &mut object);
+    }
     for _ in 0..random.random_range(0..4) {
         mutation::mutate(random, &mut object, &target.words);
     }
@@ -201,7 +337,9 @@ fn body(method: &'static str, path: String, kind: &str, body: Vec<u8>, writes: &
 
 fn create(random: &mut impl Rng, target: &Target, name: &str) -> Request {
     let path = format!("{}?{}", target.collection, options(random));
-    body("POST", path, "application/json", strange(random, target, name).to_string().into_bytes(), name)
+    let object = strange(random, target, name);
+    let (kind, bytes) = encoded(random, &object);
+    body("POST", path, kind, bytes, name)
 }
 
 fn update(random: &mut impl Rng, target: &Target, name: &str) -> Request {
@@ -211,7 +349,8 @@ fn update(random: &mut impl Rng, target: &Target, name: &str) -> Request {
         object["status"] = mutation::value(random, 0);
     }
     let path = format!("{}/{name}{status}?{}", target.collection, options(random));
-    body("PUT", path, "application/json", object.to_string().into_bytes(), name)
+    let (kind, bytes) = encoded(random, &object);
+    body("PUT", path, kind, bytes, name)
 }
 
 fn patch(random: &mut impl Rng, target: &Target, name: &str) -> Request {
@@ -229,7 +368,8 @@ fn patch(random: &mut impl Rng, target: &Target, name: &str) -> Request {
         }
         _ => {
             let path = format!("{path}&fieldManager={}&force={}", ["fuzz", "other"].choose(random).unwrap_or(&"fuzz"), random.random::<bool>());
-            let bytes = strange(random, target, name).to_string().into_bytes();
+            let object = strange(random, target, name);
+            let bytes = if random.random_ratio(1, 3) { yaml(random, &object) } else { object.to_string().into_bytes() };
             return body("PATCH", path, "application/apply-patch+yaml", bytes, name);
         }
     };
@@ -324,11 +464,11 @@ fn escaped(text: &str) -> String {
 
 fn selector(random: &mut impl Rng) -> String {
     const PIECES: &[&str] =
-        &["a", "app", "=", "==", "!=", " in ", " notin ", "(", ")", ",", "!", " ", "a.b/c", "x y", "in", "notin", "<", ">", "1", "é", "metadata.name", "\\", "\\,", "="];
+        &["a", "spec.name", "status.phase", "spec.nodeName", "app", "=", "==", "!=", " in ", " notin ", "(", ")", ",", "!", " ", "a.b/c", "x y", "in", "notin", "<", ">", "1", "é", "metadata.name", "\\", "\\,", "="];
     (0..random.random_range(0..7)).map(|_| *PIECES.choose(random).unwrap_or(&"")).collect()
 }
 
-fn read(random: &mut impl Rng, target: &Target, name: &str) -> Request {
+fn read(random: &mut impl Rng, target: &Target, name: &str, memory: &Memory) -> Request {
     let mut path = target.collection.clone();
     if random.random_ratio(1, 4) {
         path = format!("{path}/{name}");
@@ -356,13 +496,23 @@ fn read(random: &mut impl Rng, target: &Target, name: &str) -> Request {
             query.push(format!("{key}={}", values.choose(random).unwrap_or(&"")));
         }
     }
+    if let Some(token) = memory.tokens.choose(random).filter(|_| random.random_ratio(1, 5)) {
+        let mut token = token.clone().into_bytes();
+        if random.random_ratio(1, 2) {
+            mutation::bytes(random, &mut token);
+        }
+        query.push(format!("limit=1&continue={}", escaped(&String::from_utf8_lossy(&token))));
+    }
+    if let Some(revision) = memory.revisions.choose(random).filter(|_| random.random_ratio(1, 5)) {
+        query.push(format!("resourceVersion={revision}"));
+    }
     Request { method: "GET", path: format!("{path}?{}", query.join("&")), headers: Vec::new(), body: Vec::new(), target: 0, writes: None }
 }
 
 fn raw(random: &mut impl Rng, target: &Target, name: &str) -> Request {
     let (kind, mut bytes) = match random.random_range(0..4) {
         0 => ("application/json", target.object.to_string().into_bytes()),
-        1 => ("application/yaml", yaml(random, target)),
+        1 => ("application/yaml", yaml(random, &target.object)),
         2 => ("application/vnd.kubernetes.protobuf", target.protobuf.clone()),
         _ => {
             let length = random.random_range(0..64);
@@ -378,12 +528,15 @@ fn raw(random: &mut impl Rng, target: &Target, name: &str) -> Request {
 }
 
 /// An object as people write it, with what YAML has and JSON has not.
-fn yaml(random: &mut impl Rng, target: &Target) -> Vec<u8> {
+fn yaml(random: &mut impl Rng, object: &Value) -> Vec<u8> {
     let mut text = String::new();
-    if let Value::Object(map) = &target.object {
+    if let Value::Object(map) = object {
         for (key, value) in map {
             text.push_str(&format!("{key}: {value}\n"));
         }
+    }
+    if random.random_ratio(1, 2) {
+        return text.into_bytes();
     }
     text.push_str(["", "---\n", "x: &a [*a]\n", "a: &x {b: *x}\n", "<<: {a: b}\n", "? a\n: b\n", "a: !!binary x\n", "a: |\n  b\n", "a: .inf\n", "a: 0x10\n", "%YAML 1.2\n"].choose(random).unwrap_or(&""));
     text.into_bytes()
