@@ -50,7 +50,7 @@ fn holds(held: &[PolicyRule], verb: &String, group: &String, resource: &str, nam
 }
 
 /// Whether everything a rule allows is held already.
-fn covered(held: &[PolicyRule], wanted: &PolicyRule) -> bool {
+pub(crate) fn covered(held: &[PolicyRule], wanted: &PolicyRule) -> bool {
     let names = wanted.resource_names.as_deref().unwrap_or_default();
     wanted.verbs.iter().all(|verb| {
         wanted.non_resource_urls.iter().flatten().all(|path| {

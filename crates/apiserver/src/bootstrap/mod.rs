@@ -1,7 +1,7 @@
 //! What a new cluster begins with: namespaces, roles and bindings, priority classes, the `kubernetes` Service.
 //!
 //! Everything is reconciled at every start through the same write path that clients use: what is missing is made, roles
-//! get rules they lack, and what an administrator changed otherwise is left alone.
+//! and bindings get what they lack, and what an administrator changed otherwise is left alone.
 
 mod policy;
 
@@ -14,7 +14,11 @@ use store::Expect;
 
 use crate::{
     core::{Core, RequestContext},
-    handler::write::{Part, create_object, update_object},
+    handler::{
+        delete::delete_object,
+        write::{Part, create_object, update_object},
+    },
+    options::DeleteOptions,
 };
 
 /// Namespaces every cluster has.
@@ -46,6 +50,13 @@ pub(crate) async fn change(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespa
         Ok(object)
     };
     update_object(core, &context, kind, Part::Whole, false, Expect::Absent, &compute).await.map(|_| ())
+}
+
+/// Deletes an object of the server's own.
+async fn remove(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespace: &str, name: &str) -> Result<(), ApiError> {
+    let mut context = RequestContext::internal(core, "delete", namespace, name);
+    context.info.resource = kind.info().plural.to_string();
+    delete_object(core, &context, kind, &DeleteOptions::default()).await.map(|_| ())
 }
 
 /// Makes everything a cluster begins with. Safe to repeat.

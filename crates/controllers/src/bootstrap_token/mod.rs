@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::Secret;
 
 use crate::ControllerContext;
 
-const CONTROLLER: &str = "bootstrap-token-cleaner";
+/// The account that upstream gives its Role in `kube-system` to.
+const CONTROLLER: &str = "token-cleaner";
 const NAMESPACE: &str = "kube-system";
 const TOKEN_TYPE: &str = "bootstrap.kubernetes.io/token";
 
