@@ -56,6 +56,9 @@ pub(super) struct History {
     recommended: VecDeque<(Duration, i32)>,
     /// Pods added or, below zero, removed.
     changes: VecDeque<(Duration, i32)>,
+    /// The size that was found at first stands for what was recommended before: else a new autoscaler, or a new server, would shrink at
+    /// once. Source: Kubernetes 1.36, `recordInitialRecommendation`.
+    has_begun: bool,
 }
 
 impl History {
@@ -75,6 +78,9 @@ impl History {
     pub fn decide(&mut self, spec: &HorizontalPodAutoscalerSpec, wanted: &Wanted, now: Duration) -> Decision {
         self.recommended.retain(|(at, _)| now.saturating_sub(*at) < MEMORY);
         self.changes.retain(|(at, _)| now.saturating_sub(*at) < MEMORY);
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.recommended.push_back((now, wanted.current));
+        }
         let steady = self.steady(spec, wanted, now);
         let stable = match steady.cmp(&wanted.wanted) {
             std::cmp::Ordering::Less => ("ScaleUpStabilized", "recent recommendations were lower than current one, applying the lowest recent recommendation"),
@@ -193,6 +199,8 @@ mod tests {
         check(&mut history, json!(null), 5, 5, 0, (5, "DesiredWithinRange"));
         check(&mut history, json!(null), 5, 2, 15, (5, "DesiredWithinRange"));
         check(&mut history, json!(null), 5, 2, 301, (2, "DesiredWithinRange"));
+        // The size that is found counts as recommended, also after a restart.
+        check(&mut History::default(), json!(null), 5, 2, 0, (5, "DesiredWithinRange"));
         let at_once = json!({ "scaleDown": { "stabilizationWindowSeconds": 0 } });
         check(&mut History::default(), at_once.clone(), 5, 0, 0, (1, "TooFewReplicas"));
         let slowly = json!({ "scaleDown": { "stabilizationWindowSeconds": 0, "policies": [{ "type": "Pods", "value": 1, "periodSeconds": 60 }, { "type": "Percent", "value": 50, "periodSeconds": 60 }] } });
