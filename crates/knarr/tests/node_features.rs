@@ -203,9 +203,142 @@ fn no_well_known_way_leads_out_of_a_container() {
     becomes(&cluster, "pod/insider", ".status.phase", "Succeeded");
     let said = cluster.kubectl(["logs", "insider"]);
     assert!(said.ends_with("all tried\n") && !said.contains("WAY OUT"), "{said}");
-    // Users of its own are not offered, and nobody is given the host's instead.
-    cluster.apply(&pod("mapped", "exec sleep 1000", "", "hostUsers: false"));
-    let events = || cluster.kubectl(["get", "events", "--field-selector", "involvedObject.name=mapped,reason=FailedCreatePodSandBox", "-o", "jsonpath={.items[*].message}"]);
-    let told = cluster.eventually("user namespaces are refused", || Some(events()).filter(|told| !told.is_empty()));
-    assert!(told.contains("does not support user namespaces"), "{told}");
+    // Nor does one whose root is root of its own things only, however much it may do with those.
+    let privileged = "securityContext: { privileged: true }";
+    cluster.apply(&pod("mapped", "exec sleep 1000", privileged, "hostUsers: false"));
+    ready(&cluster, "mapped");
+    // First: that a command runs as one of the pod at all.
+    let map = cluster.kubectl(["exec", "mapped", "--", "cat", "/proc/self/uid_map"]);
+    assert_eq!(map.split_whitespace().nth(2), Some("65536"), "{map}");
+    let said = cluster.kubectl(["exec", "mapped", "--", "sh", "-c", WAYS_OUT_OF_USERS]);
+    assert!(said.ends_with("all tried\n") && !said.contains("WAY OUT"), "{said}");
+}
+
+/// What the root of the node could do, and a privileged container with it; each line that works says so.
+const WAYS_OUT_OF_USERS: &str = r#"
+works() { what=$1; shift; if timeout 5 "$@" >/dev/null 2>&1; then echo "WAY OUT: $what"; fi; }
+for file in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /sys/kernel/uevent_helper /proc/sysrq-trigger /sys/fs/cgroup/release_agent /sys/fs/cgroup/*/release_agent; do
+  [ -e "$file" ] && works "$file" sh -c ": >> $file"
+done
+works 'kernel memory' dd if=/proc/kcore of=/dev/null bs=1 count=1 iflag=fullblock
+works 'physical memory' sh -c 'mknod /tmp/mem c 1 1 && dd if=/tmp/mem of=/dev/null bs=1 count=1'
+works 'a block device' sh -c 'mknod /tmp/disk b 254 0 && dd if=/tmp/disk of=/dev/null count=1'
+for device in /dev/vd* /dev/sd* /dev/nvme* /dev/mem; do [ -e "$device" ] && works "$device" dd if=$device of=/dev/null bs=1 count=1; done
+works 'a cgroup hierarchy of its own' sh -c 'mkdir -p /tmp/c && mount -t cgroup -o memory none /tmp/c'
+works 'the disk of the node' sh -c 'mount -t ext4 /dev/vda /mnt || mount -t ext4 /tmp/disk /mnt'
+works 'the processes of the node' nsenter -t 1 -m -p sh -c '[ $(ls -d /proc/[0-9]* | wc -l) -gt 30 ]'
+echo all tried
+"#;
+
+#[test]
+fn a_pod_has_users_of_its_own() {
+    let (mut cluster, _registry) = cluster();
+    let shared = tempfile_directory("knarr-test-users");
+    cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings, namespace: default }\ndata: { key: from-a-config-map }\n");
+    cluster.apply("apiVersion: v1\nkind: Secret\nmetadata: { name: secret, namespace: default }\nstringData: { key: from-a-secret }\n");
+    let container = "volumeMounts: [{ name: settings, mountPath: /settings }, { name: secret, mountPath: /secret }, { name: down, mountPath: /down }, { name: empty, mountPath: /empty }, \
+                     { name: memory, mountPath: /memory }, { name: host, mountPath: /host }, { name: tools, mountPath: /tools }, { name: settings, mountPath: /file, subPath: key }], \
+                     readinessProbe: { exec: { command: [cat, /empty/ready] }, periodSeconds: 1 }, terminationMessagePolicy: File";
+    let volumes = |host: &std::path::Path| {
+        format!(
+            "hostUsers: false\n  shareProcessNamespace: true\n  securityContext: {{ fsGroup: 2000, sysctls: [{{ name: net.ipv4.ip_unprivileged_port_start, value: \"80\" }}] }}\n  \
+             volumes: [{{ name: settings, configMap: {{ name: settings }} }}, {{ name: secret, secret: {{ secretName: secret, defaultMode: 0400 }} }}, {{ name: empty, emptyDir: {{}} }}, \
+             {{ name: memory, emptyDir: {{ medium: Memory }} }}, {{ name: host, hostPath: {{ path: {} }} }}, {{ name: tools, image: {{ reference: \"busybox:1\" }} }}, \
+             {{ name: down, downwardAPI: {{ items: [{{ path: name, fieldRef: {{ fieldPath: metadata.name }} }}] }} }}]",
+            host.display()
+        )
+    };
+    cluster.apply(&pod("one", "echo started; touch /empty/ready; exec sleep 1000", container, &volumes(&shared)));
+    cluster.apply(&pod("two", "exec sleep 1000", "", "hostUsers: false"));
+    ready(&cluster, "one");
+    ready(&cluster, "two");
+    let run = |cluster: &RealCluster, pod: &str, script: &str| cluster.kubectl(["exec", pod, "--", "sh", "-c", script]);
+    let first = |cluster: &RealCluster, pod: &str| {
+        let map = run(cluster, pod, "cat /proc/self/uid_map");
+        let fields: Vec<u64> = map.split_whitespace().map(|field| field.parse().unwrap()).collect();
+        assert!(fields[0] == 0 && fields[1] >= 65_536 && fields[1] % 65_536 == 0 && fields[2] == 65_536, "{map}");
+        fields[1]
+    };
+    let (one, two) = (first(&cluster, "one"), first(&cluster, "two"));
+    assert_ne!(one, two);
+    // Who it is for everybody else.
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        use std::os::unix::fs::MetadataExt;
+        entry.metadata().is_ok_and(|facts| u64::from(facts.uid()) == one)
+    });
+    assert!(processes.count() >= 1);
+    let read = "cat /settings/key /secret/key /down/name /file; stat -c ' %u %g' -L /secret/key /empty; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; /tools/bin/busybox echo no 2>/dev/null || ls /tools/bin/busybox; \
+                echo x > /memory/x; stat -c '%u' /memory/x; cat /proc/1/comm; id -G | grep -c 2000";
+    let said = run(&cluster, "one", read);
+    assert_eq!(said, "from-a-config-mapfrom-a-secretonefrom-a-config-map 0 2000\n 0 2000\n80\n/tools/bin/busybox\n0\npod-init\n1\n");
+    run(&cluster, "one", "echo mine > /host/file && chown 12:13 /host/file");
+    {
+        use std::os::unix::fs::MetadataExt;
+        let facts = fs::metadata(shared.join("file")).unwrap();
+        assert_eq!((facts.uid(), facts.gid()), (12, 13), "a file on a volume has the owner that the pod gave it");
+    }
+    assert_eq!(cluster.kubectl(["logs", "one"]), "started\n");
+    // A debugging container, and an agent that starts again.
+    cluster.kubectl(["debug", "one", "--image=busybox:1", "--target=main", "--container=look", "--", "sh", "-c", "ps; cat /proc/self/uid_map; exec sleep 1000"]);
+    let seen = cluster.eventually("the debugging container looks", || cluster.try_kubectl(["logs", "one", "-c", "look"]).filter(|log| log.contains("65536")));
+    assert!(seen.contains("sleep 1000") && seen.contains(&one.to_string()), "{seen}");
+    cluster.kill_server();
+    cluster.start_server();
+    ready(&cluster, "one");
+    assert_eq!((first(&cluster, "one"), at(&cluster, "pod/one", ".status.containerStatuses[0].restartCount")), (one, "0".to_owned()));
+    cluster.apply(&pod("three", "exec sleep 1000", "", "hostUsers: false"));
+    ready(&cluster, "three");
+    let three = first(&cluster, "three");
+    assert!(three != one && three != two);
+    // A Job runs to its end, and its words arrive.
+    cluster.apply(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: { name: work, namespace: default }\nspec:\n  template:\n    spec:\n      hostUsers: false\n      restartPolicy: Never\n      \
+         containers: [{ name: main, image: \"busybox:1\", command: [sh, -c, \"echo bye > /dev/termination-log\"] }]\n",
+    );
+    cluster.kubectl(["wait", "--for=condition=Complete", "job/work", "--timeout=60s"]);
+    assert_eq!(cluster.kubectl(["get", "pods", "-l", "job-name=work", "-o", "jsonpath={.items[0].status.containerStatuses[0].state.terminated.message}"]), "bye\n");
+    cluster.kubectl(["delete", "job/work", "pod/one", "pod/two", "pod/three"]);
+    let pods = cluster.data_directory().join("node/pods");
+    cluster.eventually("nothing of the pods is left", || fs::read_dir(&pods).unwrap().next().is_none().then_some(()));
+    let wrong = shared.join("wrong.yaml");
+    fs::write(&wrong, pod("wrong", "true", "", "hostUsers: false\n  hostNetwork: true")).unwrap();
+    let said = cluster.kubectl_refused(["create", "-f", wrong.to_str().unwrap()]);
+    assert!(said.contains("spec.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false"), "{said}");
+    fs::remove_dir_all(shared).unwrap();
+}
+
+fn tempfile_directory(prefix: &str) -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("{prefix}-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+#[test]
+fn a_node_that_runs_out_of_process_numbers_says_so_and_ends_the_pod_with_most() {
+    let (mut cluster, _registry) = cluster();
+    cluster.apply(&pod("few", "exec sleep 1000", "", ""));
+    cluster.apply(&pod("many", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait", "", ""));
+    ready(&cluster, "few");
+    ready(&cluster, "many");
+    let pressure = |field: &str| format!(".status.conditions[?(@.type==\"PIDPressure\")].{field}");
+    becomes(&cluster, "node/node-1", &pressure("reason"), "KubeletHasSufficientPID");
+    let before = at(&cluster, "node/node-1", &pressure("lastTransitionTime"));
+    cluster.restart_server_with(&["--least-process-ids", "100000000"]);
+    becomes(&cluster, "pod/many", ".status.reason", "Evicted");
+    assert_eq!(at(&cluster, "pod/many", ".status.phase"), "Failed");
+    let message = at(&cluster, "pod/many", ".status.message");
+    assert!(message.starts_with("The node was low on resource: pids. Threshold quantity: 100M, available: ") && message.contains("Container main was using 9, request is 0"), "{message}");
+    becomes(&cluster, "node/node-1", &pressure("status"), "True");
+    assert_eq!(at(&cluster, "node/node-1", &pressure("reason")), "KubeletHasInsufficientPID");
+    let during = at(&cluster, "node/node-1", &pressure("lastTransitionTime"));
+    assert!(during > before, "{before} {during}");
+    // Who is placed there by hand is refused; and the scheduler places nobody.
+    cluster.apply(&pod("forced", "true", "", "nodeName: node-1"));
+    becomes(&cluster, "pod/forced", ".status.reason", "Evicted");
+    assert_eq!(at(&cluster, "pod/forced", ".status.message"), "Pod was rejected: The node had condition: [PIDPressure]. ");
+    cluster.eventually("the node is tainted", || at(&cluster, "node/node-1", ".spec.taints[*].key").contains("node.kubernetes.io/pid-pressure").then_some(()));
+    cluster.restart_server_with(&[]);
+    becomes(&cluster, "node/node-1", &pressure("status"), "False");
+    assert!(at(&cluster, "node/node-1", &pressure("lastTransitionTime")) > during);
+    cluster.eventually("the taint goes", || (!at(&cluster, "node/node-1", ".spec.taints[*].key").contains("pid-pressure")).then_some(()));
 }

@@ -9,11 +9,12 @@ use pod_sandbox_network::PodSandboxNetwork;
 use crate::{
     clock::{Clock, SystemClock},
     events::EventRecorder,
+    eviction::recent::RecentShortages,
     images::ImagePuller,
     machine::Machine,
     metrics::Metrics,
     objects::WatchedObjects,
-    pod::field_values::NodeFacts,
+    pod::{field_values::NodeFacts, user_namespaces::PodUsers},
     pods::Pods,
     quantity::Amount,
     services::ServiceDirectory,
@@ -159,6 +160,10 @@ pub struct Context {
     pub services: ServiceDirectory,
     /// Service account tokens.
     pub tokens: TokenSource,
+    /// What the node has been short of.
+    pub shortages: RecentShortages,
+    /// Users of pods' own.
+    pub pod_users: PodUsers,
     /// The workers of this node's pods.
     pub pods: Pods,
     /// Counters.

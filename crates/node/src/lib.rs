@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::NodeApiServer,
-    config::Context, events::EventRecorder, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pods::{PodManager, Pods},
+    config::Context, events::EventRecorder, eviction::recent::RecentShortages, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pod::user_namespaces::PodUsers, pods::{PodManager, Pods},
     registration::Registration, services::ServiceDirectory, tokens::TokenSource,
 };
 
@@ -94,6 +94,8 @@ impl Node {
             objects: WatchedObjects::new(client.clone()),
             services: ServiceDirectory::start(client.clone(), stop.clone()),
             tokens: TokenSource::new(client, clock),
+            shortages: RecentShortages::default(),
+            pod_users: PodUsers::of_node(&config),
             pods: pods.clone(),
             metrics: Metrics::default(),
             is_shutting_down: std::sync::atomic::AtomicBool::new(false),

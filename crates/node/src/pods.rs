@@ -388,9 +388,12 @@ impl PodManager {
         if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
             return None;
         }
+        let config = &self.context.config;
+        if let Some(refusal) = self.context.shortages.look(config).refuse(pod, false) {
+            return Some(refusal);
+        }
         let others = granted(&self.pods.workers.read());
         let running: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
-        let config = &self.context.config;
         let labels = self.context.node_labels.borrow().clone().unwrap_or_default();
         let allocatable = self.context.machine.allocatable(&config.reserved);
         admit(pod, &running, &Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: &labels, node_name: &config.name, allowed_sysctls: &config.allowed_sysctls }).err()

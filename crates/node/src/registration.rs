@@ -22,7 +22,7 @@ use crate::{
     api_error::words,
     clock::until,
     config::Context,
-    eviction::pressure::Shortage,
+    eviction::recent::Pressures,
     extended_resources,
     machine::Allocatable,
     quantity::{Amount, kibibytes},
@@ -301,9 +301,7 @@ impl Registration {
 
     fn conditions(&self, last: Option<&NodeStatus>) -> Vec<NodeCondition> {
         let now = self.context.config.clock.now();
-        let little_memory = Shortage::of_memory().is_some();
-        let few_process_ids = Shortage::of_process_ids(self.context.config.least_process_ids).is_some();
-        let little_disk = Shortage::of_disk(&self.context.config.data_directory).is_some();
+        let Pressures { memory: little_memory, disk: little_disk, process_ids: few_process_ids } = self.context.shortages.look(&self.context.config);
         let pressure = |type_, has: bool, yes: &str, no: &str, message: &str| {
             let reason = if has { yes } else { no };
             let words = if has { format!("kubelet has {message}") } else { format!("kubelet has {}", if message.starts_with("insufficient") { message.replacen("insufficient", "sufficient", 1) } else { format!("no {message}") }) };
@@ -347,7 +345,9 @@ impl Registration {
 
 /// The handlers that RuntimeClasses may ask for, the default one (without a name) first.
 fn runtime_handlers(names: &[String]) -> Vec<NodeRuntimeHandler> {
-    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) };
+    // A kernel may be built, or told, to have none.
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|most| most.trim().parse::<u64>().ok());
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(most.is_some_and(|most| most > 0)) };
     let named = names.iter().map(String::as_str);
     std::iter::once("").chain(named).map(|name| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) }).collect()
 }

@@ -6,7 +6,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use shim::Message;
 
 use crate::{
-    container::{Client, Delivery, PATIENCE, Sink},
+    container::{Client, Delivery, Sink},
     log_file::Stream,
     serve::{Shim, Source},
 };
@@ -16,9 +16,9 @@ impl Shim {
     pub(crate) fn let_go_of_the_deaf(&mut self) {
         let paused: Vec<String> = self.containers.values().filter(|container| container.paused).map(|container| container.id.clone()).collect();
         for id in paused {
-            let clients = self.containers.get(&id).map(|container| container.clients.as_slice()).unwrap_or_default();
-            let deaf = |client: &&Client| client.sinks.iter().any(|sink| sink.is_behind() && sink.last_taken.elapsed() > PATIENCE);
-            let connections: Vec<u64> = clients.iter().filter(deaf).map(|client| client.connection).collect();
+            let clients = self.containers.get_mut(&id).map(|container| container.clients.as_mut_slice()).unwrap_or_default();
+            let deaf = clients.iter_mut().filter_map(|client| client.sinks.iter_mut().any(Sink::is_deaf).then_some(client.connection));
+            let connections: Vec<u64> = deaf.collect();
             for connection in connections {
                 self.drop_connection(connection);
                 self.detach(&id, connection, true);

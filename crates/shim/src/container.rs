@@ -130,6 +130,13 @@ impl Sink {
     pub fn is_behind(&self) -> bool {
         self.unsent.len() > MAX_LAG_BYTES
     }
+
+    /// Whether a container has waited for it in vain.
+    pub fn is_deaf(&mut self) -> bool {
+        let is_overdue = |sink: &Self| sink.is_behind() && sink.last_taken.elapsed() > PATIENCE;
+        // A slow disk may have held us up ourselves: what the client has read meanwhile counts for it.
+        is_overdue(self) && (self.send(&[]) == Delivery::Lost || is_overdue(self))
+    }
 }
 
 impl Container {
@@ -173,4 +180,29 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// A time as it goes over the wire.
 pub fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_has_read_while_we_were_held_up_is_not_deaf() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        let mut sink = Sink { token: 1, stream: Stream::Output, descriptor: write, unsent: Vec::new(), last_taken: Instant::now() };
+        assert_eq!(sink.send(&vec![0; 2 * MAX_LAG_BYTES + 1_000_000]), Delivery::Waits);
+        assert!(!sink.is_deaf(), "it was given something just now");
+        let Some(long_ago) = Instant::now().checked_sub(2 * PATIENCE) else { return };
+        sink.last_taken = long_ago;
+        assert!(rustix::io::read(read.as_fd(), &mut vec![0; 65_536]).unwrap() > 0);
+        assert!(!sink.is_deaf(), "it has read");
+        sink.last_taken = long_ago;
+        assert!(sink.is_deaf(), "it has not");
+        drop(read);
+        sink.last_taken = long_ago;
+        assert!(sink.is_deaf(), "it is gone");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! * [`limits`]: a pod that writes more to the disk than it was given goes
 //! * [`pressure`]: when memory or disk runs short, who goes first
+//! * [`recent`]: what the node's conditions and new pods hear of it
 //! * [`images`]: images that no container needs go before any pod does
 //! * this module: looking, and telling the pods' workers
 //!
@@ -10,6 +11,7 @@
 pub mod images;
 pub mod limits;
 pub mod pressure;
+pub mod recent;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -40,6 +42,8 @@ pub async fn run(context: Arc<Context>, pods: Pods) {
             images.collect(&context).await;
             shortage = Shortage::now(&context.config.data_directory, context.config.least_process_ids);
         }
+        // One that is over before the node's status is written next counts too.
+        context.shortages.look(&context.config);
         if let Some(shortage) = shortage {
             relieve(&context, &pods, shortage).await;
         }
@@ -105,7 +109,7 @@ async fn over_their_limits(context: &Context, pods: &Pods) -> Vec<(String, Strin
 }
 
 fn is_evictable(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
-    let is_critical = pod::spec(pod).priority.unwrap_or(0) >= 2_000_000_000;
+    let is_critical = pod::spec(pod).priority.unwrap_or(0) >= recent::CRITICAL_PRIORITY;
     !is_critical && !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
 }
 
@@ -166,11 +170,19 @@ fn bytes(bytes: u64) -> Amount {
 
 /// An amount of bytes as quantities are written: in the largest binary unit that leaves no fraction.
 fn shown(amount: Amount) -> String {
+    in_units(amount, 1024, ["", "Ki", "Mi", "Gi", "Ti", "Pi"])
+}
+
+/// A number of things as quantities are written.
+fn counted(amount: Amount) -> String {
+    in_units(amount, 1000, ["", "k", "M", "G", "T", "P"])
+}
+
+fn in_units(amount: Amount, step: i64, units: [&str; 6]) -> String {
     let (mut rest, mut unit) = (amount.as_units(), 0);
-    const UNITS: [&str; 6] = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
-    while rest != 0 && rest % 1024 == 0 && unit + 1 < UNITS.len() {
-        rest /= 1024;
+    while rest != 0 && rest % step == 0 && unit + 1 < units.len() {
+        rest /= step;
         unit += 1;
     }
-    format!("{rest}{}", UNITS.get(unit).copied().unwrap_or_default())
+    format!("{rest}{}", units.get(unit).copied().unwrap_or_default())
 }

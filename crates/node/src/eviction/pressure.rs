@@ -95,14 +95,16 @@ impl Shortage {
             Self::Memory { available } => (available, LEAST_MEMORY),
             Self::Disk { available, threshold } | Self::ProcessIds { available, threshold } => (available, threshold),
         };
-        let shown = |size: u64| shown(bytes(size));
+        // Processes are counted in thousands, bytes in powers of two.
+        let amount = |amount: Amount| if matches!(self, Self::ProcessIds { .. }) { super::counted(amount) } else { shown(amount) };
+        let size = |size: u64| amount(bytes(size));
         let mut message =
-            format!("The node was low on resource: {}. Threshold quantity: {}, available: {}. ", self.resource(), shown(threshold), shown(available));
+            format!("The node was low on resource: {}. Threshold quantity: {}, available: {}. ", self.resource(), size(threshold), size(available));
         if let Some((container, used)) = &victim.largest {
             message.push_str(&format!(
                 "Container {container} was using {}, request is {}, has larger consumption of {}. ",
-                shown(*used),
-                super::shown(victim.requested),
+                size(*used),
+                amount(victim.requested),
                 self.resource()
             ));
         }
@@ -180,6 +182,12 @@ mod tests {
             message,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 1Mi. \
              Container web was using 1Mi, request is 0, has larger consumption of memory. "
+        );
+        victim.largest = Some(("web".to_owned(), 2048));
+        assert_eq!(
+            Shortage::ProcessIds { available: 1024, threshold: 32_000 }.message(&victim),
+            "The node was low on resource: pids. Threshold quantity: 32k, available: 1024. \
+             Container web was using 2048, request is 0, has larger consumption of pids. "
         );
     }
 }

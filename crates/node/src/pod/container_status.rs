@@ -81,6 +81,8 @@ pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container
             linux: Some(LinuxContainerUser { uid, gid, supplemental_groups: Some(groups).filter(|groups| !groups.is_empty()) }),
         }),
         volume_mounts: volume_mounts(container),
+        // Only what the pod asks for; the runtime does not tell what the image does.
+        stop_signal: newest.and_then(|newest| newest.spec.stop_signal.clone()),
         ..ContainerStatus::default()
     }
 }

@@ -763,7 +763,7 @@ impl Worker {
             return false;
         }
         let wanted = match (&self.refused, is_terminal(&self.pod)) {
-            (Some((reason, message)), false) => failed_status(&self.pod, reason, message, now),
+            (Some((reason, message)), false) => failed_status(&self.pod, reason, &format!("Pod was rejected: {message}"), now),
             (Some(_), true) => return true,
             (None, _) => pod_status(&StatusInput {
                 pod: &self.pod,

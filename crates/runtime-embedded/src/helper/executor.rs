@@ -23,16 +23,63 @@ use libcontainer::{
 pub struct DirectExecutor {
     /// The pipe's descriptor, which processes forked from the helper inherit.
     failures: i32,
-    /// For exec: the system call filter that libcontainer only loads for a container's first process, and the
-    /// capabilities to drop to after loading it, where loading needs more than the process may keep.
-    filter: Option<(LinuxSeccomp, Option<LinuxCapabilities>)>,
+    /// What is left to do for a command that is run in a container that runs.
+    rest: Rest,
+}
+
+/// What libcontainer leaves out for commands that are run in a container that runs.
+#[derive(Clone, Default)]
+pub struct Rest {
+    /// The pod's user namespace, which it does not join.
+    pub users: Option<JoinedUsers>,
+    /// The system call filter, which it only loads for a container's first process.
+    pub filter: Option<LinuxSeccomp>,
+    /// Capabilities to drop to afterwards, where this needs more than the process may keep.
+    pub capabilities: Option<LinuxCapabilities>,
+}
+
+/// Who to become in a pod's user namespace.
+#[derive(Clone)]
+pub struct JoinedUsers {
+    /// The namespace's descriptor, which processes forked from the helper inherit.
+    pub namespace: i32,
+    /// User, as the pod counts.
+    pub user: u32,
+    /// Primary group.
+    pub group: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The pod's 0 on the node.
+    pub first: u32,
+}
+
+impl JoinedUsers {
+    /// Becomes that user, with all rights over what is the pod's and none over what is not.
+    fn join(&self) -> io::Result<()> {
+        let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        // SAFETY: plain system calls of a process with one thread; the list of groups outlives its call.
+        unsafe {
+            if libc::isatty(0) == 1 {
+                done(libc::fchown(0, self.first + self.user, self.first + self.group))?;
+            }
+            done(libc::setns(self.namespace, libc::CLONE_NEWUSER))?;
+            done(libc::prctl(libc::PR_SET_KEEPCAPS, 1))?;
+            done(libc::setgroups(self.groups.len(), self.groups.as_ptr()))?;
+            done(libc::setresgid(self.group, self.group, self.group))?;
+            done(libc::setresuid(self.user, self.user, self.user))?;
+        }
+        // An ordinary user keeps them permitted only.
+        let mut rights = rustix::thread::capabilities(None)?;
+        rights.effective = rights.permitted;
+        Ok(rustix::thread::set_capabilities(None, rights)?)
+    }
 }
 
 impl DirectExecutor {
     /// Reports failures to this pipe.
     #[must_use]
-    pub fn new(failures: &OwnedFd, filter: Option<(LinuxSeccomp, Option<LinuxCapabilities>)>) -> Self {
-        Self { failures: failures.as_raw_fd(), filter }
+    pub fn new(failures: &OwnedFd, rest: Rest) -> Self {
+        Self { failures: failures.as_raw_fd(), rest }
     }
 
     fn report(&self, problem: &str) {
@@ -42,15 +89,20 @@ impl DirectExecutor {
 
     fn run(&self, spec: &Spec) -> String {
         reset_signals();
-        if let Some((filter, capabilities)) = &self.filter {
-            if let Err(error) = libcontainer::seccomp::initialize_seccomp(filter) {
-                return format!("126 could not load the system call filter: {error}");
-            }
-            if let Some(capabilities) = capabilities
-                && let Err(error) = libcontainer::capabilities::drop_privileges(capabilities, create_syscall().as_ref())
-            {
-                return format!("126 could not drop capabilities: {error}");
-            }
+        if let Some(users) = &self.rest.users
+            && let Err(error) = users.join()
+        {
+            return format!("126 could not join the pod's user namespace: {error}");
+        }
+        if let Some(filter) = &self.rest.filter
+            && let Err(error) = libcontainer::seccomp::initialize_seccomp(filter)
+        {
+            return format!("126 could not load the system call filter: {error}");
+        }
+        if let Some(capabilities) = &self.rest.capabilities
+            && let Err(error) = libcontainer::capabilities::drop_privileges(capabilities, create_syscall().as_ref())
+        {
+            return format!("126 could not drop capabilities: {error}");
         }
         let process = spec.process().as_ref();
         let Some(arguments) = process.and_then(|process| process.args().as_ref()).filter(|arguments| !arguments.is_empty()) else {
