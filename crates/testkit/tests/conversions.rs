@@ -139,3 +139,29 @@ async fn a_failing_converter_is_told_to_the_client() {
     assert!(message.contains("conversion webhook for stable.example.com/v1, Kind=E2eTest failed: this one cannot be converted"), "{message}");
     administrator.get(&format!("{V1}/poison")).await.expect(200);
 }
+
+/// Who takes everything away may take the converter first.
+#[tokio::test]
+async fn a_definition_goes_with_its_objects_although_its_converter_is_gone() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    administrator.post(V1, &first("a")).await.expect(201);
+    let path = format!("{DEFINITIONS}/e2e-tests.stable.example.com");
+    let current = administrator.get(&path).await.expect(200);
+    let mut next = definition(&converter, "v2");
+    next["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+    let nowhere = json!({"service": {"namespace": "default", "name": "gone", "path": "/convert"}});
+    next["spec"]["conversion"]["webhook"]["clientConfig"] = nowhere;
+    let changed = administrator.put(&path, &next).await.expect(200);
+    while administrator.get(V2).await.status != 500 {
+        tokio::task::yield_now().await;
+    }
+    administrator.post(V2, &second("b")).await.expect(201);
+    let version = changed["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = administrator.watch(&format!("{DEFINITIONS}?watch=true&resourceVersion={version}")).await;
+    administrator.delete(&path).await.expect(200);
+    while watch.next_named().await.0 != "DELETED" {}
+    administrator.get(V1).await.expect(404);
+}

@@ -310,3 +310,23 @@ async fn empty_texts_and_zeros_are_nothing_where_gos_types_have_no_pointers() {
     let class = json!({"metadata": {"name": "none"}, "value": 0});
     assert_eq!(caller.post("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.expect(201)["value"], 0);
 }
+
+/// Clients of the conformance suite change labels in a status and expect to find the old ones.
+#[tokio::test]
+async fn a_status_of_a_deployment_does_not_bring_labels_along() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let labels = json!({ "app": "web" });
+    let template = json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "web", "image": "web" }] } });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web", "labels": { "stage": "updated" } },
+        "spec": { "selector": { "matchLabels": labels }, "template": template },
+    });
+    administrator.post(deployments, &deployment).await.expect(201);
+    let change = json!({ "metadata": { "labels": { "stage": "patched" }, "annotations": { "seen": "yes" } }, "status": { "replicas": 3 } });
+    administrator.patch(&format!("{deployments}/web/status"), "strategic-merge-patch", &change).await.expect(200);
+    let after = administrator.get(&format!("{deployments}/web/status")).await.expect(200);
+    assert_eq!(after["status"]["replicas"], 3);
+    assert_eq!(after["metadata"]["annotations"], json!({ "seen": "yes" }));
+    assert_eq!(after["metadata"]["labels"], json!({ "stage": "updated" }));
+}

@@ -31,6 +31,24 @@ async fn a_watch_goes_on_from_the_version_of_a_list() {
     assert_eq!(watch.next_named().await, event("DELETED", "between"));
 }
 
+/// However much of the history concerns others: nothing new has to happen before the rest of it is told.
+#[tokio::test]
+async fn a_watch_tells_what_lies_behind_a_long_history_of_others() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    administrator.post(MAPS, &map("noisy")).await.expect(201);
+    let version = administrator.get(MAPS).await.expect(200)["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    for change in 0..400 {
+        administrator.patch(&format!("{MAPS}/noisy"), "merge-patch", &json!({ "data": { "key": change.to_string() } })).await.expect(200);
+    }
+    administrator.post(MAPS, &map("quiet")).await.expect(201);
+    let quiet = format!("{MAPS}?watch=true&resourceVersion={version}&fieldSelector=metadata.name%3Dquiet");
+    for options in ["", "&allowWatchBookmarks=true", "&labelSelector=name%3Dquiet"] {
+        let mut watch = administrator.watch(&format!("{quiet}{options}&timeoutSeconds=20")).await;
+        assert_eq!(watch.next_named().await, event("ADDED", "quiet"), "{options}");
+    }
+}
+
 #[tokio::test]
 async fn an_object_enters_and_leaves_a_selection_as_its_labels_change() {
     let api = ApiHarness::start().await;

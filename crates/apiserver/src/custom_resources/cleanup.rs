@@ -2,7 +2,7 @@
 //!
 //! Source: Kubernetes `apiextensions-apiserver/pkg/controller/finalizer`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use kinds::ServedKind;
@@ -55,12 +55,11 @@ async fn attempt(core: &Arc<Core>, name: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     // One that was never established has no objects; its names may even be those of somebody else's.
-    if conditions::is_true(&definition, "Established")
-        && let Some(kind) = storage_kind(&definition)
-    {
+    let kinds = stored_kinds(&definition);
+    if conditions::is_true(&definition, "Established") && !kinds.is_empty() {
         let condition = Condition::new("Terminating", true, "InstanceDeletionInProgress", "CustomResource deletion is in progress");
         write_status(core, name, &|definition, now| conditions::set(definition, &condition, now)).await?;
-        delete_all(core, &kind).await?;
+        delete_all(core, &kinds).await?;
     }
     let condition = Condition::new("Terminating", false, "InstanceDeletionCompleted", "removed all instances");
     write_status(core, name, &|definition, now| conditions::set(definition, &condition, now)).await?;
@@ -77,26 +76,30 @@ async fn attempt(core: &Arc<Core>, name: &str) -> Result<(), ApiError> {
     }
 }
 
-/// The kind its objects are stored as, served or not, and whatever its schema says.
-fn storage_kind(definition: &Object) -> Option<Arc<dyn ServedKind>> {
+/// The kinds its objects may be stored as, served or not, and whatever their schemas say: by apiVersion, each as if it were the stored
+/// one, so that no object has to be converted to be deleted. Whoever converts may be gone already.
+fn stored_kinds(definition: &Object) -> HashMap<String, Arc<dyn ServedKind>> {
+    let versions = definition.get(&["spec", "versions"]).and_then(Value::as_array);
+    versions.into_iter().flatten().filter_map(|version| stored_kind(definition, version)).collect()
+}
+
+fn stored_kind(definition: &Object, version: &Value) -> Option<(String, Arc<dyn ServedKind>)> {
     let mut definition = definition.clone();
-    let mut storage = definition
-        .get(&["spec", "versions"])?
-        .as_array()?
-        .iter()
-        .find(|version| version.get("storage").and_then(Value::as_bool) == Some(true))?
-        .as_object()?
-        .clone();
-    storage.insert("served".to_owned(), json!(true));
-    storage.remove("schema");
-    definition.set(&["spec", "versions"], json!([storage]));
+    let mut stored = version.as_object()?.clone();
+    stored.insert("served".to_owned(), json!(true));
+    stored.insert("storage".to_owned(), json!(true));
+    stored.remove("schema");
+    definition.set(&["spec", "versions"], json!([stored]));
     let names = definition.get(&["spec", "names"])?.clone();
-    kind::served(kind::kinds_of(&definition, &names, true).ok()?).into_iter().next()
+    let kind = kind::served(kind::kinds_of(&definition, &names, true).ok()?).into_iter().next()?;
+    Some((kind.info().kind.group_version().to_string(), kind))
 }
 
 /// Deletes every object and waits for their finalizers.
-async fn delete_all(core: &Arc<Core>, kind: &Arc<dyn ServedKind>) -> Result<(), ApiError> {
-    let view = core.view_of(kind);
+async fn delete_all(core: &Arc<Core>, kinds: &HashMap<String, Arc<dyn ServedKind>>) -> Result<(), ApiError> {
+    // All of them are stored in one place.
+    let Some(any) = kinds.values().next() else { return Ok(()) };
+    let view = core.view_of(any);
     let mut changes = view.changes();
     loop {
         changes.mark_unchanged();
@@ -105,7 +108,7 @@ async fn delete_all(core: &Arc<Core>, kind: &Arc<dyn ServedKind>) -> Result<(), 
             return Ok(());
         }
         let results: Vec<Result<(), ApiError>> =
-            stream::iter(objects).map(|object| delete_one(core, kind, object)).buffer_unordered(WORKERS).collect().await;
+            stream::iter(objects).map(|object| delete_one(core, kinds, object)).buffer_unordered(WORKERS).collect().await;
         results.into_iter().collect::<Result<(), ApiError>>()?;
         if view.is_empty() {
             return Ok(());
@@ -117,8 +120,9 @@ async fn delete_all(core: &Arc<Core>, kind: &Arc<dyn ServedKind>) -> Result<(), 
     }
 }
 
-async fn delete_one(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, stored: Arc<StoredObject>) -> Result<(), ApiError> {
+async fn delete_one(core: &Arc<Core>, kinds: &HashMap<String, Arc<dyn ServedKind>>, stored: Arc<StoredObject>) -> Result<(), ApiError> {
     let object = stored.object().map_err(ApiError::internal)?;
+    let Some(kind) = kinds.get(object.api_version()).or_else(|| kinds.values().next()) else { return Ok(()) };
     if object.deletion_timestamp().is_some() {
         return Ok(());
     }

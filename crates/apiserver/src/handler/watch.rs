@@ -113,8 +113,9 @@ impl Watcher {
         self.frame("BOOKMARK", &bytes)
     }
 
-    /// Takes what the history has after the cursor.
-    async fn collect(&mut self) -> Result<(), ApiError> {
+    /// Takes what the history has after the cursor, a batch of it; whether there may be more. Nothing tells of what is left there, also
+    /// where the client was shown nothing of the batch.
+    async fn collect(&mut self) -> Result<bool, ApiError> {
         // Read before the history, so that nothing up to it can be missing there.
         let seen = self.core.view.revision();
         let events = self.view.events_after(self.cursor, BATCH).map_err(|gone| match gone {
@@ -145,7 +146,7 @@ impl Watcher {
         if !full && seen > self.cursor {
             self.cursor = seen;
         }
-        Ok(())
+        Ok(full)
     }
 
     /// The next frame, where it need not be waited for.
@@ -173,12 +174,17 @@ impl Watcher {
                 return None;
             }
             self.changes.mark_unchanged();
-            if let Err(error) = self.collect().await {
-                self.ended = true;
-                return Some(self.error_frame(&error));
-            }
-            if !self.pending.is_empty() {
-                continue;
+            match self.collect().await {
+                Err(error) => {
+                    self.ended = true;
+                    return Some(self.error_frame(&error));
+                }
+                Ok(more) if more || !self.pending.is_empty() => {
+                    // A long history that does not concern this watch must not keep others from the thread.
+                    tokio::task::consume_budget().await;
+                    continue;
+                }
+                Ok(_) => {}
             }
             let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
             tokio::select! {

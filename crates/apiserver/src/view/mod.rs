@@ -1,15 +1,16 @@
 //! The MemoryView: every object as encoded bytes, snapshots for LIST and a bounded history for WATCH.
 //!
 //! It is fed by one watch over the whole store; nothing else keeps objects. Each resource has a map (persistent, so that a
-//! snapshot is a pointer) and a history of events bounded in bytes. Watchers keep no queue of their own: each has a cursor
-//! into the shared history and is woken when it grows, so a slow client costs nothing and a thousand watchers share one
-//! rendering. An older state is the newest one with the events since taken back.
+//! snapshot is a pointer) and a history of events bounded in bytes, with more of them while they are fresh. Watchers keep no
+//! queue of their own: each has a cursor into the shared history and is woken when it grows, so a slow client costs nothing and
+//! a thousand watchers share one rendering. An older state is the newest one with the events since taken back.
 
 pub mod stored;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,6 +25,11 @@ pub use stored::{DamagedValue, StoredObject};
 
 /// Bytes of history kept per resource. At 1 KiB an object that is some thousand events: minutes of a busy cluster.
 const HISTORY_BYTES: usize = 8 * 1024 * 1024;
+/// How long events are kept beyond that: a client may list, do this and that, and watch from what it listed.
+/// Source: Kubernetes, `eventFreshDuration` of the watch cache.
+const FRESH: Duration = Duration::from_secs(75);
+/// Bytes of history that are not exceeded, however fresh. Renderings come on top of it.
+const LARGEST_HISTORY_BYTES: usize = 2 * HISTORY_BYTES;
 
 /// What happened to one object.
 #[derive(Debug)]
@@ -34,6 +40,7 @@ pub struct ViewEvent {
     pub new: Option<Arc<StoredObject>>,
     /// What it was, none where it was created.
     pub old: Option<Arc<StoredObject>>,
+    seen: Instant,
     frames: [OnceLock<Bytes>; 3],
     /// The last state under the revision of its deletion, made once for all watchers.
     deleted: OnceLock<Arc<StoredObject>>,
@@ -74,7 +81,7 @@ pub fn json_frame(kind: &str, object: &[u8]) -> Bytes {
 
 impl ViewEvent {
     fn new(revision: Revision, new: Option<Arc<StoredObject>>, old: Option<Arc<StoredObject>>) -> Self {
-        Self { revision, new, old, frames: Default::default(), deleted: OnceLock::new() }
+        Self { revision, new, old, seen: Instant::now(), frames: Default::default(), deleted: OnceLock::new() }
     }
     /// The object a watcher is shown for an event of this type: a deletion shows the last state under its own revision.
     pub fn shown(&self, kind: EventType) -> Option<Arc<StoredObject>> {
@@ -105,6 +112,14 @@ struct State {
     history_bytes: usize,
     /// Events up to this revision are forgotten.
     forgotten: Revision,
+}
+
+impl State {
+    /// Whether the oldest event is one too many.
+    fn exceeds(&self, now: Instant) -> bool {
+        let is_fresh = self.history.front().is_some_and(|oldest| now.saturating_duration_since(oldest.seen) < FRESH);
+        self.history_bytes > if is_fresh { LARGEST_HISTORY_BYTES } else { HISTORY_BYTES }
+    }
 }
 
 /// Objects of one resource.
@@ -225,9 +240,10 @@ impl ResourceView {
                 }
                 (None, None) => {}
             }
+            let now = event.seen;
             state.history_bytes += event.weight();
             state.history.push_back(Arc::new(event));
-            while state.history_bytes > HISTORY_BYTES {
+            while state.exceeds(now) {
                 let Some(oldest) = state.history.pop_front() else { break };
                 state.history_bytes = state.history_bytes.saturating_sub(oldest.weight());
                 state.forgotten = oldest.revision;
@@ -405,5 +421,39 @@ impl MemoryView {
             }
         }
         self.advance(revision);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meta::Object;
+
+    use super::*;
+
+    /// An event about an object of one mebibyte.
+    fn large_event(revision: u64, seen: Instant) -> ViewEvent {
+        let object = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "a".repeat(1 << 20)}});
+        let serde_json::Value::Object(object) = object else { panic!("an object is one") };
+        let value = stored::encode(&Object(object), 0, Vec::new()).unwrap();
+        let stored = StoredObject::decode("n/x", &value, Revision(revision)).unwrap();
+        ViewEvent { seen, ..ViewEvent::new(Revision(revision), Some(Arc::new(stored)), None) }
+    }
+
+    fn kept(view: &ResourceView) -> usize {
+        let oldest = view.state.read().forgotten;
+        view.events_after(oldest, usize::MAX).unwrap().len()
+    }
+
+    #[test]
+    fn fresh_history_is_kept_for_longer() {
+        let view = ResourceView::new(Revision(0));
+        let start = Instant::now();
+        (1..=15).for_each(|revision| view.apply(large_event(revision, start)));
+        assert_eq!(view.events_after(Revision(0), usize::MAX).map(|events| events.len()), Ok(15));
+        view.apply(large_event(16, start + FRESH));
+        assert_eq!(kept(&view), 7);
+        assert_eq!(view.events_after(Revision(0), 1).map(|events| events.len()), Err(Unavailable::TooOld { oldest: Revision(9) }));
+        (17..=50).for_each(|revision| view.apply(large_event(revision, start + FRESH)));
+        assert_eq!(kept(&view), 15);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     cells,
     core::pod,
     problems::{ABOVE_REPLICAS, always_restarts, immutable, int_or_percent, is_zero, not_negative, one_hundred_percent, only_grows, status_counts, workload_selector},
-    strategy::{Column, Strategy},
+    strategy::{Column, Strategy, WriteContext},
 };
 
 /// Behaviour of deployments.
@@ -84,6 +84,10 @@ impl Strategy for DeploymentStrategy {
             immutable(&new.selector, &old.selector, &FieldPath::new("spec").child("selector"), &mut problems);
         }
         problems
+    }
+    /// Labels are not a status's business. Source: Kubernetes, `deploymentStatusStrategy.PrepareForUpdate`.
+    fn prepare_status_update(&self, _context: &WriteContext, deployment: &mut Deployment, old: &Deployment) {
+        deployment.metadata.labels.clone_from(&old.metadata.labels);
     }
     fn validate_status_update(&self, deployment: &Deployment, old: &Deployment) -> Vec<FieldError> {
         let mut problems = Vec::new();
