@@ -16,6 +16,7 @@
 //! - [`pod_garbage`]: pods that nobody else removes
 //! - [`certificates`]: certificate requests of nodes
 //! - [`resource_quota`]: how much of its quotas a namespace has used
+//! - [`cluster_trust_bundles`]: the API server's certificate as a trust bundle
 //! - [`cluster_role_aggregation`]: roles that sum up others
 //! - [`bootstrap_token`], [`bootstrap_signer`]: bootstrap tokens whose time is over; what they vouch for
 //! - [`service_cidrs`]: ranges of Service addresses
@@ -32,6 +33,7 @@ pub mod bootstrap_signer;
 pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role_aggregation;
+pub mod cluster_trust_bundles;
 mod content;
 mod context;
 pub mod cron_job;
@@ -91,6 +93,9 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
     account_token::start(context, &runner, &settings.root_ca);
+    if settings.cluster_trust_bundles {
+        cluster_trust_bundles::start(context, &runner, &settings.root_ca);
+    }
     let content = Content::default();
     namespace::start(context, &runner, content.clone());
     resource_quota::start(context, &runner, content.clone());

@@ -115,9 +115,14 @@ impl RuntimeConfig {
 
     /// Whether a kind is served. What is said of a resource wins over its version, that over its maturity, and that over `api/all`.
     pub fn serves(&self, kind: &KindInfo) -> bool {
-        let (group, version) = (kind.kind.group.to_string(), kind.kind.version.to_string());
+        self.serves_resource(&kind.kind.group, &kind.kind.version, &kind.plural)
+    }
+
+    /// As [`RuntimeConfig::serves`], by the names of group, version and resource.
+    pub fn serves_resource(&self, group: &str, version: &str, plural: &str) -> bool {
+        let (group, version) = (group.to_owned(), version.to_owned());
         let maturity = api::maturity(&version);
-        let resource = (group.clone(), version.clone(), kind.plural.to_string());
+        let resource = (group.clone(), version.clone(), plural.to_owned());
         let said = self.resources.get(&resource).or_else(|| self.versions.get(&(group, version)));
         let said = said.or_else(|| self.maturities.get(&maturity)).copied().or(self.all);
         said.unwrap_or(maturity == Maturity::Stable)

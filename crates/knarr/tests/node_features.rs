@@ -240,3 +240,29 @@ fn a_node_that_runs_out_of_process_numbers_says_so_and_ends_the_pod_with_most() 
     assert!(at(&cluster, "node/node-1", &pressure("lastTransitionTime")) > during);
     cluster.eventually("the taint goes", || (!at(&cluster, "node/node-1", ".spec.taints[*].key").contains("pid-pressure")).then_some(()));
 }
+
+#[test]
+fn a_pod_reads_the_clusters_trust_bundles_and_sees_new_ones() {
+    let (mut cluster, _registry) = cluster();
+    cluster.restart_server_with(&["--runtime-config", "certificates.k8s.io/v1beta1=true"]);
+    let sources = "[{ clusterTrustBundle: { signerName: kubernetes.io/kube-apiserver-serving, labelSelector: {}, path: server.pem } }, \
+                   { clusterTrustBundle: { name: mine, optional: true, path: mine.pem } }]";
+    cluster.apply(&pod(
+        "trusting",
+        "exec sleep 1000",
+        "volumeMounts: [{ name: trust, mountPath: /trust }]",
+        &format!("volumes: [{{ name: trust, projected: {{ sources: {sources} }} }}]"),
+    ));
+    ready(&cluster, "trusting");
+    let file = |name: &str| cluster.kubectl(["exec", "trusting", "--", "cat", &format!("/trust/{name}")]);
+    let root = at(&cluster, "configmap/kube-root-ca.crt", r".data['ca\.crt']");
+    assert!(root.contains("BEGIN CERTIFICATE"), "{root}");
+    assert_eq!(file("server.pem").trim(), root.trim());
+    assert_eq!(file("mine.pem"), "");
+    let mine = serde_json::json!({
+        "apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle", "metadata": { "name": "mine" },
+        "spec": { "trustBundle": format!("a comment\n{root}\n") },
+    });
+    cluster.apply(&mine.to_string());
+    cluster.eventually("the new bundle is mounted", || (file("mine.pem").trim() == root.trim()).then_some(()));
+}

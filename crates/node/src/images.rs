@@ -257,6 +257,7 @@ mod tests {
         let secret = |json: &str| Content {
             data: [(".dockerconfigjson".to_owned(), json.as_bytes().to_vec())].into(),
             type_: "kubernetes.io/dockerconfigjson".to_owned(),
+            ..Content::default()
         };
         let found = credentials_in(&secret(r#"{"auths":{"reg.example":{"auth":"dXNlcjpwYTpzcw=="}}}"#), "reg.example/a:1");
         assert_eq!(found.iter().map(|found| (found.username.as_str(), found.password.as_str())).collect::<Vec<_>>(), [("user", "pa:ss")]);

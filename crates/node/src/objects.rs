@@ -1,7 +1,8 @@
-//! Config maps and secrets that pods of this node refer to.
+//! Config maps, secrets and trust bundles that pods of this node refer to.
 //!
 //! Each referenced object has one watch of its own (a node may see no others), shared by all pods that refer to it and
-//! ended with the last of them. A change wakes the workers of these pods at once.
+//! ended with the last of them. A change wakes the workers of these pods at once. Trust bundles are few and the cluster's own:
+//! one watch sees them all.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use client::{FeedEvent, Selection, Source, Watchable, feed};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::{
+    certificates::v1beta1::ClusterTrustBundle,
+    core::v1::{ConfigMap, Secret},
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -25,6 +29,8 @@ pub enum Kind {
     ConfigMap,
     /// Secret
     Secret,
+    /// All ClusterTrustBundles; see [`Reference::trust_bundles`].
+    TrustBundles,
 }
 
 impl Kind {
@@ -34,6 +40,7 @@ impl Kind {
         match self {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
+            Self::TrustBundles => "clustertrustbundle",
         }
     }
 }
@@ -49,13 +56,45 @@ pub struct Reference {
     pub name: String,
 }
 
-/// What matters of a config map or secret.
+impl Reference {
+    /// All trust bundles of the cluster.
+    #[must_use]
+    pub fn trust_bundles() -> Self {
+        Self { kind: Kind::TrustBundles, namespace: String::new(), name: String::new() }
+    }
+
+    fn selection(&self) -> Selection {
+        match self.kind {
+            Kind::TrustBundles => Selection::default(),
+            Kind::ConfigMap | Kind::Secret => {
+                Selection { namespace: Some(self.namespace.clone()), fields: Some(format!("metadata.name={}", self.name)), ..Selection::default() }
+            }
+        }
+    }
+}
+
+/// What matters of a ClusterTrustBundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Its name.
+    pub name: String,
+    /// The signer that published it; empty where none did.
+    pub signer: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its certificates.
+    pub pem: String,
+}
+
+/// What matters of a config map or secret, or of all trust bundles.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// Its keys and values, texts and bytes alike.
     pub data: BTreeMap<String, Vec<u8>>,
     /// A secret's type.
     pub type_: String,
+    /// Trust bundles, by their names.
+    pub trust_bundles: Vec<TrustBundle>,
 }
 
 /// What is known of an object.
@@ -76,6 +115,22 @@ struct Entry {
     wakes: Mutex<Vec<Weak<Notify>>>,
     /// Set once the entry can be reached from the task: what the task delivers before that would be lost.
     task: OnceLock<tokio::task::AbortHandle>,
+}
+
+impl Entry {
+    /// Notes what is known now, and wakes those whom a change concerns.
+    fn learn(&self, known: Known) {
+        let changed = self.value.send_if_modified(|old| {
+            let differs = *old != known;
+            *old = known;
+            differs
+        });
+        if changed {
+            for wake in self.wakes.lock().iter().filter_map(Weak::upgrade) {
+                wake.notify_one();
+            }
+        }
+    }
 }
 
 impl Drop for Entry {
@@ -132,11 +187,7 @@ impl WatchedObjects {
             drop(wakes);
             return entry;
         }
-        let selection = Selection {
-            namespace: Some(reference.namespace.clone()),
-            fields: Some(format!("metadata.name={}", reference.name)),
-            ..Selection::default()
-        };
+        let selection = reference.selection();
         let entry = Arc::new(Entry {
             value: watch::channel(Known::Pending).0,
             wakes: Mutex::new(vec![Arc::downgrade(wake)]),
@@ -152,6 +203,7 @@ impl WatchedObjects {
                 let source = Source::new::<Secret>(self.client.clone(), &(), selection);
                 tokio::spawn(follow(source, weak, content_of_secret))
             }
+            Kind::TrustBundles => tokio::spawn(follow_trust_bundles(Source::new::<ClusterTrustBundle>(self.client.clone(), &(), selection), weak)),
         };
         entry.task.get_or_init(|| task.abort_handle());
         entries.insert(reference.clone(), Arc::downgrade(&entry));
@@ -210,6 +262,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// All trust bundles, where the pod refers to any.
+    ///
+    /// # Errors
+    /// They could not be read.
+    pub fn trust_bundles(&self) -> Result<Option<&Content>, String> {
+        match self.objects.get(&Reference::trust_bundles()) {
+            Some(Known::Present(content)) => Ok(Some(content)),
+            Some(Known::Failed(reason)) => Err(format!("failed to read the cluster's trust bundles: {reason}")),
+            Some(Known::Absent | Known::Pending) | None => Ok(None),
+        }
+    }
+
     /// The content of one object, `None` where it does not exist.
     ///
     /// # Errors
@@ -240,28 +304,46 @@ where
             FeedEvent::Deleted(_) => Known::Absent,
             FeedEvent::Progress(_) => return,
         };
-        let changed = entry.value.send_if_modified(|old| {
-            let differs = *old != known;
-            *old = known;
-            differs
-        });
-        if changed {
-            for wake in entry.wakes.lock().iter().filter_map(Weak::upgrade) {
-                wake.notify_one();
-            }
-        }
+        entry.learn(known);
     })
     .await;
+}
+
+/// Follows all trust bundles.
+async fn follow_trust_bundles(source: Source, entry: Weak<Entry>) {
+    let mut bundles = BTreeMap::new();
+    feed::run(source, |event: FeedEvent<ClusterTrustBundle>| {
+        let Some(entry) = entry.upgrade() else { return };
+        match event {
+            FeedEvent::Replaced { objects, .. } => bundles = objects.into_iter().map(named_trust_bundle).collect(),
+            FeedEvent::Put(object) => bundles.extend([named_trust_bundle(object)]),
+            FeedEvent::Deleted(object) => drop(bundles.remove(object.metadata.name.as_deref().unwrap_or_default())),
+            FeedEvent::Progress(_) => return,
+        }
+        entry.learn(Known::Present(Arc::new(Content { trust_bundles: bundles.values().cloned().collect(), ..Content::default() })));
+    })
+    .await;
+}
+
+fn named_trust_bundle(object: ClusterTrustBundle) -> (String, TrustBundle) {
+    let name = object.metadata.name.unwrap_or_default();
+    let bundle = TrustBundle {
+        name: name.clone(),
+        signer: object.spec.signer_name.unwrap_or_default(),
+        labels: object.metadata.labels.unwrap_or_default(),
+        pem: object.spec.trust_bundle,
+    };
+    (name, bundle)
 }
 
 fn content_of_config_map(object: ConfigMap) -> Content {
     let texts = object.data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
     let bytes = object.binary_data.into_iter().flatten().map(|(key, value)| (key, value.0));
-    Content { data: texts.chain(bytes).collect(), type_: String::new() }
+    Content { data: texts.chain(bytes).collect(), ..Content::default() }
 }
 
 fn content_of_secret(object: Secret) -> Content {
-    Content { data: object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect(), type_: object.type_.unwrap_or_default() }
+    Content { data: object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect(), type_: object.type_.unwrap_or_default(), ..Content::default() }
 }
 
 #[cfg(test)]

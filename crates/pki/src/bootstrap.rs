@@ -33,6 +33,12 @@ pub fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>,
     pem::certificates(text)
 }
 
+/// One certificate as PEM.
+#[must_use]
+pub fn certificate_to_pem(certificate: &CertificateDer<'_>) -> String {
+    pem::encode("CERTIFICATE", certificate)
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;

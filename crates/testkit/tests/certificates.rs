@@ -67,3 +67,43 @@ async fn who_may_not_approve_for_a_signer_is_refused() {
     let refused = somebody.patch(&format!("{REQUESTS}/r/approval"), "merge-patch", &approval).await.expect(403);
     assert!(refused["message"].as_str().unwrap().contains("user not permitted to approve requests with signerName \"example.com/test\""), "{refused}");
 }
+
+#[tokio::test]
+async fn a_trust_bundle_of_a_signer_comes_from_who_may_attest_for_it() {
+    let on = kinds::RuntimeConfig::parse("certificates.k8s.io/v1beta1=true").unwrap();
+    let api = ApiHarness::start_with(|parts| parts.runtime_config = on).await;
+    let administrator = api.administrator();
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let writes = json!({"apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"], "verbs": ["create", "get", "update"]});
+    administrator.post(roles, &json!({"metadata": {"name": "r"}, "rules": [writes]})).await.expect(201);
+    let binding = json!({
+        "metadata": {"name": "b"}, "subjects": [{"kind": "User", "name": "somebody", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+    });
+    administrator.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.expect(201);
+    let somebody = api.caller(Identity::user("somebody", &[]));
+    let directory = tempfile::tempdir().unwrap();
+    let authority = pki::ClusterAuthority::open_or_create(directory.path(), jiff::Timestamp::now()).unwrap();
+    let bundles = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+    let bundle = |name: &str, signer: &str| json!({
+        "apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle", "metadata": {"name": name},
+        "spec": {"signerName": signer, "trustBundle": authority.certificate_pem()},
+    });
+    // One that belongs to no signer attests to nothing.
+    somebody.post(bundles, &bundle("mine", "")).await.expect(201);
+    let refused = somebody.post(bundles, &bundle("example.com:test:a", "example.com/test")).await.expect(403);
+    assert_eq!(
+        refused["message"],
+        "clustertrustbundles.certificates.k8s.io \"example.com:test:a\" is forbidden: user not permitted to attest for signerName \"example.com/test\""
+    );
+    let attest = json!({"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["example.com/*"], "verbs": ["attest"]});
+    administrator.put(&format!("{roles}/r"), &json!({"metadata": {"name": "r"}, "rules": [writes, attest]})).await.expect(200);
+    let mut made = somebody.post(bundles, &bundle("example.com:test:a", "example.com/test")).await.expect(201);
+    administrator.put(&format!("{roles}/r"), &json!({"metadata": {"name": "r"}, "rules": [writes]})).await.expect(200);
+    let path = format!("{bundles}/example.com:test:a");
+    made["metadata"]["labels"] = json!({"seen": "yes"});
+    let mut made = somebody.put(&path, &made).await.expect(200);
+    made["spec"]["trustBundle"] = json!(authority.certificate_pem().repeat(2));
+    let refused = somebody.put(&path, &made).await.expect(403);
+    assert!(refused["message"].as_str().unwrap().ends_with("user not permitted to attest for signerName \"example.com/test\""), "{refused}");
+}

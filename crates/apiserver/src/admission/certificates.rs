@@ -1,5 +1,5 @@
-//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may approve and sign for a signer, and
-//! that nobody asks for a certificate of a cluster's administrator.
+//! CertificateApproval, CertificateSigning, ClusterTrustBundleAttest and CertificateSubjectRestriction: who may approve, sign
+//! and attest for a signer, and that nobody asks for a certificate of a cluster's administrator.
 //!
 //! Source: Kubernetes `plugin/pkg/admission/certificates`.
 
@@ -55,11 +55,20 @@ impl AdmissionPlugin for Certificates {
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();
-        if &*info.kind.group != "certificates.k8s.io" || &*info.plural != "certificatesigningrequests" {
+        let Some(new) = object.filter(|_| &*info.kind.group == "certificates.k8s.io") else { return Ok(()) };
+        let refuse = |why: String| Err(ApiError::forbidden(&info.group_resource(), attributes.name, why));
+        if &*info.plural == "clustertrustbundles" && matches!(attributes.operation, Operation::Create | Operation::Update) {
+            let signer = new.text(&["spec", "signerName"]).unwrap_or_default();
+            // What is stored as it was (a migration, a finalizer taken off) attests to nothing.
+            let unchanged = old.is_some_and(|old| old.get(&["spec"]) == new.get(&["spec"]));
+            if !signer.is_empty() && !unchanged && !may(core, attributes.user, "attest", signer) {
+                return refuse(format!("user not permitted to attest for signerName {signer:?}"));
+            }
             return Ok(());
         }
-        let Some(new) = object else { return Ok(()) };
-        let refuse = |why: String| Err(ApiError::forbidden(&info.group_resource(), attributes.name, why));
+        if &*info.plural != "certificatesigningrequests" {
+            return Ok(());
+        }
         match (attributes.operation, attributes.subresource, old) {
             (Operation::Create, "", _) => {
                 if new.text(&["spec", "signerName"]) == Some("kubernetes.io/kube-apiserver-client") && asks_for_masters(new) {

@@ -2,10 +2,11 @@
 //! pods from such a node is `taint_eviction`'s.
 //!
 //! A node reports by renewing its Lease (or its status). Whether it did is judged by when this process saw the report, never by the
-//! stamp inside, so clocks of nodes may differ. [`conditions`] and [`wanted_taints`] decide.
+//! stamp inside, so clocks of nodes may differ. [`conditions`], [`wanted_taints`] and [`zones`] decide.
 
 mod conditions;
 mod wanted_taints;
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{ControllerContext, pods};
+use zones::{Permission, Zone, Zones};
 
 const CONTROLLER: &str = "node-controller";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -34,6 +36,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, grace: Duration) {
         pods_by_node: pods::by_node(&pods),
         pods,
         reports: Arc::default(),
+        zones: Mutex::default(),
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
         grace,
@@ -51,6 +54,7 @@ struct NodeLifecycle {
     pods: Informer<Pod>,
     pods_by_node: Index<Pod>,
     reports: Reports,
+    zones: Mutex<Zones>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
     grace: Duration,
@@ -61,6 +65,19 @@ impl NodeLifecycle {
     fn silence(&self, key: &ObjectKey) -> Duration {
         let now = self.clock.elapsed();
         now.saturating_sub(*self.reports.lock().entry(key.name.clone()).or_insert(now))
+    }
+
+    /// Whether the node's pods are to be driven away if it is not well, and what its zone said where it was asked.
+    fn may_drive_away(&self, node: &Node) -> (bool, Option<Permission>) {
+        let nodes = self.nodes.list();
+        if is_ready(node) || !nodes.iter().any(|node| is_ready(node)) {
+            return (false, None);
+        }
+        if wanted_taints::drives_away(node) {
+            return (true, None);
+        }
+        let permission = self.zones.lock().ask(&Zone::of(node), nodes.iter().map(|node| &**node), self.clock.elapsed());
+        (permission == Permission::Now, Some(permission))
     }
 
     /// The pods of a node that does not report are not ready as far as anybody knows.
@@ -157,18 +174,28 @@ impl Reconciler for NodeLifecycle {
             tracing::warn!(node = %key, "the node has not reported for {silence:?}");
             self.events.record(&*node, EventType::Normal, "NodeNotReady", format!("Node {key} status is now: NodeNotReady"));
         }
-        let any_ready = self.nodes.list().iter().any(|node| is_ready(node));
-        if let Some(taints) = wanted_taints::wanted(&current, any_ready, self.clock.now()) {
+        let (drive_away, asked) = self.may_drive_away(&current);
+        if let Some(taints) = wanted_taints::wanted(&current, drive_away, self.clock.now()) {
             let patch = json!({ "metadata": { "uid": current.metadata.uid, "resourceVersion": current.metadata.resource_version }, "spec": { "taints": taints } });
             match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Err(error) if client::is_not_found(&error) => return Ok(Outcome::Settled),
-                other => current = other.doing(|| format!("taint node {key}"))?,
+                Ok(updated) => current = updated,
+                Err(error) => {
+                    if asked == Some(Permission::Now) {
+                        self.zones.lock().give_back(&Zone::of(&current), self.clock.elapsed());
+                    }
+                    return if client::is_not_found(&error) { Ok(Outcome::Settled) } else { Err(error).doing(|| format!("taint node {key}")) };
+                }
             }
         }
         if conditions::get(&current, "Ready").is_some_and(|condition| condition.status != "True") {
             self.mark_pods(&current).await?;
         }
-        // The one check that time itself calls for: a node that goes silent sends no event.
-        Ok(if silence >= self.grace { Outcome::Settled } else { Outcome::CheckAgainIn(self.grace - silence) })
+        // The checks that time itself calls for: a node that goes silent sends no event, nor does the end of its zone's pause.
+        let next_report = (silence < self.grace).then(|| self.grace - silence);
+        let next_turn = if let Some(Permission::Later(pause)) = asked { Some(pause) } else { None };
+        Ok(next_report.into_iter().chain(next_turn).min().map_or(Outcome::Settled, Outcome::CheckAgainIn))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,14 +17,22 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
     ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// The taints a node should have; `None` when it has them. Pods are only driven away (`NoExecute`) while some node is well: when all
-/// are silent, it is more likely that this process is cut off, and there is nowhere to go anyway.
-pub(super) fn wanted(node: &Node, any_ready: bool, now: Timestamp) -> Option<Vec<Taint>> {
+/// Whether the pods of a node are being driven away for what its conditions say.
+pub(super) fn drives_away(node: &Node) -> bool {
+    taints::of(node).iter().any(executes)
+}
+
+fn executes(taint: &Taint) -> bool {
+    taint.effect == NO_EXECUTE && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str())
+}
+
+/// The taints a node should have; `None` when it has them. With `drive_away`, pods are driven away (`NoExecute`) where it is not well.
+pub(super) fn wanted(node: &Node, drive_away: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let mut needed: Vec<(&str, &str)> = Vec::new();
     for (kind, bad, taint) in BY_CONDITION {
         if conditions::get(node, kind).is_some_and(|condition| condition.status == bad) {
             needed.push((taint, NO_SCHEDULE));
-            if kind == "Ready" && any_ready {
+            if kind == "Ready" && drive_away {
                 needed.push((taint, NO_EXECUTE));
             }
         }
@@ -37,8 +45,7 @@ pub(super) fn wanted(node: &Node, any_ready: bool, now: Timestamp) -> Option<Vec
     }
     let ours = |taint: &Taint| {
         let known = BY_CONDITION.iter().any(|(_, _, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
-        let executes = taint.effect == NO_EXECUTE && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str());
-        known && taint.effect == NO_SCHEDULE || executes
+        known && taint.effect == NO_SCHEDULE || executes(taint)
     };
     let before = taints::of(node);
     let mut after: Vec<Taint> = before.iter().filter(|taint| !ours(taint) || needed.contains(&(&taint.key, &taint.effect))).cloned().collect();
@@ -66,8 +73,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(node: &Node, any_ready: bool, expected: Option<&[&str]>) {
-        let taints = wanted(node, any_ready, Timestamp::UNIX_EPOCH);
+    fn check(node: &Node, drive_away: bool, expected: Option<&[&str]>) {
+        let taints = wanted(node, drive_away, Timestamp::UNIX_EPOCH);
         let texts = taints.map(|taints| taints.iter().map(|taint| format!("{}:{}", taint.key.trim_start_matches("node.kubernetes.io/"), taint.effect)).collect::<Vec<_>>());
         assert_eq!(texts.as_deref(), expected.map(|expected| expected.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).as_deref());
     }
@@ -81,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_driven_away_when_no_node_is_well() {
+    fn nobody_is_driven_away_where_that_is_not_wanted() {
         check(&node("Unknown", &[]), false, Some(&["unreachable:NoSchedule"]));
         check(&node("Unknown", &[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]), false, Some(&["unreachable:NoSchedule"]));
     }

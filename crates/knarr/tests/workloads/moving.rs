@@ -93,10 +93,10 @@ fn a_node_is_drained_within_the_budget_and_no_request_fails() {
 }
 
 #[test]
-fn thirty_pods_are_replaced_without_a_failed_request() {
+fn a_hundred_pods_are_replaced_without_a_failed_request() {
     let _alone = alone();
     let place = Place::open("rolled");
-    place.apply(&web(30, 30092, 1));
+    place.apply(&web(100, 30092, 1));
     place.rolled_out("deployment/web");
     let load = Load::on(addresses(&place, 30092), "/");
     let started = Instant::now();
@@ -104,11 +104,11 @@ fn thirty_pods_are_replaced_without_a_failed_request() {
     place.rolled_out("deployment/web");
     let taken = started.elapsed();
     let (answered, failures) = load.end();
-    println!("thirty pods were replaced in {:.1} s; {answered} requests were answered, {} failed", taken.as_secs_f64(), failures.len());
+    println!("a hundred pods were replaced in {:.1} s; {answered} requests were answered, {} failed", taken.as_secs_f64(), failures.len());
     assert!(answered > 100 && failures.is_empty(), "{failures:#?}\n{}", place.cluster.report());
     // The last of the old pods are still ending in peace.
-    place.cluster.eventually("thirty pods of the second image are left", || {
+    place.cluster.eventually("a hundred pods of the second image are left", || {
         let images = place.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
-        (images.split_whitespace().collect::<Vec<_>>() == ["busybox:second"; 30]).then_some(())
+        (images.split_whitespace().collect::<Vec<_>>() == ["busybox:second"; 100]).then_some(())
     });
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ProjectedVolumeSource, Volume};
 use super::{
     Made, Plugin, PreparedVolume, Request, atomic,
     payload::{File, Payload, Selection, add_fields, add_object, mode, safe_path},
+    trust_bundles,
 };
 use crate::{objects::Kind, pod};
 
@@ -74,8 +75,12 @@ async fn add_projected(payload: &mut Payload, request: &Request<'_>, source: &Pr
     let default_mode = mode(source.default_mode, DEFAULT_MODE);
     let mut refresh_at: Option<Timestamp> = None;
     for projection in source.sources.iter().flatten() {
-        if projection.cluster_trust_bundle.is_some() || projection.pod_certificate.is_some() {
-            return Err("this node does not offer projected cluster trust bundles or pod certificates".to_owned());
+        if projection.pod_certificate.is_some() {
+            return Err("this node does not offer projected pod certificates".to_owned());
+        }
+        if let Some(source) = &projection.cluster_trust_bundle {
+            let data = trust_bundles::anchors(request.objects, source)?;
+            payload.insert(safe_path(&source.path)?, private(request, data, default_mode));
         }
         if let Some(source) = &projection.config_map {
             let items = source.items.as_deref();
@@ -95,13 +100,17 @@ async fn add_projected(payload: &mut Payload, request: &Request<'_>, source: &Pr
             let seconds = source.expiration_seconds.unwrap_or(3600);
             let token = request.context.tokens.token(request.pod, source.audience.as_deref().unwrap_or_default(), seconds).await?;
             refresh_at = Some(refresh_at.map_or(token.refresh_at, |earlier| earlier.min(token.refresh_at)));
-            // A token is for its pod's processes alone: where these have a user or a group of their own, nobody else reads it.
-            let owner = common_user(request);
-            let mode = if owner.is_some() || request.fs_group().is_some() { 0o600 } else { default_mode };
-            payload.insert(safe_path(&source.path)?, File { data: token.text.into_bytes(), mode, owner });
+            payload.insert(safe_path(&source.path)?, private(request, token.text.into_bytes(), default_mode));
         }
     }
     Ok(refresh_at)
+}
+
+/// A file for the pod's processes alone: where these have a user or a group of their own, nobody else reads it.
+fn private(request: &Request<'_>, data: Vec<u8>, default_mode: u32) -> File {
+    let owner = common_user(request);
+    let mode = if owner.is_some() || request.fs_group().is_some() { 0o600 } else { default_mode };
+    File { data, mode, owner }
 }
 
 /// The user that all containers of the pod run as, where they say so.

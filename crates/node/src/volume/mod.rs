@@ -19,6 +19,7 @@ pub mod nfs;
 pub mod ownership;
 pub mod payload;
 pub mod sub_path;
+pub mod trust_bundles;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -171,10 +172,14 @@ pub async fn release(context: &Context, pod_uid: &str) -> Result<(), String> {
     tokio::task::spawn_blocking(remove).await.map_err(|problem| problem.to_string())?
 }
 
-/// All config maps and secrets that a pod refers to.
+/// All config maps, secrets and trust bundles that a pod refers to.
 #[must_use]
 pub fn references(pod: &Pod) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
+    let mut projections = pod::spec(pod).volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
+    if projections.any(|projection| projection.cluster_trust_bundle.is_some()) {
+        found.insert(Reference::trust_bundles());
+    }
     let mut add = |kind, name: &str| {
         if !name.is_empty() {
             found.insert(Reference { kind, namespace: pod::namespace(pod).to_owned(), name: name.to_owned() });
