@@ -11,6 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
+use crate::AnyCertificate;
+
 /// Why a kubeconfig cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
@@ -174,6 +176,7 @@ fn tls(cluster: &Cluster, user: &User, directory: &Path) -> Result<rustls::Clien
         certificate_data: user.client_certificate_data.clone(),
         key: user.client_key.clone(),
         key_data: user.client_key_data.clone(),
+        ..TlsFiles::default()
     };
     files.configuration(directory)
 }
@@ -193,21 +196,32 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
     /// See there.
     pub key_data: Option<String>,
+    /// The server need not prove who it is; no authority may be given then.
+    pub insecure: bool,
+    /// Who the server proves to be, and is asked for, where that is not the host of its address.
+    pub server_name: Option<String>,
 }
 
 impl TlsFiles {
     /// Reads the files; relative names are relative to `directory`.
     ///
     /// # Errors
-    /// Which of them cannot be read or used; an authority there must be.
+    /// Which of them cannot be read or used; an authority there must be, unless the server need not prove who it is.
     pub fn configuration(&self, directory: &Path) -> Result<rustls::ClientConfig, KubeconfigError> {
         const AUTHORITY: &str = "certificate-authority";
         let authority = content(AUTHORITY, self.authority_data.as_ref(), self.authority.as_ref(), directory)?;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in certificates(AUTHORITY, &authority.unwrap_or_default())? {
-            roots.add(certificate)?;
-        }
-        let config = trusting(roots)?;
+        let config = if self.insecure {
+            if authority.is_some() {
+                return Err(KubeconfigError::Value { field: AUTHORITY, expected: "to be given where the server need not prove who it is" });
+            }
+            trusting_anybody()?
+        } else {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in certificates(AUTHORITY, &authority.unwrap_or_default())? {
+                roots.add(certificate)?;
+            }
+            trusting(roots)?
+        };
         const CERTIFICATE: &str = "client-certificate";
         let Some(certificate) = content(CERTIFICATE, self.certificate_data.as_ref(), self.certificate.as_ref(), directory)? else {
             return Ok(config.with_no_client_auth());
@@ -219,8 +233,18 @@ impl TlsFiles {
     }
 }
 
+/// A configuration but for the client's own certificate.
+type Trusting = rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>;
+
 /// A configuration that trusts whom these vouch for.
-pub(crate) fn trusting(roots: rustls::RootCertStore) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
+pub(crate) fn trusting(roots: rustls::RootCertStore) -> Result<Trusting, rustls::Error> {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots))
+}
+
+/// A configuration that trusts whoever answers.
+fn trusting_anybody() -> Result<Trusting, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(AnyCertificate::new(provider)))
 }

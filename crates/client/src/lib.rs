@@ -14,9 +14,11 @@
 //! - [`clock`]: where the time comes from
 //! - [`fake`]: a tiny API in memory, for tests of whoever is a client
 //! - [`backoff`]: how long to wait before trying again
+//! - [`any_certificate`]: for servers that need not prove who they are
 
 #![forbid(unsafe_code)]
 
+pub mod any_certificate;
 pub mod backoff;
 pub mod clock;
 pub mod events;
@@ -33,6 +35,7 @@ pub mod transport;
 mod in_process;
 mod over_tls;
 
+pub use any_certificate::AnyCertificate;
 pub use requests::{Api, Listing};
 pub use backoff::Backoff;
 pub use clock::{Clock, FakeClock, SystemClock};

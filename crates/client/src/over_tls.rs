@@ -5,10 +5,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Uri, header};
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::ServerName;
 use tower::Service;
 
 use crate::kubeconfig::{Kubeconfig, KubeconfigError, TlsFiles, trusting};
@@ -31,6 +32,9 @@ pub enum ConnectError {
     /// The server's address is not an `https://host:port` one.
     #[error("{0} is not the address of a server, which looks like https://host:port")]
     Address(Uri),
+    /// The server is to prove that it has a name which none can have.
+    #[error("{0:?} is no name of a server")]
+    ServerName(String),
     /// The token or the name holds characters that no header may.
     #[error("a token or a name that cannot be sent")]
     Header(#[from] header::InvalidHeaderValue),
@@ -72,12 +76,19 @@ pub fn connect_to_service(server: Uri, tls: &TlsFiles, user_agent: &str) -> Resu
     if !matches!(server.scheme_str(), Some("http" | "https")) || server.host().is_none() {
         return Err(ConnectError::Address(server));
     }
+    let name = tls.server_name.as_ref().map(|name| ServerName::try_from(name.clone()).map_err(|_| ConnectError::ServerName(name.clone())));
+    let name = name.transpose()?;
     let tls = if server.scheme_str() == Some("https") {
         tls.configuration(std::path::Path::new("."))?
     } else {
         trusting(rustls::RootCertStore::empty()).map_err(KubeconfigError::from)?.with_no_client_auth()
     };
-    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp());
+    let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let connector = match name {
+        Some(name) => connector.with_server_name_resolver(FixedServerNameResolver::new(name)),
+        None => connector,
+    };
+    let connector = connector.enable_http1().wrap_connector(tcp());
     Ok(Client::new(OverTls {
         http: HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector),
         server,

@@ -482,8 +482,12 @@ mod tests {
         assert!(with(json!([{"urlPrefix": "http://a", "managedResources": [{"name": "cpu"}]}])).is_err());
         assert!(with(json!([{"urlPrefix": "http://a", "bindVerb": "b"}, {"urlPrefix": "http://c", "bindVerb": "b"}])).is_err());
         assert!(with(json!([{"urlPrefix": "http://a", "httpTimeout": "soon"}])).is_err());
-        assert!(with(json!([{"urlPrefix": "https://a", "enableHTTPS": true, "tlsConfig": {"insecure": true}}])).is_err());
-        assert!(with(json!([{"urlPrefix": "https://a", "enableHTTPS": true, "tlsConfig": {"caFile": "/nowhere"}}])).is_err());
+        let secure = |tls: Value| with(json!([{"urlPrefix": "https://a", "enableHTTPS": true, "tlsConfig": tls}]));
+        assert!(secure(json!({"caFile": "/nowhere"})).is_err());
+        assert!(secure(json!({})).is_err(), "whom to trust is not said");
+        assert!(secure(json!({"insecure": true, "caFile": "/nowhere"})).is_err(), "whom to trust is said twice");
+        assert!(secure(json!({"insecure": true, "serverName": "not a name"})).is_err());
+        assert!(secure(json!({"insecure": true, "serverName": "a.example"})).is_ok());
         assert_eq!(with(json!([{"urlPrefix": "http://a", "httpTimeout": "100ms", "managedResources": [{"name": "a.b/c", "ignoredByScheduler": true}]}])).unwrap().extenders.len(), 1);
     }
 }

@@ -181,9 +181,6 @@ impl Extender {
         let patience = timeout(settings.http_timeout.as_deref()).ok_or("httpTimeout: must be a duration such as 5s")?;
         let server: http::Uri = settings.url_prefix.parse().map_err(|_| "urlPrefix: is no address")?;
         let tls = &settings.tls_config;
-        if tls.insecure || tls.server_name.is_some() {
-            return Err("tlsConfig: knarr talks to extenders only that prove to be who their address says; give caFile or caData, neither insecure nor serverName".to_owned());
-        }
         if settings.enable_https != (server.scheme_str() == Some("https")) {
             return Err("enableHTTPS: must be true for an address that begins with https, and for no other".to_owned());
         }
@@ -194,7 +191,14 @@ impl Extender {
             certificate_data: tls.cert_data.clone(),
             key: tls.key_file.clone(),
             key_data: tls.key_data.clone(),
+            insecure: tls.insecure,
+            server_name: tls.server_name.clone().filter(|name| !name.is_empty()),
         };
+        let names_authority = files.authority.is_some() || files.authority_data.is_some();
+        // Upstream takes an extender that nobody vouches for as it comes; here that has to be said.
+        if settings.enable_https && names_authority == files.insecure {
+            return Err("tlsConfig: either caFile or caData must be given, or insecure, which takes whoever answers for the extender".to_owned());
+        }
         let client = client::connect_to_service(server, &files, "knarr-scheduler").map_err(|error| format!("tlsConfig: {}", chain(&error)))?;
         Ok(Self { settings, patience, client })
     }

@@ -40,7 +40,7 @@ impl Played {
 
     /// Behind TLS, with a certificate of this authority. Who shows no client certificate of it is not answered.
     async fn start_secure(authority: &pki::authority::ClusterAuthority, answers: Value) -> Self {
-        let names = pki::AlternativeNames::from_hosts(["127.0.0.1"]);
+        let names = pki::AlternativeNames::from_hosts(["127.0.0.1", "extender.example"]);
         let credential = authority.issue_server("extender", &names, jiff::Timestamp::now()).unwrap();
         let certificate = pki::tls::SwappableCertificate::new(&credential).unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(pki::tls::server_config(certificate, &[authority.certificate().clone()]).unwrap());
@@ -160,9 +160,14 @@ async fn over_tls_both_sides_prove_who_they_are() {
         decide(&options, &mut world(&["a", "b"]), &pod("p", 0, json!({"cpu": "1"}))).await
     };
     assert_eq!(ask(json!({"caFile": known, "certFile": certificate, "keyFile": key})).await.unwrap(), "b");
+    // Its certificate is for the address, and for another name that its user may ask for.
+    assert_eq!(ask(json!({"caFile": known, "certFile": certificate, "keyFile": key, "serverName": "extender.example"})).await.unwrap(), "b");
+    // Its users may also not care who answers.
+    assert_eq!(ask(json!({"insecure": true, "certFile": certificate, "keyFile": key})).await.unwrap(), "b");
     let asked = played.asked.lock().len();
-    assert!(asked > 0);
+    assert_eq!(asked, 3, "one node is left, which need not be scored");
     for (what, tls) in [
+        ("a name that is not the extender's", json!({"caFile": known, "certFile": certificate, "keyFile": key, "serverName": "other.example"})),
         ("an extender of a stranger", json!({"caFile": unknown, "certFile": certificate, "keyFile": key})),
         ("no certificate of our own", json!({"caFile": known})),
     ] {

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     core::Core,
-    effects::{forward::{self, whole_story}, proxy::AnyCertificate, service_back_ends::{self, BackEnd}},
+    effects::{forward::{self, whole_story}, service_back_ends::{self, BackEnd}},
     http_body::{Body, Request, empty, read_up_to},
     user::{MASTERS, User},
 };
@@ -53,7 +53,7 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 fn tls(spec: &Value, certificate: Option<&Arc<SwappableCertificate>>) -> Result<Arc<rustls::ClientConfig>, String> {
     let builder = rustls::ClientConfig::builder_with_provider(pki::tls::provider()).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     let builder = if spec.get("insecureSkipTLSVerify").and_then(Value::as_bool) == Some(true) {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
+        builder.dangerous().with_custom_certificate_verifier(client::AnyCertificate::new(pki::tls::provider()))
     } else {
         let bundle = base64::engine::general_purpose::STANDARD.decode(text(spec, "caBundle")).map_err(|_| "the caBundle is no base64".to_owned())?;
         let bundle = String::from_utf8_lossy(&bundle);

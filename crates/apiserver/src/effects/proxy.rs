@@ -6,16 +6,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
+use client::AnyCertificate;
 use dialer::{Connection, Target};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use kinds::ServedKind;
 use meta::{ApiError, Object};
 use rand::seq::IndexedRandom;
-use rustls::{
-    DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 
 use crate::{
@@ -120,37 +117,13 @@ fn service_destination(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str,
     Ok(at_address(chosen.address, chosen.port, chosen.node.as_deref(), scheme == "https"))
 }
 
-/// Takes any certificate: a pod's name and address prove nothing, and upstream checks none here either.
-#[derive(Debug)]
-pub struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl Default for AnyCertificate {
-    fn default() -> Self {
-        Self(pki::tls::provider())
-    }
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(&self, message: &[u8], certificate: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 async fn secure(connection: Box<dyn Connection>, address: IpAddr) -> Result<impl Connection, ApiError> {
     let config = rustls::ClientConfig::builder_with_provider(pki::tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(ApiError::internal)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::default()))
+        // A pod's name and address prove nothing, and upstream checks none here either.
+        .with_custom_certificate_verifier(AnyCertificate::new(pki::tls::provider()))
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let connecting = connector.connect(ServerName::IpAddress(address.into()), connection);
