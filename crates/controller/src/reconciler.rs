@@ -103,7 +103,16 @@ impl Trigger {
 
     /// Every change of an object wakes the key of its controller, where that is of kind `kind` and lives in the same namespace.
     pub fn controller<K: Watchable>(informer: &Informer<K>, kind: &'static str) -> Self {
+        Self::controller_where(informer, kind, |_| true)
+    }
+
+    /// As [`Trigger::controller`], for a reconciler that looks at all objects of a controller each time: only changes that are of
+    /// interest wake it. That objects came or went should always be.
+    pub fn controller_where<K: Watchable>(informer: &Informer<K>, kind: &'static str, interests: impl Fn(&Change<K>) -> bool + Send + 'static) -> Self {
         Self::on(informer, move |change| {
+            if !interests(change) {
+                return Vec::new();
+            }
             let owner = |object: &Option<Arc<K>>| {
                 let metadata = object.as_ref()?.meta();
                 let reference = controller_of(metadata).filter(|reference| reference.kind == kind)?;

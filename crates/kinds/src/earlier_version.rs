@@ -124,8 +124,8 @@ impl ServedKind for EarlierVersion {
     fn orphans_by_default(&self) -> bool {
         self.stable.orphans_by_default()
     }
-    fn lifetime(&self, object: &Object) -> Option<Duration> {
-        self.stable.lifetime(&self.stable_form(object))
+    fn lifetime(&self) -> Option<Duration> {
+        self.stable.lifetime()
     }
 }
 

@@ -81,7 +81,7 @@ impl ServedKind for PlainKind {
     fn orphans_by_default(&self) -> bool {
         false
     }
-    fn lifetime(&self, _object: &Object) -> Option<Duration> {
+    fn lifetime(&self) -> Option<Duration> {
         None
     }
 }

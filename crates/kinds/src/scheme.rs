@@ -179,8 +179,8 @@ pub trait ServedKind: Send + Sync + 'static {
     fn deletion_grace(&self, object: &Object, requested: Option<i64>) -> DeletionGrace;
     /// Whether dependents are orphaned unless told.
     fn orphans_by_default(&self) -> bool;
-    /// How long an object lives in the store.
-    fn lifetime(&self, object: &Object) -> Option<Duration>;
+    /// How long objects live in the store, none for ever.
+    fn lifetime(&self) -> Option<Duration>;
 }
 
 /// A built-in kind: its names, its schema and its typed strategy.
@@ -319,8 +319,8 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
     fn orphans_by_default(&self) -> bool {
         self.strategy.orphans_by_default()
     }
-    fn lifetime(&self, object: &Object) -> Option<Duration> {
-        self.decode(object).ok().and_then(|typed| self.strategy.lifetime(&typed))
+    fn lifetime(&self) -> Option<Duration> {
+        self.strategy.lifetime()
     }
 }
 

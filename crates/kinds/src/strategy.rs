@@ -177,8 +177,8 @@ pub trait Strategy: Send + Sync + 'static {
     fn orphans_by_default(&self) -> bool {
         false
     }
-    /// How long an object lives in the store, none for ever.
-    fn lifetime(&self, object: &Self::Kind) -> Option<Duration> {
+    /// How long objects live in the store, none for ever.
+    fn lifetime(&self) -> Option<Duration> {
         None
     }
 }

@@ -247,37 +247,50 @@ async fn a_client_owns_what_it_asked_for_and_nobody_what_the_server_adds() {
     assert_eq!(owned[0]["fieldsV1"]["f:spec"], json!({ "f:containers": { "k:{\"name\":\"main\"}": { ".": {}, "f:image": {}, "f:name": {} } } }));
 }
 
+/// A binding that says nothing but where the pod goes takes a shorter way than one that brings labels and annotations.
 #[tokio::test]
 async fn a_binding_gives_a_pod_its_node_and_nobody_else_anything() {
     let api = ApiHarness::start().await;
     let administrator = api.administrator();
     administrator.post("/api/v1/namespaces/default/serviceaccounts", &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })).await;
     let pods = "/api/v1/namespaces/default/pods";
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a", "labels": { "app": "web" } },
-        "spec": { "containers": [{ "name": "main", "image": "busybox" }] },
-    });
-    let created = administrator.post(pods, &pod).await.expect(201);
-    let binding = |uid: &str| {
-        let metadata = json!({ "name": "a", "uid": uid, "annotations": { "by": "us" }, "labels": { "zone": "x" } });
-        json!({ "apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": { "kind": "Node", "name": "node-1" } })
-    };
-    let path = format!("{pods}/a/binding");
-    administrator.post(&path, &binding("another")).await.expect(409);
-    administrator.post(&path, &binding(created["metadata"]["uid"].as_str().unwrap())).await.expect(201);
-    let bound = administrator.get(&format!("{pods}/a")).await.expect(200);
-    let condition = bound["status"]["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == "PodScheduled").cloned().unwrap();
-    assert_eq!(condition["status"], "True");
-    assert!(bound["metadata"]["resourceVersion"] != created["metadata"]["resourceVersion"]);
-    // Besides what is said above, nothing changed: managers and generation neither.
-    let mut expected = created.clone();
-    expected["spec"]["nodeName"] = json!("node-1");
-    expected["metadata"]["annotations"]["by"] = json!("us");
-    expected["metadata"]["labels"]["zone"] = json!("x");
-    expected["metadata"]["resourceVersion"] = bound["metadata"]["resourceVersion"].clone();
-    expected["status"]["conditions"] = json!([condition]);
-    assert_eq!(bound, expected);
-    administrator.post(&path, &binding("")).await.expect(409);
+    for (name, extra) in [("a", json!({ "annotations": { "by": "us" }, "labels": { "zone": "x" } })), ("b", json!({}))] {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": { "app": "web" }, "annotations": { "of": "them" } },
+            "spec": { "containers": [{ "name": "main", "image": "busybox" }] },
+        });
+        let created = administrator.post(pods, &pod).await.expect(201);
+        let binding = |uid: &str| {
+            let mut metadata = json!({ "name": name, "uid": uid });
+            metadata.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            json!({ "apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": { "kind": "Node", "name": "node-1" } })
+        };
+        let path = format!("{pods}/{name}/binding");
+        administrator.post(&path, &binding("another")).await.expect(409);
+        administrator.post(&format!("{path}?dryRun=All"), &binding("")).await.expect(201);
+        assert_eq!(administrator.get(&format!("{pods}/{name}")).await.expect(200), created);
+        administrator.post(&path, &binding(created["metadata"]["uid"].as_str().unwrap())).await.expect(201);
+        let bound = administrator.get(&format!("{pods}/{name}")).await.expect(200);
+        let condition = bound["status"]["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == "PodScheduled").cloned().unwrap();
+        assert_eq!(condition["status"], "True");
+        assert!(bound["metadata"]["resourceVersion"] != created["metadata"]["resourceVersion"]);
+        // Besides what is said above, nothing changed: managers and generation neither.
+        let mut expected = created.clone();
+        expected["spec"]["nodeName"] = json!("node-1");
+        for part in ["annotations", "labels"] {
+            expected["metadata"][part].as_object_mut().unwrap().extend(extra[part].as_object().cloned().unwrap_or_default());
+        }
+        expected["metadata"]["resourceVersion"] = bound["metadata"]["resourceVersion"].clone();
+        expected["status"]["conditions"] = json!([condition]);
+        assert_eq!(bound, expected);
+        let conflict = administrator.post(&path, &binding("")).await.expect(409);
+        assert!(conflict["message"].as_str().unwrap().ends_with(&format!("pod {name} is already assigned to node \"node-1\"")), "{conflict}");
+    }
+    // Selectors find them by their node.
+    let there = administrator.get(&format!("{pods}?fieldSelector=spec.nodeName%3Dnode-1")).await.expect(200);
+    assert_eq!(there["items"].as_array().unwrap().len(), 2);
+    let absent = administrator.post(&format!("{pods}/c/binding"), &json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": "c" }, "target": { "name": "node-1" } })).await;
+    absent.expect(404);
 }
 
 /// Go's clients send `""` and zero for fields that nobody set, as far as their types cannot be empty otherwise.

@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 use meta::{ApiError, GroupResource, Object};
+use serde::Deserialize;
 
 use crate::{
     admission::{AdmissionPlugin, Attributes, Operation},
@@ -13,6 +14,32 @@ use crate::{
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+/// What of a namespace says whether it is going. Read by itself, since every create asks.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Lifecycle {
+    metadata: LifecycleMetadata,
+    status: Option<LifecycleStatus>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct LifecycleMetadata {
+    deletion_timestamp: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct LifecycleStatus {
+    phase: Option<String>,
+}
+
+impl Lifecycle {
+    fn is_terminating(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some() || self.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Terminating")
+    }
+}
 
 /// The plug-in.
 pub struct NamespaceLifecycle;
@@ -38,8 +65,7 @@ impl AdmissionPlugin for NamespaceLifecycle {
         let Some(stored) = core.view_named("namespaces").get(attributes.namespace) else {
             return Err(ApiError::not_found(&GroupResource::new("", "namespaces"), attributes.namespace));
         };
-        let namespace = stored.object().map_err(ApiError::internal)?;
-        if namespace.deletion_timestamp().is_some() || namespace.text(&["status", "phase"]) == Some("Terminating") {
+        if stored.typed::<Lifecycle>().map_err(ApiError::internal)?.is_terminating() {
             let why = format!("unable to create new content in namespace {} because it is being terminated", attributes.namespace);
             return Err(ApiError::forbidden(&info.group_resource(), attributes.name, why).with_cause(
                 "NamespaceTerminating",

@@ -126,7 +126,7 @@ async fn write_charge(core: &Core, attributes: &Attributes<'_>, stored: Arc<Stor
         match core.view.write(&key, Expect::AtRevision(stored.revision), change).await {
             Ok(_) => return Ok(()),
             Err(StoreError::Conflict { .. }) => {
-                wait_for_change(core, &kind, &stored).await;
+                wait_for_change(&core.view_of(&kind), &stored).await;
                 match core.stored(&kind, stored.namespace(), stored.name()) {
                     Some(newer) => stored = newer,
                     // A quota that is gone limits nothing.

@@ -109,7 +109,7 @@ impl ServedKind for DefinitionKind {
     fn orphans_by_default(&self) -> bool {
         false
     }
-    fn lifetime(&self, _object: &Object) -> Option<Duration> {
+    fn lifetime(&self) -> Option<Duration> {
         None
     }
 }

@@ -289,7 +289,7 @@ impl ServedKind for CustomKind {
     fn orphans_by_default(&self) -> bool {
         false
     }
-    fn lifetime(&self, _object: &Object) -> Option<Duration> {
+    fn lifetime(&self) -> Option<Duration> {
         None
     }
 }

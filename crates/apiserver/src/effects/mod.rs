@@ -4,6 +4,7 @@
 //! write fails. Subresources with a meaning of their own (binding, eviction, log, token, …) are handlers here too.
 
 pub mod binding;
+pub mod binding_text;
 pub mod eviction;
 pub mod forward;
 pub mod node_ports;

@@ -23,11 +23,11 @@ use crate::{
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
     rendering::{self, respond},
-    view::{StoredObject, stored},
+    view::{ResourceView, StoredObject, stored},
 };
 
 /// How often an update that lost a race begins again before the client is told.
-const MAXIMUM_ATTEMPTS: usize = 16;
+pub const MAXIMUM_ATTEMPTS: usize = 16;
 
 /// How often a generated name is drawn again when it is taken. Source: Kubernetes 1.30, `RetryGenerateName`.
 const GENERATED_NAME_ATTEMPTS: usize = 8;
@@ -301,7 +301,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
         let stored = StoredObject::decode(&key, &shown, Revision(0)).map_err(ApiError::internal)?;
         return Ok(Written { stored: Arc::new(stored), created: true });
     }
-    let change = Change::Put { value: bytes, expires_after: kind.lifetime(&object) };
+    let change = Change::Put { value: bytes, expires_after: kind.lifetime() };
     let revision = match core.view.write(&info.storage_key(namespace, &name), Expect::Absent, change).await {
         Ok(revision) => revision,
         Err(StoreError::Conflict { .. }) => {
@@ -477,7 +477,7 @@ pub async fn update_object(
                     return Err(ApiError::stale(&info.group_resource(), &name));
                 }
                 // Somebody was quicker; his write may not have reached the view yet.
-                wait_for_change(core, kind, &stored).await;
+                wait_for_change(&core.view_of(kind), &stored).await;
             }
         }
     }
@@ -485,8 +485,7 @@ pub async fn update_object(
 }
 
 /// Waits until the view shows another state than the one seen: after a write that somebody else was quicker than.
-pub async fn wait_for_change(core: &Core, kind: &Arc<dyn ServedKind>, seen: &StoredObject) {
-    let view = core.view_of(kind);
+pub async fn wait_for_change(view: &ResourceView, seen: &StoredObject) {
     let mut changes = view.changes();
     loop {
         changes.mark_unchanged();
@@ -644,7 +643,7 @@ async fn attempt_update(
         && new.finalizers().is_empty()
         && !crate::handler::delete::is_held(kind.as_ref(), &new)
         && new.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or_default() == 0;
-    let change = if gone { Change::Delete } else { Change::Put { value: bytes, expires_after: kind.lifetime(&new) } };
+    let change = if gone { Change::Delete } else { Change::Put { value: bytes, expires_after: kind.lifetime() } };
     match core.view.write(&info.storage_key(namespace, name), Expect::AtRevision(stored.revision), change).await {
         Ok(revision) => {
             reservation.commit().await;

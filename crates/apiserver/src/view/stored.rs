@@ -4,11 +4,11 @@
 //! decoding: labels, selectable fields and the generation of the schema it was defaulted under. When a value enters the
 //! [`super::MemoryView`] its revision is spliced in once; from then on a plain read is a clone of [`Bytes`].
 
-use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+use std::{collections::BTreeMap, sync::{Arc, atomic::{AtomicU64, Ordering}}};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use meta::Object;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use store::Revision;
 
 use crate::rendering::Rendered;
@@ -121,11 +121,7 @@ pub fn fields_of(kind: &dyn kinds::ServedKind, object: &Object) -> Vec<(Box<str>
 /// # Errors
 /// Where JSON cannot express it (never for what the reader lets in).
 pub fn encode(object: &Object, schema_generation: u32, fields: Vec<(Box<str>, Box<str>)>) -> Result<Bytes, serde_json::Error> {
-    let mut buffer = BytesMut::with_capacity(1024);
-    buffer.put_u8(LAYOUT);
-    buffer.put_u32(schema_generation);
-    put_pairs(&mut buffer, &labels_of(object));
-    put_pairs(&mut buffer, &fields);
+    let head = Head { schema_generation, labels: labels_of(object), fields };
     let mut json = Vec::with_capacity(1024);
     json.extend_from_slice(b"{\"kind\":");
     serde_json::to_writer(&mut json, object.kind())?;
@@ -160,9 +156,60 @@ pub fn encode(object: &Object, schema_generation: u32, fields: Vec<(Box<str>, Bo
         serde_json::to_writer(&mut json, value)?;
     }
     json.push(b'}');
+    Ok(with_head(&head, item_start, &json))
+}
+
+fn with_head(head: &Head, item_start: usize, json: &[u8]) -> Bytes {
+    let mut buffer = BytesMut::with_capacity(json.len() + 512);
+    buffer.put_u8(LAYOUT);
+    buffer.put_u32(head.schema_generation);
+    put_pairs(&mut buffer, &head.labels);
+    put_pairs(&mut buffer, &head.fields);
     buffer.put_u32(u32::try_from(item_start).unwrap_or_default());
-    buffer.put_slice(&json);
-    Ok(buffer.freeze())
+    buffer.put_slice(json);
+    buffer.freeze()
+}
+
+/// The members of a JSON object by name, each as its text.
+pub type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+/// As [`encode`], of an object that is text already: its members, of which `metadata` is given apart.
+///
+/// # Errors
+/// Where JSON cannot express a name, which it can.
+pub fn encode_members(head: &Head, object: &Members<'_>, metadata: &Members<'_>) -> Result<Bytes, serde_json::Error> {
+    let mut json = Vec::with_capacity(1024);
+    let put = |json: &mut Vec<u8>, name: &str, value: &RawValue| {
+        serde_json::to_writer(&mut *json, name)?;
+        json.push(b':');
+        json.extend_from_slice(value.get().as_bytes());
+        json.push(b',');
+        Ok::<_, serde_json::Error>(())
+    };
+    json.push(b'{');
+    for name in ["kind", "apiVersion"] {
+        put(&mut json, name, object.get(name).copied().unwrap_or(RawValue::NULL))?;
+    }
+    let item_start = json.len();
+    json.extend_from_slice(b"\"metadata\":{");
+    for (name, value) in metadata.iter().filter(|(name, _)| *name != "resourceVersion") {
+        put(&mut json, name, value)?;
+    }
+    close(&mut json);
+    json.push(b',');
+    for (name, value) in object.iter().filter(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion" | "metadata")) {
+        put(&mut json, name, value)?;
+    }
+    close(&mut json);
+    Ok(with_head(head, item_start, &json))
+}
+
+/// Ends an object, in the place of the comma behind its last member.
+fn close(json: &mut Vec<u8>) {
+    if json.last() == Some(&b',') {
+        json.pop();
+    }
+    json.push(b'}');
 }
 
 impl StoredObject {

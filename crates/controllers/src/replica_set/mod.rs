@@ -8,7 +8,7 @@ mod status;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
+use client::{Api, Change, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams, Preconditions};
 use controller::batches::slow_start;
 use controller::ownership::{Claim, adopt, claim, controller_of, controller_reference, release};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
@@ -28,6 +28,18 @@ const WORKERS: usize = 8;
 pub fn start(context: &ControllerContext, runner: &Runner) {
     runner.start(ReplicaController::<ReplicaSet>::new(context), WORKERS);
     runner.start(ReplicaController::<ReplicationController>::new(context), 2);
+}
+
+/// Whether a set may have to do or report something else than before. That a pod got its node, for one, makes no difference, and a set
+/// looks at all of its pods each time.
+fn interests(change: &Change<Pod>) -> bool {
+    let (Some(old), Some(new)) = (&change.old, &change.new) else { return true };
+    let said = |pod: &Pod| (pod.metadata.uid.clone(), pod.metadata.deletion_timestamp.is_some());
+    said(old) != said(new)
+        || pods::phase(old) != pods::phase(new)
+        || pods::condition(old, "Ready") != pods::condition(new, "Ready")
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.owner_references != new.metadata.owner_references
 }
 
 struct ReplicaController<K> {
@@ -177,7 +189,7 @@ impl<K: ReplicaOwner> Reconciler for ReplicaController<K> {
         let owners = self.owners.clone();
         vec![
             Trigger::itself(&self.owners),
-            Trigger::controller(&self.pods, K::KIND),
+            Trigger::controller_where(&self.pods, K::KIND, interests),
             // A pod without a controller may be one that a set selects.
             Trigger::on(&self.pods, move |change| {
                 let Some(pod) = change.new.as_ref().filter(|pod| controller_of(&pod.metadata).is_none() && pods::is_active(pod)) else {
@@ -224,5 +236,33 @@ impl<K: ReplicaOwner> Reconciler for ReplicaController<K> {
             Some(Failure { error, .. }) => Err(ReconcileError::Api { action: format!("give {key} its pods"), source: error }),
             None => Ok(Outcome::after(pods::next_available_in(&active, owner.min_ready_seconds(), now))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::tests::{pod, second};
+
+    #[test]
+    fn a_set_looks_again_where_a_pod_counts_otherwise_and_not_where_it_got_its_node() {
+        let waiting = pod("a", "Pending", "", None);
+        let changed = |change: fn(&mut Pod)| {
+            let mut new = Pod::clone(&waiting);
+            change(&mut new);
+            interests(&Change { key: client::key_of(&new), old: Some(waiting.clone()), new: Some(Arc::new(new)) })
+        };
+        let bound = |pod: &mut Pod| pod.spec.get_or_insert_default().node_name = Some("n".to_owned());
+        assert!(!changed(bound));
+        assert!(!changed(|pod| pod.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into())));
+        assert!(changed(|pod| pod.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into())));
+        assert!(changed(|pod| pod.metadata.owner_references = Some(Vec::new())));
+        assert!(changed(|pod| pod.metadata.deletion_timestamp = Some(second(1))));
+        assert!(changed(|pod| pod.metadata.uid = Some("another".to_owned())));
+        assert!(changed(|pod| pod.status.get_or_insert_default().phase = Some("Running".to_owned())));
+        assert!(changed(|pod| pod.status.get_or_insert_default().conditions = pods::tests::pod("a", "", "", Some(7)).status.clone().and_then(|status| status.conditions)));
+        let key = client::key_of(&*waiting);
+        assert!(interests(&Change { key: key.clone(), old: None, new: Some(waiting.clone()) }));
+        assert!(interests(&Change { key, old: Some(waiting), new: None }));
     }
 }

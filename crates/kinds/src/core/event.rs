@@ -165,7 +165,7 @@ impl Strategy for EventStrategy {
     fn allows_create_on_update(&self) -> bool {
         true
     }
-    fn lifetime(&self, _event: &Event) -> Option<Duration> {
+    fn lifetime(&self) -> Option<Duration> {
         Some(LIFETIME)
     }
     fn selectable_field_names(&self) -> &'static [&'static str] {
@@ -288,7 +288,7 @@ impl Strategy for NewEventStrategy {
     fn allows_create_on_update(&self) -> bool {
         true
     }
-    fn lifetime(&self, _event: &Self::Kind) -> Option<Duration> {
+    fn lifetime(&self) -> Option<Duration> {
         Some(LIFETIME)
     }
     fn selectable_field_names(&self) -> &'static [&'static str] {
