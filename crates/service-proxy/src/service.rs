@@ -75,12 +75,16 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
     addresses
 }
 
+/// Labels of Services that this proxy has nothing to do with, whatever their value: another proxy serves them, or nobody.
+/// Source: Kubernetes 1.36, `cmd/kube-proxy/app/server.go`.
+const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
 impl ServiceFacts {
-    /// Reads a Service; none for those that need no proxy: headless ones, names of others, and those given to another
-    /// proxy by the label `service.kubernetes.io/service-proxy-name`.
+    /// Reads a Service; none for those that need no proxy: headless ones, names of others, and those that a label takes
+    /// away from us (`NOT_OURS`).
     pub fn of(service: &Service) -> Option<Self> {
         let labels = service.metadata.labels.as_ref();
-        if labels.is_some_and(|labels| labels.contains_key("service.kubernetes.io/service-proxy-name")) {
+        if labels.is_some_and(|labels| NOT_OURS.iter().any(|label| labels.contains_key(*label))) {
             return None;
         }
         let spec = service.spec.as_ref()?;
@@ -136,4 +140,22 @@ fn balancer_addresses(service: &Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
     addresses(ingress.filter(|entry| entry.ip_mode.as_deref() != Some("Proxy")).filter_map(|entry| entry.ip.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn services_that_a_label_gives_to_others_are_left_alone() {
+        let read = |labels| {
+            let service = json!({"metadata": {"labels": labels}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}});
+            ServiceFacts::of(&serde_json::from_value(service).unwrap())
+        };
+        assert!(read(json!({"app": "web"})).is_some());
+        assert!(read(json!({"service.kubernetes.io/headless": ""})).is_none());
+        assert!(read(json!({"service.kubernetes.io/service-proxy-name": "other"})).is_none());
+    }
 }
