@@ -75,6 +75,7 @@ impl Subject {
             pod_namespace: "default".to_owned(),
             attempt: 0,
             hostname: name.clone(),
+            users: None,
             host: HostNamespaces::default(),
             cgroup_parent: format!("besteffort/pod-{name}"),
             resources: ResourceLimits::default(),

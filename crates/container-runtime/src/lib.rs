@@ -44,6 +44,15 @@ pub struct HostNamespaces {
     pub share_process: bool,
 }
 
+/// Users and groups of a pod's own: the numbers from 0 up to `length` in the pod are those from `first` on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// What the pod's 0 is on the node.
+    pub first: u32,
+    /// How many numbers there are.
+    pub length: u32,
+}
+
 /// What a sandbox is asked for: the pod's identity, its namespaces and its cgroup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -59,6 +68,10 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// Namespaces shared with the host.
     pub host: HostNamespaces,
+    /// `spec.hostUsers: false`: a user namespace with this range. Files of images and volumes keep their owners: what is owned by
+    /// 0 on a disk is owned by 0 in the pod.
+    #[serde(default)]
+    pub users: Option<IdRange>,
     /// Path of the pod's cgroup below the runtime's root, for example `burstable/pod<UID>`.
     pub cgroup_parent: String,
     /// Limits of the pod's cgroup as a whole.

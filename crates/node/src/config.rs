@@ -14,7 +14,7 @@ use crate::{
     machine::Machine,
     metrics::Metrics,
     objects::WatchedObjects,
-    pod::field_values::NodeFacts,
+    pod::{field_values::NodeFacts, user_namespaces::PodUsers},
     pods::Pods,
     quantity::Amount,
     services::ServiceDirectory,
@@ -162,6 +162,8 @@ pub struct Context {
     pub tokens: TokenSource,
     /// What the node has been short of.
     pub shortages: RecentShortages,
+    /// Users of pods' own.
+    pub pod_users: PodUsers,
     /// The workers of this node's pods.
     pub pods: Pods,
     /// Counters.

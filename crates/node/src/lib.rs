@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::NodeApiServer,
-    config::Context, events::EventRecorder, eviction::recent::RecentShortages, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pods::{PodManager, Pods},
+    config::Context, events::EventRecorder, eviction::recent::RecentShortages, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pod::user_namespaces::PodUsers, pods::{PodManager, Pods},
     registration::Registration, services::ServiceDirectory, tokens::TokenSource,
 };
 
@@ -96,6 +96,7 @@ impl Node {
             services: ServiceDirectory::start(client.clone(), stop.clone()),
             tokens: TokenSource::new(client, clock),
             shortages: RecentShortages::default(),
+            pod_users: PodUsers::of_node(&config),
             pods: pods.clone(),
             metrics: Metrics::default(),
             is_shutting_down: std::sync::atomic::AtomicBool::new(false),

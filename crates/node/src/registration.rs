@@ -345,7 +345,9 @@ impl Registration {
 
 /// The handlers that RuntimeClasses may ask for, the default one (without a name) first.
 fn runtime_handlers(names: &[String]) -> Vec<NodeRuntimeHandler> {
-    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) };
+    // A kernel may be built, or told, to have none.
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|most| most.trim().parse::<u64>().ok());
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(most.is_some_and(|most| most > 0)) };
     let named = names.iter().map(String::as_str);
     std::iter::once("").chain(named).map(|name| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) }).collect()
 }

@@ -323,6 +323,8 @@ impl Inner {
             id: container.id.0.clone(),
             hostname: sandbox_spec.hostname.clone(),
             host: sandbox_spec.host,
+            users: sandbox_spec.users,
+            user_namespace: None,
             process_namespace,
             layers_directory: self.images.layers.directory().to_owned(),
             layers: record.chain_ids.iter().map(|chain_id| Layers::name(chain_id)).collect(),

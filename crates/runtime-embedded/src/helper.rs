@@ -9,6 +9,7 @@ pub mod diagnosis;
 pub mod exec;
 pub mod executor;
 pub mod plan;
+pub mod pod_users;
 pub mod root_file_system;
 pub mod start;
 pub mod users;

@@ -175,6 +175,9 @@ impl Inner {
             .with_number("uts", i64::from(!spec.host.network))
             .with_number("pid", i64::from(spec.host.share_process && !spec.host.pid))
             .with("hostname", &spec.hostname);
+        if let Some(users) = spec.users {
+            configuration = configuration.with_number("first_id", i64::from(users.first)).with_number("id_count", i64::from(users.length));
+        }
         for (name, value) in &spec.sysctls {
             configuration.push("sysctl", format!("{name}={value}"));
         }

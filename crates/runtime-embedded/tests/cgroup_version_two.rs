@@ -3,26 +3,50 @@
 
 mod support;
 
-use container_runtime::{ContainerRuntime, ContainerState, Device};
+use container_runtime::{ContainerRuntime, ContainerState, Device, IdRange, SandboxSpec};
 use support::{Node, container};
 
 /// Set for the process that lives in the other mount namespace.
 const INSIDE: &str = "KNARR_TEST_VERSION_TWO";
 
-#[test]
-fn containers_run_and_are_confined_on_version_two() {
+/// Runs a test of that name on version 2 only.
+fn on_version_two(name: &str, inside: impl Future<Output = ()>) {
     if std::env::var_os(INSIDE).is_some() {
-        return tokio::runtime::Runtime::new().unwrap().block_on(inside());
+        return tokio::runtime::Runtime::new().unwrap().block_on(inside);
     }
     let script = "umount -R -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" \"$@\"";
     let status = std::process::Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "containers_run_and_are_confined_on_version_two", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn containers_run_and_are_confined_on_version_two() {
+    on_version_two("containers_run_and_are_confined_on_version_two", inside());
+}
+
+#[test]
+fn a_pod_with_users_of_its_own_sees_its_own_cgroup_and_cannot_change_it() {
+    on_version_two("a_pod_with_users_of_its_own_sees_its_own_cgroup_and_cannot_change_it", inside_with_users());
+}
+
+async fn inside_with_users() {
+    let (node, image) = Node::with_busybox().await;
+    let spec = SandboxSpec { users: Some(IdRange { first: 9100 * 65_536, length: 65_536 }), ..node.sandbox_spec("users") };
+    let sandbox = node.runtime().run_sandbox(&spec).await.unwrap().id;
+    let id = node.run(&sandbox, &container("main", &image, &["/bin/sleep", "1000"])).await;
+    let (_, said) = node.exec(&id, "cat /proc/self/uid_map; grep ^0: /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs | head -n 1; head -c 1 /dev/zero | wc -c").await;
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["0", "596377600", "65536", "0::/", "1", "1"], "{said}");
+    for refused in ["mkdir /sys/fs/cgroup/x", "echo 0 > /sys/fs/cgroup/cgroup.procs", "mknod /tmp/memory c 1 1"] {
+        let (code, text) = node.exec(&id, refused).await;
+        assert_ne!(code, 0, "{refused}: {text}");
+    }
+    node.finish().await;
 }
 
 async fn inside() {

@@ -1,9 +1,13 @@
 //! The pod's namespaces: made by the shim for itself, so that they live as long as it does and need no pause container.
 //!
 //! Helpers inherit them. Only a shared process namespace needs a process of its own, its pid 1.
+//!
+//! A pod with users of its own has its namespaces made by a child in the pod's user namespace, which thereby owns them; the
+//! shim joins all but the user namespace, since it and its helpers need the rights of the host's root.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd},
         unix::process::CommandExt,
@@ -11,17 +15,31 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, WaitOptions, waitpid},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
+};
 use shim::Message;
 
 /// Makes the namespaces that the configuration asks for; gives the pid of the pod's pid 1 where there is one.
 pub fn enter(configuration: &Message) -> Result<Option<u32>, String> {
-    let mut flags = UnshareFlags::empty();
-    for (name, flag) in [("network", UnshareFlags::NEWNET), ("ipc", UnshareFlags::NEWIPC), ("uts", UnshareFlags::NEWUTS)] {
-        if configuration.flag(name) {
-            flags |= flag;
-        }
+    if let (Some(first), Some(count)) = (configuration.number("first_id"), configuration.number("id_count")) {
+        return enter_with_users(configuration, first, count);
     }
+    prepare(configuration)?;
+    if configuration.flag("pid") { start_first_process().map(Some).map_err(|error| format!("could not make the pod's process namespace: {error}")) } else { Ok(None) }
+}
+
+/// The namespaces that the configuration asks for, apart from those of users and processes.
+fn wanted(configuration: &Message) -> impl Iterator<Item = (&'static str, UnshareFlags)> + '_ {
+    let all = [("network", "net", UnshareFlags::NEWNET), ("ipc", "ipc", UnshareFlags::NEWIPC), ("uts", "uts", UnshareFlags::NEWUTS)];
+    all.into_iter().filter(|(name, _, _)| configuration.flag(name)).map(|(_, file, flag)| (file, flag))
+}
+
+/// Makes namespaces for the calling process and sets them up.
+fn prepare(configuration: &Message) -> Result<(), String> {
+    let flags = wanted(configuration).fold(UnshareFlags::empty(), |flags, (_, flag)| flags | flag);
     if !flags.is_empty() {
         // SAFETY: no file descriptor table is unshared, and this process has one thread.
         unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|error| format!("could not make the pod's namespaces: {error}"))?;
@@ -37,7 +55,100 @@ pub fn enter(configuration: &Message) -> Result<Option<u32>, String> {
     for parameter in configuration.all("sysctl") {
         set_kernel_parameter(parameter)?;
     }
-    if configuration.flag("pid") { start_first_process().map(Some).map_err(|error| format!("could not make the pod's process namespace: {error}")) } else { Ok(None) }
+    Ok(())
+}
+
+/// Has the pod's namespaces made in a user namespace of its own, where `count` numbers from 0 are those from `first` out here.
+fn enter_with_users(configuration: &Message, first: i64, count: i64) -> Result<Option<u32>, String> {
+    let failed = |doing: &'static str| move |error: io::Error| format!("could not {doing}: {error}");
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("could not make a pipe: {error}"));
+    let ((words_in, words_out), (steps_in, steps_out)) = (pipe()?, pipe()?);
+    // SAFETY: this process has one thread, so the child may do whatever we may; it ends by `_exit` and runs no destructors of ours.
+    let child = match unsafe { libc::fork() } {
+        ..=-1 => return Err(failed("make the pod's user namespace")(io::Error::last_os_error())),
+        0 => {
+            drop((words_in, steps_out));
+            let mut words = File::from(words_out);
+            let (mapped, mut steps) = (words.try_clone(), File::from(steps_in));
+            let made = mapped.map_err(|error| error.to_string()).and_then(|mapped| make_inside(configuration, &mapped, &mut steps));
+            let text = match made {
+                Ok(pid) => format!("+{}", pid.unwrap_or(0)),
+                Err(problem) => format!("-{problem}"),
+            };
+            // Whoever does not hear us is gone. The last step: the namespaces live until they were joined.
+            let _ = words.write_all(text.as_bytes());
+            drop(words);
+            let _ = steps.read(&mut [0]);
+            // SAFETY: ends the child without running anything.
+            unsafe { libc::_exit(0) }
+        }
+        child => child,
+    };
+    drop((words_out, steps_in));
+    let (mut words, mut steps) = (File::from(words_in), File::from(steps_out));
+    let made = (|| {
+        let mut text = String::new();
+        let mut byte = [0];
+        // It says "." once its user namespace is there, and a whole sentence in the end.
+        if words.read(&mut byte).map_err(failed("hear of the pod's user namespace"))? == 1 && byte == *b"." {
+            for file in ["gid_map", "uid_map"] {
+                std::fs::write(format!("/proc/{child}/{file}"), format!("0 {first} {count}\n")).map_err(failed("map the pod's users"))?;
+            }
+            steps.write_all(b".").map_err(failed("go on in the pod's user namespace"))?;
+        } else {
+            text.push(char::from(byte[0]));
+        }
+        words.read_to_string(&mut text).map_err(failed("hear of the pod's namespaces"))?;
+        let pid = text.strip_prefix('+').and_then(|pid| pid.parse().ok());
+        let pid: u32 = pid.ok_or_else(|| text.strip_prefix('-').map_or_else(|| "the process that makes the pod's namespaces died".to_owned(), str::to_owned))?;
+        for (name, _) in wanted(configuration) {
+            let namespace = File::open(format!("/proc/{child}/ns/{name}")).map_err(failed("open the pod's namespaces"))?;
+            move_into_link_name_space(namespace.as_fd(), None).map_err(|error| failed("join the pod's namespaces")(error.into()))?;
+        }
+        Ok(Some(pid).filter(|pid| *pid != 0))
+    })();
+    drop(steps);
+    if let Some(child) = Pid::from_raw(child) {
+        let _ = waitpid(Some(child), WaitOptions::empty());
+    }
+    made
+}
+
+/// What the child does in the pod's user namespace; gives the pod's pid 1, as the host counts, where there is one.
+fn make_inside(configuration: &Message, mut words: &File, steps: &mut File) -> Result<Option<i32>, String> {
+    let failed = |doing: &'static str| move |error: io::Error| format!("could not {doing}: {error}");
+    // SAFETY: no file descriptor table is unshared, and this process has one thread.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(|error| failed("make the pod's user namespace")(error.into()))?;
+    words.write_all(b".").map_err(failed("tell of the pod's user namespace"))?;
+    steps.read_exact(&mut [0]).map_err(failed("wait for the pod's users"))?;
+    // The kernel parameters of a namespace belong to its owner's root; and no process of the pod is to have a user of the host.
+    // SAFETY: plain system calls of a process with one thread.
+    let became = unsafe { libc::setgroups(0, std::ptr::null()) == 0 && libc::setresgid(0, 0, 0) == 0 && libc::setresuid(0, 0, 0) == 0 };
+    if !became {
+        return Err(failed("become the pod's root")(io::Error::last_os_error()));
+    }
+    prepare(configuration)?;
+    if !configuration.flag("pid") {
+        return Ok(None);
+    }
+    // SAFETY: as above; a new process namespace only concerns children.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(|error| failed("make the pod's process namespace")(error.into()))?;
+    // Its parent is to be the shim, so it is made as a sibling. It does not execute this program again, since the pod's root may
+    // not be able to reach it.
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM this is fork, and this process has one thread.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        ..=-1 => Err(failed("start the pod's first process")(io::Error::last_os_error())),
+        0 => {
+            // SAFETY: closes what we will not use again; the name is a zero-terminated string.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+                libc::prctl(libc::PR_SET_NAME, c"pod-init".as_ptr());
+            }
+            be_first_process()
+        }
+        pid => Ok(i32::try_from(pid).ok()),
+    }
 }
 
 /// Writes `name=value` below `/proc/sys`; dots and slashes both separate, as in sysctl(8).

@@ -32,6 +32,7 @@ pub mod status;
 pub mod stop;
 pub mod sysctls;
 pub mod termination_message;
+pub mod user_namespaces;
 pub mod worker;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};

@@ -27,13 +27,9 @@ pub enum SandboxError {
 /// What a pod's sandbox is asked for.
 ///
 /// # Errors
-/// The pod's host name cannot be set.
+/// The pod's host name cannot be set, or it gets no users of its own.
 pub fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxSpec, SandboxError> {
     let spec = spec(pod);
-    // Running it as the host's own users instead would give it more than it was given.
-    if spec.host_users == Some(false) {
-        return Err(SandboxError::Spec("the runtime handler \"\" does not support user namespaces".to_owned()));
-    }
     let config = &context.config;
     let hostname = if uses_host_network(pod) {
         config.hostname.clone()
@@ -53,6 +49,7 @@ pub fn sandbox_spec(context: &Context, pod: &Pod, attempt: u32) -> Result<Sandbo
             ipc: spec.host_ipc.unwrap_or(false),
             share_process: spec.share_process_namespace.unwrap_or(false),
         },
+        users: context.pod_users.range(pod).map_err(SandboxError::Spec)?,
         cgroup_parent: resources::cgroup_parent(pod),
         resources: resources::pod_limits(pod),
         sysctls: security.sysctls.into_iter().flatten().map(|sysctl| (sysctl.name, sysctl.value)).collect(),

@@ -97,11 +97,17 @@ pub fn build(plan: &StartPlan, identity: &Identity, root: &Path, out_of_memory_s
         "readonlyPaths": if open { json!([]) } else { json!(READ_ONLY_PATHS) },
         "rootfsPropagation": match propagation {
             MountPropagation::Private => "private",
+            _ if plan.users.is_some() => "slave",
             MountPropagation::HostToContainer => "slave",
             MountPropagation::Bidirectional => "shared",
         },
     });
     insert(&mut linux, "devices", (!devices.is_empty()).then(|| json!(devices)));
+    if let Some(users) = plan.users {
+        let mapping = json!([{ "containerID": 0, "hostID": users.first, "size": users.length }]);
+        insert(&mut linux, "uidMappings", Some(mapping.clone()));
+        insert(&mut linux, "gidMappings", Some(mapping));
+    }
     insert(&mut linux, "seccomp", filter(plan, &capability_names)?);
     let mut config = json!({
         "ociVersion": "1.0.2",
@@ -110,7 +116,8 @@ pub fn build(plan: &StartPlan, identity: &Identity, root: &Path, out_of_memory_s
         "mounts": mounts(plan),
         "linux": linux,
     });
-    if propagation != MountPropagation::Private {
+    // In a pod with users of its own, each mount was given its propagation before.
+    if propagation != MountPropagation::Private && plan.users.is_none() {
         config["hooks"] = json!({ "createContainer": [{
             "path": helper,
             "args": [helper, super::HELPER_ARGUMENT, "propagation", plan.bundle.join("propagation.json")],
@@ -142,6 +149,9 @@ fn insert(object: &mut Value, name: &str, value: Option<Value>) {
 /// The namespaces that are the container's own. Those of the pod are the ones that this helper lives in already.
 fn namespaces(plan: &StartPlan) -> Value {
     let mut namespaces = vec![json!({ "type": "mount" })];
+    if let Some(path) = &plan.user_namespace {
+        namespaces.push(json!({ "type": "user", "path": path }));
+    }
     if let Some(path) = &plan.process_namespace {
         namespaces.push(json!({ "type": "pid", "path": path }));
     } else if !plan.host.pid {
@@ -297,6 +307,8 @@ mod tests {
             image: RunConfiguration { entrypoint: vec!["/entry".into()], cmd: vec!["arg".into()], env: vec!["A=image".into(), "B=image".into()], ..RunConfiguration::default() },
             hostname: "pod-1".into(),
             host: HostNamespaces::default(),
+            users: None,
+            user_namespace: None,
             process_namespace: None,
             layers_directory: "/layers".into(),
             layers: vec![],

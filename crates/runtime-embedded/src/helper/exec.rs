@@ -6,9 +6,10 @@ use std::{
     path::Path,
 };
 
+use container_runtime::IdRange;
 use libcontainer::{
     container::builder::ContainerBuilder,
-    oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, LinuxSeccomp, Process, Spec},
+    oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec},
     syscall::syscall::SyscallType,
 };
 use rustix::pipe::PipeFlags;
@@ -16,8 +17,9 @@ use shim::Message;
 
 use super::{
     diagnosis::Diagnosis,
-    executor::DirectExecutor,
+    executor::{DirectExecutor, JoinedUsers, Rest},
     plan::ExecPlan,
+    pod_users::{PodUsers, give_pipes},
     start::{STATE_DIRECTORY, set_out_of_memory_score, wait_for_program},
 };
 
@@ -35,7 +37,23 @@ pub fn exec(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Result
     if let Some(score) = process.oom_score_adj() {
         process.set_oom_score_adj(set_out_of_memory_score(score));
     }
-    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()).map(|filter| with_filter(filter, &mut process));
+    // In a pod with users of its own, as for the container's first program.
+    let mapping = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_ref()?.first().cloned());
+    let pod_users = mapping.map(|mapping| PodUsers::ours(IdRange { first: mapping.host_id(), length: mapping.size() })).transpose();
+    let pod_users = pod_users.map_err(|error| format!("could not find the pod's user namespace: {error}"))?;
+    let users = pod_users.as_ref().map(|users| {
+        // libcontainer would make it that user of the node: it stays the node's root until it has joined the pod's users.
+        let identity = std::mem::take(process.user_mut());
+        let groups = identity.additional_gids().clone().unwrap_or_default();
+        JoinedUsers { namespace: users.descriptor(), user: identity.uid(), group: identity.gid(), groups, first: users.first() }
+    });
+    if let Some(users) = &users {
+        give_pipes(&streams, users.first + users.user, users.first + users.group).map_err(|error| format!("could not give the command its streams: {error}"))?;
+    }
+    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    // Without no_new_privileges, loading a filter is privileged, but happens after capabilities were dropped.
+    let needs_rights = users.is_some() || (filter.is_some() && process.no_new_privileges() != Some(true));
+    let rest = Rest { users, filter, capabilities: needs_rights.then(|| with_more_rights(&mut process)) };
 
     // A state directory of its own for each command: libcontainer leaves a socket in it each time, and they would pile up
     // under a probe. It goes away with the command's files.
@@ -52,7 +70,7 @@ pub fn exec(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Result
         std::fs::write(&process_file, text).map_err(|error| format!("could not write {}: {error}", process_file.display()))?;
 
         let (failures, failures_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("could not make a pipe: {error}"))?;
-        let pid = run(&plan, &directory, &process_file, streams, DirectExecutor::new(&failures_end, filter), diagnosis);
+        let pid = run(&plan, &directory, &process_file, streams, DirectExecutor::new(&failures_end, rest), diagnosis);
         drop(failures_end);
         // The program's own problem says more than what libcontainer makes of it.
         if let Some((code, problem)) = wait_for_program(failures) {
@@ -79,20 +97,16 @@ fn run(plan: &ExecPlan, root: &Path, process: &Path, streams: [OwnedFd; 3], exec
     Ok(pid.as_raw())
 }
 
-/// The filter for the executor to load. Without no_new_privileges that is privileged, but happens after capabilities were
-/// dropped: so the process keeps two more until then, and the executor drops to the real set afterwards.
-fn with_filter(filter: LinuxSeccomp, process: &mut Process) -> (LinuxSeccomp, Option<LinuxCapabilities>) {
-    if process.no_new_privileges() == Some(true) {
-        return (filter, None);
-    }
+/// Lets a process keep a few more capabilities until the executor has used them; gives the real set, to drop to afterwards.
+fn with_more_rights(process: &mut Process) -> LinuxCapabilities {
     let real = process.capabilities().clone().unwrap_or_default();
     let mut wider = real.clone();
     let extended = |set: &Option<Capabilities>| {
         let mut set = set.clone().unwrap_or_default();
-        set.extend([Capability::SysAdmin, Capability::Setpcap]);
+        set.extend([Capability::SysAdmin, Capability::Setpcap, Capability::Chown]);
         Some(set)
     };
     wider.set_bounding(extended(real.bounding())).set_effective(extended(real.effective())).set_permitted(extended(real.permitted()));
     process.set_capabilities(Some(wider));
-    (filter, Some(real))
+    real
 }

@@ -23,16 +23,68 @@ use libcontainer::{
 pub struct DirectExecutor {
     /// The pipe's descriptor, which processes forked from the helper inherit.
     failures: i32,
-    /// For exec: the system call filter that libcontainer only loads for a container's first process, and the
-    /// capabilities to drop to after loading it, where loading needs more than the process may keep.
-    filter: Option<(LinuxSeccomp, Option<LinuxCapabilities>)>,
+    /// What is left to do for a command that is run in a container that runs.
+    rest: Rest,
+}
+
+/// What libcontainer leaves out for commands that are run in a container that runs.
+#[derive(Clone, Default)]
+pub struct Rest {
+    /// The pod's user namespace, which it does not join.
+    pub users: Option<JoinedUsers>,
+    /// The system call filter, which it only loads for a container's first process.
+    pub filter: Option<LinuxSeccomp>,
+    /// Capabilities to drop to afterwards, where this needs more than the process may keep.
+    pub capabilities: Option<LinuxCapabilities>,
+}
+
+/// Who to become in a pod's user namespace.
+#[derive(Clone)]
+pub struct JoinedUsers {
+    /// The namespace's descriptor, which processes forked from the helper inherit.
+    pub namespace: i32,
+    /// User, as the pod counts.
+    pub user: u32,
+    /// Primary group.
+    pub group: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The pod's 0 on the node.
+    pub first: u32,
+}
+
+impl JoinedUsers {
+    /// Becomes that user, with all rights over what is the pod's and none over what is not.
+    fn join(&self) -> Result<(), String> {
+        let done = |doing: &str, result: libc::c_int| if result == 0 { Ok(()) } else { Err(format!("could not {doing}: {}", io::Error::last_os_error())) };
+        // SAFETY: plain system calls of a process with one thread; the list of groups outlives its call.
+        unsafe {
+            // Whoever has rights in that namespace has some over us as soon as we are in it, but our memory is still the node's.
+            done("hide from the pod", libc::prctl(libc::PR_SET_DUMPABLE, 0))?;
+            // It is ours, and the pod has no number for us: so from in there it could not be given away.
+            if libc::isatty(0) == 1 {
+                done("give the user the terminal", libc::fchown(0, self.first + self.user, self.first + self.group))?;
+            }
+            done("join the pod's user namespace", libc::setns(self.namespace, libc::CLONE_NEWUSER))?;
+            done("keep capabilities", libc::prctl(libc::PR_SET_KEEPCAPS, 1))?;
+            done("become a member of the groups", libc::setgroups(self.groups.len(), self.groups.as_ptr()))?;
+            done("become a member of the group", libc::setresgid(self.group, self.group, self.group))?;
+            done("become the user", libc::setresuid(self.user, self.user, self.user))?;
+        }
+        // An ordinary user keeps them permitted only.
+        let effective = rustix::thread::capabilities(None).and_then(|mut rights| {
+            rights.effective = rights.permitted;
+            rustix::thread::set_capabilities(None, rights)
+        });
+        effective.map_err(|error| format!("could not keep capabilities: {error}"))
+    }
 }
 
 impl DirectExecutor {
     /// Reports failures to this pipe.
     #[must_use]
-    pub fn new(failures: &OwnedFd, filter: Option<(LinuxSeccomp, Option<LinuxCapabilities>)>) -> Self {
-        Self { failures: failures.as_raw_fd(), filter }
+    pub fn new(failures: &OwnedFd, rest: Rest) -> Self {
+        Self { failures: failures.as_raw_fd(), rest }
     }
 
     fn report(&self, problem: &str) {
@@ -40,17 +92,36 @@ impl DirectExecutor {
         unsafe { libc::write(self.failures, problem.as_ptr().cast(), problem.len()) };
     }
 
+    /// Does what libcontainer left out. With no_new_privileges anybody may load a filter, and then it need not allow what becoming
+    /// another user takes; without, only a process that still has its rights may.
+    fn do_the_rest(&self, no_new_privileges: bool) -> Result<(), String> {
+        let load_filter = || match &self.rest.filter {
+            Some(filter) => libcontainer::seccomp::initialize_seccomp(filter).map(drop).map_err(|error| format!("could not load the system call filter: {error}")),
+            None => Ok(()),
+        };
+        let drop_rights = || match &self.rest.capabilities {
+            Some(capabilities) => {
+                libcontainer::capabilities::drop_privileges(capabilities, create_syscall().as_ref()).map_err(|error| format!("could not drop capabilities: {error}"))
+            }
+            None => Ok(()),
+        };
+        if let Some(users) = &self.rest.users {
+            users.join()?;
+        }
+        if no_new_privileges {
+            drop_rights()?;
+            load_filter()
+        } else {
+            load_filter()?;
+            drop_rights()
+        }
+    }
+
     fn run(&self, spec: &Spec) -> String {
         reset_signals();
-        if let Some((filter, capabilities)) = &self.filter {
-            if let Err(error) = libcontainer::seccomp::initialize_seccomp(filter) {
-                return format!("126 could not load the system call filter: {error}");
-            }
-            if let Some(capabilities) = capabilities
-                && let Err(error) = libcontainer::capabilities::drop_privileges(capabilities, create_syscall().as_ref())
-            {
-                return format!("126 could not drop capabilities: {error}");
-            }
+        let no_new_privileges = spec.process().as_ref().is_some_and(|process| process.no_new_privileges() == Some(true));
+        if let Err(problem) = self.do_the_rest(no_new_privileges) {
+            return format!("126 {problem}");
         }
         let process = spec.process().as_ref();
         let Some(arguments) = process.and_then(|process| process.args().as_ref()).filter(|arguments| !arguments.is_empty()) else {

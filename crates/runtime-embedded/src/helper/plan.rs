@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use container_runtime::{ContainerSpec, ExecRequest, HostNamespaces};
+use container_runtime::{ContainerSpec, ExecRequest, HostNamespaces, IdRange};
 use serde::{Deserialize, Serialize};
 
 use crate::images::configuration::RunConfiguration;
@@ -23,6 +23,12 @@ pub struct StartPlan {
     pub hostname: String,
     /// Namespaces of its pod that are the host's.
     pub host: HostNamespaces,
+    /// Users of its pod's own, in the user namespace that owns the network namespace which this helper lives in.
+    #[serde(default)]
+    pub users: Option<IdRange>,
+    /// A name of that user namespace, once the helper has one.
+    #[serde(skip)]
+    pub user_namespace: Option<PathBuf>,
     /// Process namespace to join, where its pod shares one.
     pub process_namespace: Option<PathBuf>,
     /// Directory that all layers are in.

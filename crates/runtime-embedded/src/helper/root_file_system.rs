@@ -10,13 +10,10 @@ use std::{
 use container_runtime::MountPropagation;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
-use super::plan::StartPlan;
-
-/// Where the root is mounted, in the bundle.
-#[must_use]
-pub fn mount_point(bundle: &Path) -> PathBuf {
-    bundle.join("rootfs")
-}
+use super::{
+    plan::StartPlan,
+    pod_users::{PodUsers, Stage},
+};
 
 /// Whether a container wants to see mounts that are made later, or show its own.
 #[must_use]
@@ -24,21 +21,35 @@ pub fn wants_propagation(plan: &StartPlan) -> bool {
     plan.spec.mounts.iter().any(|mount| mount.propagation != MountPropagation::Private)
 }
 
-/// Makes a mount namespace of our own and mounts the root in it.
+/// Makes a mount namespace of our own and mounts the root in it; gives where. Of a pod with users of its own, the plan's sources
+/// are replaced by what is mounted through them.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn mount_root(plan: &StartPlan) -> io::Result<()> {
-    let target = mount_point(&plan.bundle);
-    std::fs::create_dir_all(&target)?;
+pub fn mount_root(plan: &mut StartPlan, users: Option<&PodUsers>) -> io::Result<PathBuf> {
     // SAFETY: this process has one thread, and no descriptor table is unshared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    if let Some(users) = users {
+        let stage = Stage::gather(users, plan).map_err(io::Error::other)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        stage.lay(plan)?;
+        // The one who mounts an overlay is the one who works in its writable layer.
+        users.as_their_root(|| mount_overlay(plan, &stage.root))?;
+        return Ok(stage.root);
+    }
+    let target = plan.bundle.join("rootfs");
+    std::fs::create_dir_all(&target)?;
     if wants_propagation(plan) {
         // Other mounts keep their peers on the host; only the one that holds the bundle must not show our root there.
         mount_change(mount_that_holds(&target)?.as_path(), MountPropagationFlags::PRIVATE)?;
     } else {
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     }
+    mount_overlay(plan, &target)?;
+    Ok(target)
+}
+
+fn mount_overlay(plan: &StartPlan, target: &Path) -> io::Result<()> {
     // Relative names keep the options within the one page that the kernel reads.
     rustix::process::chdir(&plan.layers_directory)?;
     let lower: Vec<&str> = plan.layers.iter().rev().map(String::as_str).collect();
@@ -48,8 +59,8 @@ pub fn mount_root(plan: &StartPlan) -> io::Result<()> {
     let options = |extra: &str| CString::new(format!("lowerdir={lower},upperdir={upper},workdir={work},index=off,metacopy=off{extra}")).map_err(io::Error::from);
     // A container's writable layer does not outlive a crash of the machine, so it need not be synced; kernels before
     // 5.10 do not know that option.
-    let mounted = match mount("overlay", &target, "overlay", MountFlags::empty(), Some(options(",volatile")?.as_c_str())) {
-        Err(rustix::io::Errno::INVAL) => mount("overlay", &target, "overlay", MountFlags::empty(), Some(options("")?.as_c_str())),
+    let mounted = match mount("overlay", target, "overlay", MountFlags::empty(), Some(options(",volatile")?.as_c_str())) {
+        Err(rustix::io::Errno::INVAL) => mount("overlay", target, "overlay", MountFlags::empty(), Some(options("")?.as_c_str())),
         other => other,
     };
     rustix::process::chdir("/")?;

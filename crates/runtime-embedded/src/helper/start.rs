@@ -2,8 +2,11 @@
 
 use std::{
     fs::File,
-    io::Read,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,9 +18,10 @@ use shim::Message;
 use super::{
     config,
     diagnosis::Diagnosis,
-    executor::DirectExecutor,
+    executor::{DirectExecutor, Rest},
     plan::StartPlan,
-    root_file_system::{mount_point, mount_root, wants_propagation},
+    pod_users::{PodUsers, name_of},
+    root_file_system::{mount_root, wants_propagation},
     users,
 };
 use crate::inside::Root;
@@ -31,18 +35,31 @@ pub const STATE_DIRECTORY: &str = "state";
 /// A sentence that says why it does not run.
 pub fn start(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Result<Message, String> {
     let text = std::fs::read(plan).map_err(|error| format!("could not read {}: {error}", plan.display()))?;
-    let plan: StartPlan = serde_json::from_slice(&text).map_err(|error| format!("{} makes no sense: {error}", plan.display()))?;
-    mount_root(&plan).map_err(|error| format!("could not make the root file system: {error}"))?;
-    let root = Root::open(&mount_point(&plan.bundle)).map_err(|error| format!("could not open the root file system: {error}"))?;
+    let mut plan: StartPlan = serde_json::from_slice(&text).map_err(|error| format!("{} makes no sense: {error}", plan.display()))?;
+    let pod_users = plan.users.map(PodUsers::ours).transpose().map_err(|error| format!("could not find the pod's user namespace: {error}"))?;
+    plan.user_namespace = pod_users.as_ref().map(PodUsers::path);
+    // The pod's root may not look into the directories of processes that are not the pod's, but use what is open already.
+    let processes = pod_users.as_ref().and(plan.process_namespace.as_ref()).map(File::open).transpose().map_err(|error| format!("could not open the pod's process namespace: {error}"))?;
+    if let Some(processes) = &processes {
+        plan.process_namespace = Some(name_of(processes.as_fd()));
+    }
+    let place = mount_root(&mut plan, pod_users.as_ref()).map_err(|error| format!("could not make the root file system: {error}"))?;
+    let root = Root::open(&place).map_err(|error| format!("could not open the root file system: {error}"))?;
     let identity = users::identity(&root, &plan.image.user, &plan.spec.security)?;
-    make_working_directory(&root, &plan)?;
+    match &pod_users {
+        Some(users) => {
+            users.give_streams(&identity, &streams)?;
+            users.as_their_root(|| make_working_directory(&root, &plan).map_err(io::Error::other)).map_err(|error| error.to_string())?;
+        }
+        None => make_working_directory(&root, &plan)?,
+    }
     if wants_propagation(&plan) {
-        write_private(&plan.bundle.join("propagation.json"), &serde_json::to_vec(&(mount_point(&plan.bundle), &plan.spec.mounts)).unwrap_or_default())?;
+        write_private(&plan.bundle.join("propagation.json"), &serde_json::to_vec(&(&place, &plan.spec.mounts)).unwrap_or_default())?;
     }
     let score = set_out_of_memory_score(plan.spec.oom_score_adjust);
     // Valid in the container's mount namespace too, and even when the file was replaced by an upgrade.
     let helper = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    let config = config::build(&plan, &identity, &mount_point(&plan.bundle), score, &helper)?;
+    let mut config = config::build(&plan, &identity, &place, score, &helper)?;
     write_private(&plan.bundle.join("config.json"), &serde_json::to_vec(&config).unwrap_or_default())?;
 
     let (failures, failures_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("could not make a pipe: {error}"))?;
@@ -50,6 +67,11 @@ pub fn start(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Resul
     drop(failures_end);
     if let Some(problem) = wait_for_program(failures) {
         return Err(format!("unable to start container process: {}", problem.1));
+    }
+    if pod_users.is_some() {
+        // Commands that are run in it later read this too, and libcontainer insists that the root is there. Out here it is not.
+        config["root"]["path"] = serde_json::json!(plan.bundle.join("empty"));
+        write_private(&plan.bundle.join("config.json"), &serde_json::to_vec(&config).unwrap_or_default())?;
     }
     let groups: Vec<String> = identity.groups.iter().map(u32::to_string).collect();
     Ok(Message::new("started")
@@ -64,7 +86,7 @@ fn run(plan: &StartPlan, streams: [OwnedFd; 3], failures: &OwnedFd, diagnosis: &
     let mut builder = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
         .with_root_path(plan.bundle.join(STATE_DIRECTORY))
         .map_err(explain)?
-        .with_executor(DirectExecutor::new(failures, None));
+        .with_executor(DirectExecutor::new(failures, Rest::default()));
     if plan.console.is_some() {
         builder = builder.with_console_socket(plan.console.clone());
     } else {

@@ -175,6 +175,7 @@ pub fn sandbox_spec(node: &Path, name: &str) -> SandboxSpec {
         pod_namespace: "default".to_owned(),
         attempt: 0,
         hostname: name.to_owned(),
+        users: None,
         host: HostNamespaces::default(),
         cgroup_parent: format!("burstable/pod-{name}"),
         resources: ResourceLimits::default(),
