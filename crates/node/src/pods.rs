@@ -22,11 +22,13 @@ use crate::{
     config::Context,
     pod::{
         self,
-        admission::{Offer, admit, fits},
+        admission::{Offer, obstacles},
         is_terminal,
-        plan::EVICTED,
+        plan::{EVICTED, PREEMPTED},
+        preemption::{Candidate, make_room},
         removal::remove_orphan,
         resize::{DEFERRED, INFEASIBLE, Refusal},
+        resize_order::{Waiting, fits_in_turn},
         resources::pod_request,
         uid,
         worker::{Desired, Eviction, View, Worker, WorkerHandle},
@@ -61,7 +63,8 @@ impl Pods {
         self.views().into_iter().filter(is_wanted).max_by_key(|view| revision_of(&*view.pod))
     }
 
-    /// Grants a pod the resources that its spec asks for, if they fit on this node beside what others were granted.
+    /// Grants a pod the resources that its spec asks for, if they fit on this node beside what others were granted, and beside what
+    /// those get who wait for more and come first.
     ///
     /// # Errors
     /// What is short, and whether waiting may help.
@@ -77,9 +80,15 @@ impl Pods {
         }
         // Held for all of it: two pods must not be granted the same.
         let workers = self.workers.write();
-        let others: Vec<Arc<Pod>> = granted(&workers).into_iter().filter(|other| uid(other) != uid(pod)).collect();
-        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
-        fits(pod, &others, &allocatable).map_err(|(_, message)| Refusal { reason: DEFERRED, message })?;
+        let mut steady = granted(&workers);
+        let own = steady.iter().position(|other| uid(other) == uid(pod)).map(|own| steady.swap_remove(own));
+        let deferred = workers.iter().filter(|(other, _)| *other != uid(pod)).map(|(_, worker)| worker.view.lock().clone());
+        let deferred: Vec<View> = deferred.filter(|view| view.is_deferred && !is_terminal(&view.pod)).collect();
+        steady.retain(|other| !deferred.iter().any(|view| uid(&view.pod) == uid(other)));
+        let waiting: Vec<Waiting<'_>> = deferred.iter().map(|view| Waiting { wanted: &view.pod, granted: &view.granted }).collect();
+        let steady: Vec<&Pod> = steady.iter().map(|pod| &**pod).collect();
+        let one = Waiting { wanted: pod, granted: own.as_deref().unwrap_or(pod) };
+        fits_in_turn(one, &waiting, &steady, &allocatable).map_err(|(_, message)| Refusal { reason: DEFERRED, message })?;
         if let Some(worker) = workers.get(uid(pod)) {
             worker.view.lock().granted = pod.clone();
         }
@@ -103,6 +112,13 @@ impl Pods {
     /// Takes a pod off this node, for the reason that the message tells.
     pub fn evict(&self, uid: &str, message: String) {
         self.end(uid, Eviction { reason: EVICTED, message, grace: EVICTION_GRACE });
+    }
+
+    /// Ends a pod so that a critical one has room.
+    fn preempt(&self, uid: &str) {
+        let seconds = self.workers.read().get(uid).and_then(|worker| pod::spec(&worker.view.lock().pod).termination_grace_period_seconds);
+        let grace = Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0));
+        self.end(uid, Eviction { reason: PREEMPTED, message: "Preempted in order to admit critical pod".to_owned(), grace });
     }
 
     /// Ends a pod for the node's sake.
@@ -140,10 +156,18 @@ impl Pods {
     }
 }
 
-/// The pods that hold resources of this node, with what they were granted.
-fn granted(workers: &HashMap<String, WorkerHandle>) -> Vec<Arc<Pod>> {
+/// The pods that hold resources of this node, with what they were granted, and whether they come from files.
+fn holders(workers: &HashMap<String, WorkerHandle>) -> Vec<(Arc<Pod>, bool)> {
     let kept = workers.values().filter(|worker| worker.desired.borrow().refused.is_none());
-    kept.map(|worker| worker.view.lock().granted.clone()).filter(|pod| !is_terminal(pod)).collect()
+    let all = kept.map(|worker| {
+        let view = worker.view.lock();
+        (view.granted.clone(), view.is_static)
+    });
+    all.filter(|(pod, _)| !is_terminal(pod)).collect()
+}
+
+fn granted(workers: &HashMap<String, WorkerHandle>) -> Vec<Arc<Pod>> {
+    holders(workers).into_iter().map(|(pod, _)| pod).collect()
 }
 
 /// Follows the pods until it is cancelled.
@@ -335,15 +359,28 @@ impl PodManager {
         let (tell, known) = watch::channel(Known::Unknown);
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(mirror::keep(self.context.clone(), pod.clone(), known)));
         self.statics.insert(uid.clone(), StaticPod { key, mirror: tell, is_removed: false });
-        let sandboxes = self.found.remove(&uid).unwrap_or_default();
-        self.start_worker(uid, Desired { pod, is_gone: false, refused: None, evicted: None, is_static: true, mirror: None }, sandboxes);
+        self.begin(pod, true);
     }
 
-    fn start_worker(&mut self, uid: String, desired: Desired, sandboxes: Vec<SandboxStatus>) {
-        let (worker, handle) = Worker::new(self.context.clone(), desired, sandboxes);
+    /// Starts the worker of a pod that is new to this agent: one that ran before goes on, another one must be admitted.
+    fn begin(&mut self, pod: Arc<Pod>, is_static: bool) {
+        let sandboxes = self.found.remove(uid(&pod)).unwrap_or_default();
+        let is_new = sandboxes.is_empty() && !is_terminal(&pod) && pod.metadata.deletion_timestamp.is_none();
+        let (room_makers, refused) = match if is_new { self.admit(&pod, is_static) } else { Ok(Vec::new()) } {
+            Ok(room_makers) => (room_makers, None),
+            Err(refusal) => (Vec::new(), Some(refusal)),
+        };
+        if let Some((reason, message)) = &refused {
+            self.context.events.pod(&pod, EventType::Warning, reason, message.clone());
+        }
+        for uid in &room_makers {
+            self.pods.preempt(uid);
+        }
+        let uid = uid(&pod).to_owned();
+        let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused, evicted: None, is_static, mirror: None }, sandboxes);
         self.pods.workers.write().insert(uid.clone(), handle);
         self.tasks.spawn(async move {
-            worker.run().await;
+            worker.run(room_makers).await;
             uid
         });
     }
@@ -376,32 +413,30 @@ impl PodManager {
             worker.desired.send_modify(|desired| desired.pod = pod);
             return;
         }
-        let sandboxes = self.found.remove(uid(&pod)).unwrap_or_default();
-        let refused = if sandboxes.is_empty() && !is_terminal(&pod) && pod.metadata.deletion_timestamp.is_none() { self.admit(&pod) } else { None };
-        if let Some((reason, message)) = &refused {
-            self.context.events.pod(&pod, EventType::Warning, reason, message.clone());
-        }
-        let uid = uid(&pod).to_owned();
-        self.start_worker(uid, Desired { pod, is_gone: false, refused, evicted: None, is_static: false, mirror: None }, sandboxes);
+        self.begin(pod, false);
     }
 
-    fn admit(&self, pod: &Pod) -> Option<(String, String)> {
+    /// Admits a pod; gives the pods that must end for it.
+    fn admit(&self, pod: &Pod, is_static: bool) -> Result<Vec<String>, (String, String)> {
         if self.context.is_shutting_down.load(Ordering::Acquire) {
-            return Some(("NodeShutdown".to_owned(), "Pod was rejected as the node is shutting down.".to_owned()));
+            return Err(("NodeShutdown".to_owned(), "Pod was rejected as the node is shutting down.".to_owned()));
         }
         // A pod that ran before on this node is never refused, whatever the agent has forgotten.
         if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
-            return None;
+            return Ok(Vec::new());
         }
         let config = &self.context.config;
-        if let Some(refusal) = self.context.shortages.look(config).refuse(pod, false) {
-            return Some(refusal);
+        if let Some(refusal) = self.context.shortages.look(config).refuse(pod, is_static) {
+            return Err(refusal);
         }
-        let others = granted(&self.pods.workers.read());
-        let running: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
-        let labels = self.context.node_labels.borrow().clone().unwrap_or_default();
+        let others = holders(&self.pods.workers.read());
+        let running: Vec<&Pod> = others.iter().map(|(pod, _)| &**pod).collect();
+        let labels = self.context.node_labels.borrow().clone();
         let allocatable = self.context.machine.allocatable(&config.reserved);
-        admit(pod, &running, &Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: &labels, node_name: &config.name, allowed_sysctls: &config.allowed_sysctls }).err()
+        let offer = Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: labels.as_ref(), node_name: &config.name, allowed_sysctls: &config.allowed_sysctls };
+        let candidates: Vec<Candidate<'_>> = others.iter().map(|(pod, is_static)| Candidate { pod, is_static: *is_static }).collect();
+        let room_makers = make_room(Candidate { pod, is_static }, obstacles(pod, &running, &offer), &candidates)?;
+        Ok(room_makers.into_iter().map(|pod| uid(pod).to_owned()).collect())
     }
 
     async fn remove_orphans(&mut self) {

@@ -15,33 +15,100 @@ pub struct Offer<'a> {
     pub allocatable: &'a Allocatable,
     /// Most pods.
     pub max_pods: u32,
-    /// The node's labels.
-    pub labels: &'a BTreeMap<String, String>,
+    /// The node's labels; not known before the API was reached, which a pod from a file does not wait for.
+    pub labels: Option<&'a BTreeMap<String, String>>,
     /// The node's object, for its name.
     pub node_name: &'a str,
     /// Kernel parameters that pods may set beyond the safe ones.
     pub allowed_sysctls: &'a [String],
 }
 
-/// Admits a pod beside those that run already, or gives reason and message of its failure.
-///
-/// # Errors
-/// What does not fit, in upstream's words.
-pub fn admit(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Result<(), (String, String)> {
+/// Why a pod is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The node has too little of something.
+    Short(Shortage),
+    /// Anything else, for which it does not matter what else runs, or which no room helps.
+    Other {
+        /// `status.reason`
+        reason: &'static str,
+        /// `status.message`
+        message: String,
+    },
+}
+
+/// What a node has too little of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    /// The resource, or `pods`.
+    pub resource: &'static str,
+    /// What the pod asks for.
+    pub requested: Amount,
+    /// What others were granted.
+    pub used: Amount,
+    /// What there is for all.
+    pub capacity: Amount,
+}
+
+impl Shortage {
+    /// How much has to become free.
+    #[must_use]
+    pub fn missing(&self) -> Amount {
+        self.used + self.requested - self.capacity
+    }
+
+    /// An amount of a resource as upstream counts it: processors in thousandths.
+    #[must_use]
+    pub fn counted(resource: &str, amount: Amount) -> i64 {
+        if resource == "cpu" { amount.as_thousandths() } else { amount.as_units() }
+    }
+
+    fn message(&self) -> String {
+        let shown = |amount| Self::counted(self.resource, amount);
+        format!(
+            "Node didn't have enough resource: {}, requested: {}, used: {}, capacity: {}",
+            self.resource,
+            shown(self.requested),
+            shown(self.used),
+            shown(self.capacity)
+        )
+    }
+}
+
+impl Obstacle {
+    /// Reason and message for the pod's status, in upstream's words.
+    #[must_use]
+    pub fn told(self) -> (String, String) {
+        match self {
+            Self::Short(shortage) => (format!("OutOf{}", shortage.resource), shortage.message()),
+            Self::Other { reason, message } => (reason.to_owned(), message),
+        }
+    }
+}
+
+/// Everything that keeps a pod from running beside those that run already; the first is what its status tells.
+#[must_use]
+pub fn obstacles(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Vec<Obstacle> {
+    let other = |reason: &'static str, message: String| Obstacle::Other { reason, message };
     if let Some(os) = spec(pod).os.as_ref().filter(|os| os.name != "linux") {
-        return Err(("PodOSNotSupported".to_owned(), format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name)));
+        return vec![other("PodOSNotSupported", format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name))];
     }
-    let refuse = |reason: &str, message: String| Err((reason.to_owned(), message));
+    let mut found = Vec::new();
+    let count = |number: usize| Amount::units(i64::try_from(number).unwrap_or(i64::MAX));
     if running.len() >= usize::try_from(offer.max_pods).unwrap_or(usize::MAX) {
-        return refuse("OutOfpods", format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {}", running.len(), offer.max_pods));
+        let (used, capacity) = (count(running.len()), Amount::units(i64::from(offer.max_pods)));
+        found.push(Obstacle::Short(Shortage { resource: "pods", requested: Amount::units(1), used, capacity }));
     }
-    fits(pod, running, offer.allocatable)?;
-    let selector = spec(pod).node_selector.iter().flatten();
-    if selector.into_iter().any(|(key, value)| offer.labels.get(key) != Some(value)) {
-        return refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned());
+    found.extend(shortages(pod, running, offer.allocatable).map(Obstacle::Short));
+    let mut selector = spec(pod).node_selector.iter().flatten();
+    if offer.labels.is_some_and(|labels| selector.any(|(key, value)| labels.get(key) != Some(value))) {
+        found.push(other("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned()));
     }
     if let Some(wanted) = spec(pod).node_name.as_deref().filter(|wanted| !wanted.is_empty() && *wanted != offer.node_name) {
-        return refuse("NodeName", format!("Predicate NodeName failed: node(s) didn't match the requested node name {wanted}"));
+        found.push(other("NodeName", format!("Predicate NodeName failed: node(s) didn't match the requested node name {wanted}")));
+    }
+    if let Err(message) = sysctls::check(pod, offer.allowed_sysctls) {
+        found.push(other("SysctlForbidden", message));
     }
     let taken: BTreeSet<_> = running.iter().flat_map(|other| host_ports(other)).map(|port| (port.protocol, port.host_port, port.host_ip)).collect();
     let clashes = host_ports(pod).into_iter().any(|port| {
@@ -49,42 +116,27 @@ pub fn admit(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Result<(), (Stri
             *protocol == port.protocol && *number == port.host_port && (address.is_none() || port.host_ip.is_none() || *address == port.host_ip)
         })
     });
-    if let Err(message) = sysctls::check(pod, offer.allowed_sysctls) {
-        return refuse("SysctlForbidden", message);
-    }
     if clashes {
-        return refuse("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned());
+        found.push(other("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned()));
     }
-    Ok(())
+    found
 }
 
 /// Whether what a pod asks for fits beside what others were granted.
 ///
 /// # Errors
-/// The resource that is short, in upstream's words.
+/// The first resource that is short, in upstream's words.
 pub fn fits(pod: &Pod, running: &[&Pod], allocatable: &Allocatable) -> Result<(), (String, String)> {
-    let resources = [
-        ("cpu", allocatable.cpu, true),
-        ("memory", allocatable.memory, false),
-        ("ephemeral-storage", allocatable.ephemeral_storage, false),
-    ];
-    for (resource, capacity, in_thousandths) in resources {
+    shortages(pod, running, allocatable).next().map_or(Ok(()), |shortage| Err(Obstacle::Short(shortage).told()))
+}
+
+fn shortages<'a>(pod: &'a Pod, running: &'a [&Pod], allocatable: &Allocatable) -> impl Iterator<Item = Shortage> + 'a {
+    let resources = [("cpu", allocatable.cpu), ("memory", allocatable.memory), ("ephemeral-storage", allocatable.ephemeral_storage)];
+    resources.into_iter().filter_map(|(resource, capacity)| {
         let requested = pod_request(pod, resource);
         let used = running.iter().fold(Amount::default(), |sum, other| sum + pod_request(other, resource));
-        if !requested.is_zero() && used + requested > capacity {
-            let shown = |amount: Amount| if in_thousandths { amount.as_thousandths() } else { amount.as_units() };
-            return Err((
-                format!("OutOf{resource}"),
-                format!(
-                    "Node didn't have enough resource: {resource}, requested: {}, used: {}, capacity: {}",
-                    shown(requested),
-                    shown(used),
-                    shown(capacity)
-                ),
-            ));
-        }
-    }
-    Ok(())
+        (!requested.is_zero() && used + requested > capacity).then_some(Shortage { resource, requested, used, capacity })
+    })
 }
 
 /// A node's labels.
@@ -106,21 +158,23 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(new: &Pod, running: &[&Pod], labels: &[(&str, &str)], expected: Option<&str>) {
+    fn check(new: &Pod, running: &[&Pod], labels: &[(&str, &str)], expected: &[&str]) {
         let allocatable = Allocatable { cpu: Amount::units(2), ..Allocatable::default() };
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let offer = Offer { allocatable: &allocatable, max_pods: 2, labels: &labels, node_name: "n", allowed_sysctls: &[] };
-        assert_eq!(admit(new, running, &offer).err().map(|(reason, _)| reason).as_deref(), expected);
+        let offer = Offer { allocatable: &allocatable, max_pods: 2, labels: Some(&labels), node_name: "n", allowed_sysctls: &[] };
+        let found: Vec<String> = obstacles(new, running, &offer).into_iter().map(|obstacle| obstacle.told().0).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
     fn a_pod_must_fit() {
         let fast = [("disk", "fast")];
-        check(&pod("1", 80), &[], &fast, None);
-        check(&pod("1", 80), &[&pod("1", 81)], &fast, None);
-        check(&pod("1", 80), &[&pod("1500m", 81)], &fast, Some("OutOfcpu"));
-        check(&pod("1", 80), &[&pod("1", 80)], &fast, Some("NodePorts"));
-        check(&pod("1", 80), &[], &[], Some("NodeAffinity"));
-        check(&pod("0", 80), &[&pod("0", 81), &pod("0", 82)], &fast, Some("OutOfpods"));
+        check(&pod("1", 80), &[], &fast, &[]);
+        check(&pod("1", 80), &[&pod("1", 81)], &fast, &[]);
+        check(&pod("1", 80), &[&pod("1500m", 81)], &fast, &["OutOfcpu"]);
+        check(&pod("1", 80), &[&pod("1", 80)], &fast, &["NodePorts"]);
+        check(&pod("1", 80), &[], &[], &["NodeAffinity"]);
+        check(&pod("0", 80), &[&pod("0", 81), &pod("0", 82)], &fast, &["OutOfpods"]);
+        check(&pod("1", 80), &[&pod("1", 80), &pod("1", 82)], &[], &["OutOfpods", "OutOfcpu", "NodeAffinity", "NodePorts"]);
     }
 }

@@ -167,6 +167,9 @@ pub enum Step {
 /// `status.reason` of a pod that the node could not keep.
 pub const EVICTED: &str = "Evicted";
 
+/// `status.reason` of a pod that ended to make room for a critical one. Source: Kubernetes 1.36, `events.PreemptContainer`.
+pub const PREEMPTED: &str = "Preempting";
+
 /// `status.reason` of a pod that ended because its node was shut down. Source: Kubernetes 1.36, `nodeShutdownReason`.
 pub const SHUT_DOWN: &str = "Terminated";
 

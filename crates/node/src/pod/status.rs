@@ -19,7 +19,7 @@ use super::{
     Role, conditions,
     container_status::{Sources, container_status},
     containers,
-    plan::{EVICTED, Ended, SHUT_DOWN, LaunchFailure, ProbeState, newest},
+    plan::{EVICTED, Ended, PREEMPTED, SHUT_DOWN, LaunchFailure, ProbeState, newest},
     qos::qos_class,
     resize::Progress,
     spec, uid, uses_host_network,
@@ -102,8 +102,13 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         input.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()
     };
     let mut conditions = conditions::conditions(pod, phase, input.has_sandbox, initialized, &statuses, input.now);
-    if let Some(ended) = input.ended.filter(|ended| matches!(ended.reason.as_deref(), Some(EVICTED | SHUT_DOWN))) {
-        conditions.push(conditions::disruption(pod, ended.message.as_deref().unwrap_or_default(), input.now));
+    if let Some(ended) = input.ended {
+        let words = match ended.reason.as_deref() {
+            Some(EVICTED | SHUT_DOWN) => ended.message.as_deref(),
+            Some(PREEMPTED) => Some("Pod was preempted by Kubelet to accommodate a critical pod."),
+            _ => None,
+        };
+        conditions.extend(words.map(|words| conditions::disruption(pod, words, input.now)));
     }
     conditions.extend(conditions::resize(pod, input.progress, input.now));
     let whole = spec(input.granted).resources.clone().filter(|_| input.has_sandbox);

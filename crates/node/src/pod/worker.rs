@@ -37,7 +37,7 @@ use super::{
     name, namespace,
     resize::{self, DEFERRED, INFEASIBLE, Progress, Resize},
     removal::{forget_pod, remove_old_logs, stop_sandbox},
-    plan::{EVICTED, Ended, Input, KillReason, LaunchFailure, Need, Plan, Step, Termination, next_steps},
+    plan::{EVICTED, Ended, Input, KillReason, LaunchFailure, Need, PREEMPTED, Plan, Step, Termination, next_steps},
     sandbox,
     spec,
     status::{StatusInput, failed_status, pod_status, status_patch},
@@ -201,7 +201,8 @@ impl Worker {
         let (send_desired, receive_desired) = watch::channel(desired.clone());
         let allocation = Allocation::of_known_pod(&desired.pod, &context.config.pod_directory(uid(&desired.pod)));
         let granted = allocation.apply(&desired.pod);
-        let view = Arc::new(Mutex::new(View { pod: desired.pod.clone(), granted: granted.clone(), ..View::default() }));
+        let view = View { pod: desired.pod.clone(), granted: granted.clone(), is_static: desired.is_static, ..View::default() };
+        let view = Arc::new(Mutex::new(view));
         let pause = || Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut worker = Self {
             reckoning: Reckoning::new(&*context.config.clock),
@@ -256,8 +257,11 @@ impl Worker {
         (worker, WorkerHandle { desired: send_desired, wake, look_again, try_again, view })
     }
 
-    /// Works until the pod is gone, or the agent stops.
-    pub async fn run(mut self) {
+    /// Works until the pod is gone, or the agent stops. Begins when the pods have ended that make room for this one.
+    pub async fn run(mut self, room_makers: Vec<String>) {
+        if !self.wait_for_room(&room_makers).await {
+            return;
+        }
         loop {
             if self.is_done() {
                 return;
@@ -293,6 +297,27 @@ impl Worker {
         }
     }
 
+    /// Waits for others to end, as long as the pod is wanted; false where the agent stops.
+    async fn wait_for_room(&mut self, room_makers: &[String]) -> bool {
+        let pods = self.context.pods.clone();
+        let ended = pods.all_ended(room_makers);
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                () = &mut ended => return true,
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        return false;
+                    }
+                    self.take_desired();
+                    if self.is_gone || self.ended.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
     fn is_done(&self) -> bool {
         self.is_released && (self.is_gone || self.is_deleted) && self.tasks.is_empty()
     }
@@ -306,8 +331,8 @@ impl Worker {
         self.is_gone |= desired.is_gone;
         self.refused = self.refused.take().or(desired.refused);
         if let Some(Eviction { reason, message, grace }) = desired.evicted.filter(|_| self.termination.is_none() && self.ended.is_none()) {
-            if reason == EVICTED {
-                self.context.events.pod(&self.pod, EventType::Warning, EVICTED, message.clone());
+            if matches!(reason, EVICTED | PREEMPTED) {
+                self.context.events.pod(&self.pod, EventType::Warning, reason, message.clone());
             }
             self.ended = Some(Ended { phase: "Failed", reason: Some(reason.to_owned()), message: Some(message) });
             self.terminate(self.now(), grace);
@@ -486,17 +511,23 @@ impl Worker {
             wake_at = Some(wake_at.map_or(refresh_at, |at| at.min(refresh_at)));
         }
         // Before the status is written: who has read there that a container ended may ask for its log at once.
-        *self.view.lock() = View {
+        let is_deferred = self.progress.pending.as_ref().is_some_and(|refusal| refusal.reason == DEFERRED);
+        let view = View {
             pod: self.pod.clone(),
             granted: self.granted.clone(),
             is_static: self.is_static,
-            is_deferred: self.progress.pending.as_ref().is_some_and(|refusal| refusal.reason == DEFERRED),
+            is_deferred,
             sandbox: match &self.sandbox {
                 Need::Ready(id) => Some(id.clone()),
                 _ => None,
             },
             containers: Arc::new(self.containers.clone()),
         };
+        let was_deferred = std::mem::replace(&mut *self.view.lock(), view).is_deferred;
+        if was_deferred && !is_deferred {
+            // Whoever came after it may have its turn.
+            self.context.pods.wake_deferred(uid(&self.pod));
+        }
         let is_settled = self.write_status(now, is_terminated, &mut wake_at);
         if is_terminated && is_settled {
             self.finish();

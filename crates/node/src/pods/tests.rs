@@ -526,6 +526,50 @@ async fn a_file_of_the_node_is_a_pod_with_a_mirror() {
 }
 
 #[tokio::test]
+async fn a_critical_file_of_the_node_ends_a_pod_that_is_in_its_way_and_another_one_is_refused() {
+    let bench = Bench::new().await;
+    let manifests = bench.directory.path().join("manifests");
+    bench.api.until(|_| manifests.is_dir().then_some(())).await;
+    let allocatable = bench.node.as_ref().unwrap().context.machine.allocatable(&std::collections::BTreeMap::new());
+    let most = allocatable.cpu.as_thousandths() - 100;
+    let asking = |millicores: i64| json!({ "requests": { "cpu": format!("{millicores}m") } });
+    let mut spec = simple("Always");
+    spec["containers"][0]["resources"] = asking(most);
+    bench.create(spec).await;
+    bench.until_phase("Running").await;
+    let api = &bench.api;
+    let pod_named = |name: &'static str, phase: &'static str| {
+        let looked = api.until(move |api| {
+            let found = api.objects::<Pod>().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
+            found.status.clone().filter(|status| status.phase.as_deref() == Some(phase))
+        });
+        async move { tokio::time::timeout(Duration::from_secs(20), looked).await.unwrap_or_else(|_| panic!("{name} does not become {phase}: {:#?}", api.objects::<Pod>())) }
+    };
+    let file = |name: &str, millicores: i64| {
+        let container = json!({ "name": "c", "image": "nginx", "resources": asking(millicores) });
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "a" }, "spec": { "terminationGracePeriodSeconds": 1, "containers": [container] } });
+        std::fs::write(manifests.join(format!("{name}.yaml")), pod.to_string()).unwrap();
+    };
+    file("fits", 100);
+    pod_named("fits-n1", "Running").await;
+    assert_eq!(pod_named("web", "Running").await.reason, None);
+    file("needs-room", 500);
+    let ended = pod_named("web", "Failed").await;
+    assert_eq!((ended.reason.as_deref(), ended.message.as_deref()), (Some("Preempting"), Some("Preempted in order to admit critical pod")));
+    let condition = ended.conditions.iter().flatten().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
+    assert_eq!((condition.reason.as_deref(), condition.message.as_deref()), (Some("TerminationByKubelet"), Some("Pod was preempted by Kubelet to accommodate a critical pod.")));
+    assert_eq!(bench.until_event("Preempting").await, "Preempted in order to admit critical pod");
+    pod_named("needs-room-n1", "Running").await;
+    // Those from files are not ended for one another.
+    file("too-large", most + 100);
+    let refused = pod_named("too-large-n1", "Failed").await;
+    assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
+    assert!(refused.message.unwrap().contains("no set of running pods found to reclaim resources: [(res: cpu, q: 600), ]"));
+    pod_named("needs-room-n1", "Running").await;
+    pod_named("fits-n1", "Running").await;
+}
+
+#[tokio::test]
 async fn a_node_that_is_shut_down_ends_its_pods_and_takes_no_more() {
     let bench = Bench::new().await;
     bench.create(simple("Always")).await;
