@@ -454,22 +454,46 @@ mod tests {
         }
     }
 
-    /// What a machine with version 2 has in a group's directory, as far as we read it.
+    /// The files of a group that limits processes, memory and processor time, as a kernel shows them (Documentation/admin-guide/cgroup-v2.rst
+    /// has them all), with neighbours whose names are like those that we look for.
+    const GROUP: [(&str, &str); 16] = [
+        ("cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc\n"),
+        ("cgroup.subtree_control", ""),
+        ("cgroup.procs", "41\n42\n"),
+        ("cgroup.events", "populated 1\nfrozen 0\n"),
+        ("cpu.max", "max 100000\n"),
+        ("cpu.weight", "100\n"),
+        ("cpu.stat", "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\nnice_usec 0\nnr_periods 7\nnr_throttled 1\nthrottled_usec 90\nnr_bursts 0\nburst_usec 0\n"),
+        ("memory.max", "max\n"),
+        ("memory.swap.max", "max\n"),
+        ("memory.oom.group", "0\n"),
+        ("memory.current", "10000\n"),
+        ("memory.peak", "20000\n"),
+        (
+            "memory.stat",
+            "anon 3000\nfile 6000\nkernel 800\nkernel_stack 16\npagetables 40\nsec_pagetables 0\npercpu 0\nsock 0\nvmalloc 0\nshmem 0\nzswap 0\nzswapped 0\nfile_mapped 2000\nfile_dirty 0\n\
+             file_writeback 0\nswapcached 0\nanon_thp 1\nfile_thp 2\nshmem_thp 0\ninactive_anon 5\nactive_anon 2995\ninactive_file 4000\nactive_file 2000\nunevictable 0\nslab_reclaimable 300\n",
+        ),
+        ("memory.events", "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n"),
+        ("pids.current", "2\n"),
+        ("pids.max", "max\n"),
+    ];
+
     fn record_group(directory: &Path) {
         std::fs::create_dir_all(directory).unwrap();
-        for (file, text) in [
-            ("cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc\n"),
-            ("cgroup.subtree_control", ""),
-            ("cgroup.procs", "41\n42\n"),
-            ("memory.swap.max", "max\n"),
-            ("memory.current", "10000\n"),
-            ("memory.stat", "anon 3000\nfile 6000\ninactive_file 4000\n"),
-            ("memory.events", "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n"),
-            ("cpu.stat", "usage_usec 1500\nuser_usec 1000\n"),
-            ("pids.current", "2\n"),
-        ] {
+        for (file, text) in GROUP {
             std::fs::write(directory.join(file), text).unwrap();
         }
+    }
+
+    /// A machine of version 2 with a pod that has two containers.
+    fn recorded_tree() -> (tempfile::TempDir, Cgroups) {
+        let directory = tempfile::tempdir().unwrap();
+        for group in ["", "knarr", "knarr/pod", "knarr/pod/one", "knarr/pod/two"] {
+            record_group(&directory.path().join(group));
+        }
+        let cgroups = Cgroups { version: Version::Two(directory.path().to_owned()) };
+        (directory, cgroups)
     }
 
     #[test]
@@ -515,6 +539,64 @@ mod tests {
         assert_eq!(usage.processes, 2);
         assert_eq!(cgroups.processes("knarr"), [41, 42]);
         assert!(cgroups.out_of_memory_file("knarr/pod").unwrap().ends_with("knarr/pod/memory.events"));
+    }
+
+    #[test]
+    fn a_new_group_of_version_two_gets_the_controllers_of_all_above_it_and_touches_nobody_elses_files() {
+        let (directory, cgroups) = recorded_tree();
+        let path = |file: &str| directory.path().join(file);
+        cgroups.create("/knarr/pod/new", &ResourceLimits::default()).unwrap();
+        // A file keeps the last of what was written to it, a kernel all.
+        for group in ["", "knarr", "knarr/pod"] {
+            assert_eq!(std::fs::read_to_string(path(group).join("cgroup.subtree_control")).unwrap(), "+hugetlb", "{group}");
+        }
+        assert_eq!(std::fs::read_dir(path("knarr/pod/new")).unwrap().count(), 0, "a group without limits has none written");
+        cgroups.apply("knarr/pod/one", &limits(), false).unwrap();
+        cgroups.die_together("knarr/pod/one").unwrap();
+        assert_eq!(std::fs::read_to_string(path("knarr/pod/one/memory.oom.group")).unwrap(), "1");
+        for (file, text) in GROUP {
+            assert_eq!(std::fs::read_to_string(path("knarr/pod/two").join(file)).unwrap(), text, "{file}");
+        }
+        cgroups.die_together("knarr/pod/new").unwrap();
+        assert!(!path("knarr/pod/new/memory.oom.group").exists(), "kernels before 4.19 do not have it");
+    }
+
+    #[test]
+    fn without_swap_accounting_nothing_is_written_about_swap() {
+        let (directory, cgroups) = recorded_tree();
+        std::fs::remove_file(directory.path().join("knarr/pod/one/memory.swap.max")).unwrap();
+        cgroups.apply("knarr/pod/one", &limits(), false).unwrap();
+        assert!(!directory.path().join("knarr/pod/one/memory.swap.max").exists());
+        assert_eq!(std::fs::read_to_string(directory.path().join("knarr/pod/one/memory.max")).unwrap(), (64 << 20).to_string());
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_size_on_version_two() {
+        let (directory, cgroups) = recorded_tree();
+        let limits = ResourceLimits { huge_page_bytes: BTreeMap::from([("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)]), ..ResourceLimits::default() };
+        cgroups.apply("knarr/pod/one", &limits, false).unwrap();
+        let read = |size: &str| std::fs::read_to_string(directory.path().join(format!("knarr/pod/one/hugetlb.{size}.max"))).unwrap();
+        assert_eq!((read("2MB"), read("1GB")), ("4194304".to_owned(), "0".to_owned()));
+    }
+
+    #[test]
+    fn a_group_that_is_gone_has_no_usage_no_processes_and_is_removed_already() {
+        let (_directory, cgroups) = recorded_tree();
+        assert_eq!(cgroups.usage("knarr/pod/none").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(cgroups.processes("knarr/pod/none").is_empty());
+        cgroups.remove("knarr/pod/none").unwrap();
+        let error = cgroups.apply("knarr/pod/none", &limits(), false).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::NotFound && error.to_string().contains("knarr/pod/none/cpu.weight"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_says_something_else_counts_as_nothing() {
+        let (directory, cgroups) = recorded_tree();
+        for file in ["memory.stat", "memory.current", "cpu.stat", "pids.current"] {
+            std::fs::write(directory.path().join("knarr/pod/one").join(file), "max\n\u{fffd} x\ninactive_file\nusage_usec -3\nanon 99999999999999999999999\n").unwrap();
+        }
+        let usage = cgroups.usage("knarr/pod/one").unwrap();
+        assert_eq!(usage, ContainerUsage::default());
     }
 
     #[test]
