@@ -144,6 +144,9 @@ pub fn protobuf_list(api_version: &str, kind: &str, list: &ListMetadata, items: 
     api::protobuf::encode_list(api_version, kind, &Value::Object(list.value()), items.iter().map(|item| &**item)).map(Bytes::from).map_err(ApiError::internal)
 }
 
+/// How many bytes at the head of a [`protobuf_frame`] tell the length of the rest.
+pub const PROTOBUF_FRAME_LENGTH_BYTES: usize = 4;
+
 /// A watch event around an object in its envelope, with its length before it.
 pub fn protobuf_frame(kind: &str, object: &[u8]) -> Bytes {
     api::protobuf::encode_watch_event(kind, object).into()

@@ -25,7 +25,7 @@ use tracing::debug;
 use crate::{
     authentication::ConnectionIdentity,
     server::{ApiServer, boxed},
-    stream_patience::{self, StreamExecutor},
+    stream_patience::{self, AwaitedStreams, SlowReader, StreamExecutor},
     user::User,
 };
 
@@ -37,8 +37,9 @@ pub struct Patience {
     /// For the head of a request, counted from the end of the answer before it. Somewhat more than the 90 s that clients keep
     /// connections which they do not use, so that the client is who closes them.
     pub head: Duration,
-    /// For taking in anything at all of an answer that is ready for it, by connection and by stream of HTTP/2. A stream that a connection was upgraded to may wait for ever:
-    /// somebody may have stopped their terminal.
+    /// For taking in anything at all of an answer that is ready for it, by connection and by stream of HTTP/2. A stream that a connection
+    /// was upgraded to may wait for ever, and so may what is passed on from elsewhere (logs, proxies): somebody may have stopped their
+    /// terminal. The way to the other end waits with it.
     pub answer: Duration,
     /// For answering a ping (HTTP/2); pings are as far apart.
     pub ping: Duration,
@@ -58,7 +59,10 @@ struct StallGuard<S> {
     stream: S,
     patience: Patience,
     waiting: Option<Pin<Box<Sleep>>>,
-    upgraded: Arc<AtomicBool>,
+    /// Whether the connection itself is awaited: it was upgraded, or (HTTP/1.1) its present answer is.
+    awaited: Arc<AtomicBool>,
+    /// Those of HTTP/2.
+    streams: AwaitedStreams,
     /// Bytes of its opening that the client still owes.
     owed: usize,
     opening: Pin<Box<Sleep>>,
@@ -66,7 +70,7 @@ struct StallGuard<S> {
 
 impl<S> StallGuard<S> {
     fn judge<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() || self.upgraded.load(Ordering::Relaxed) {
+        if outcome.is_ready() || self.awaited.load(Ordering::Relaxed) || self.streams.any() {
             self.waiting = None;
             return outcome;
         }
@@ -154,12 +158,13 @@ pub(crate) async fn serve(
         Err(error) => return debug!(%peer, %error, "the client's certificate names nobody"),
     };
     let agreed_on_http2 = session.alpn_protocol() == Some(b"h2");
-    let upgraded = Arc::<AtomicBool>::default();
+    let (awaited, streams) = (Arc::<AtomicBool>::default(), AwaitedStreams::default());
     let stream = StallGuard {
         stream,
         patience,
         waiting: None,
-        upgraded: upgraded.clone(),
+        awaited: awaited.clone(),
+        streams: streams.clone(),
         owed: if agreed_on_http2 { HTTP2_PREFACE_BYTES } else { 0 },
         opening: Box::pin(tokio::time::sleep(patience.head)),
     };
@@ -167,13 +172,20 @@ pub(crate) async fn serve(
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
-        let (server, upgraded) = (server.clone(), upgraded.clone());
+        let (server, awaited, streams) = (server.clone(), awaited.clone(), streams.clone());
         async move {
-            let answer = stream_patience::watched(server.answer(request.map(boxed)).await);
-            if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-                upgraded.store(true, Ordering::Relaxed);
+            let answer = server.answer(request.map(boxed)).await;
+            let is_awaited = match answer.extensions().get::<SlowReader>() {
+                Some(SlowReader::IsAwaited) => true,
+                Some(SlowReader::IsCut) => false,
+                None => answer.status() == http::StatusCode::SWITCHING_PROTOCOLS,
+            };
+            if !agreed_on_http2 {
+                // Answers follow each other, so what holds for one holds until it was sent to its last byte.
+                awaited.store(is_awaited, Ordering::Relaxed);
+                return Ok::<_, Infallible>(answer);
             }
-            Ok::<_, Infallible>(answer)
+            Ok(if is_awaited { streams.counted(answer) } else { stream_patience::watched(answer) })
         }
     });
     // What was agreed on is not guessed from the first bytes, for which a client might take for ever.

@@ -66,6 +66,8 @@ impl ApiServer {
         let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&warnings))).catch_unwind();
         let mut response = match work.await {
             Ok(Ok(response)) => response,
+            // Who takes nothing that there is is told so in JSON.
+            Ok(Err(error)) if error.code == StatusCode::NOT_ACCEPTABLE.as_u16() => error_answer(&error, "application/json"),
             Ok(Err(error)) => error_answer(&error, &accept),
             Err(_) => {
                 error!(path = verb.path, "a handler panicked; this is a defect of knarr, please report it");
@@ -231,7 +233,7 @@ impl ApiServer {
         match context.info.verb {
             "get" => handler::read::get(core, &context, &kind).await,
             "list" => handler::read::list(core, &context, &kind).await,
-            "watch" => handler::watch::watch(core, context, &kind).await,
+            "watch" => handler::watch::watch(core, context, &kind, request).await,
             "create" if !context.info.name.is_empty() => Err(not_allowed()),
             "create" => handler::write::create(core, context, &kind, request).await,
             "update" if context.info.name.is_empty() => Err(not_allowed()),

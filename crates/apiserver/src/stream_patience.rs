@@ -11,7 +11,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -27,6 +27,47 @@ use crate::http_body::{Body, BoxError};
 
 /// Bodies are sent in pieces of at most so many bytes, as frames are by default. Source: RFC 9113, section 4.2.
 const PIECE_BYTES: usize = 16 * 1024;
+
+/// What becomes of a client that takes nothing of an answer for long, where it is not as usual: answers are cut, connections that were
+/// upgraded are waited for. In the extensions of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlowReader {
+    /// It loses what it does not take.
+    IsCut,
+    /// It may take its time: somebody reads a log a page at a time. Nothing is made ahead of such a reader but what buffers hold.
+    IsAwaited,
+}
+
+/// How many streams of a connection are awaited, however long they take.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AwaitedStreams(Arc<AtomicUsize>);
+
+impl AwaitedStreams {
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+    /// An answer that counts until its body is gone.
+    pub(crate) fn counted(&self, answer: Response<Body>) -> Response<Body> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Self(self.0.clone()));
+        answer.map(|body| {
+            let body = body.map_frame(move |frame| {
+                let _ = &counted;
+                frame
+            });
+            body.boxed_unsync()
+        })
+    }
+}
+
+struct Counted(AwaitedStreams);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Which piece of its body a stream waits to send, from one; zero where it waits for something else.
 type Waiting = Arc<AtomicU64>;

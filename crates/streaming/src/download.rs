@@ -1,6 +1,7 @@
-//! A response body that a client wants over WebSocket, as browsers follow logs: a message for each piece, and a close at its end.
+//! A response body that a client wants over WebSocket, as browsers follow logs and watch: a message for each piece, and a close at its end.
 //!
-//! Source: Kubernetes `apimachinery/pkg/util/httpstream/wsstream`, `Reader`.
+//! Source: Kubernetes `apimachinery/pkg/util/httpstream/wsstream`, `Reader`, for logs, and `apiserver/pkg/endpoints/handlers/watch.go`,
+//! `HandleWS`, for watches.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -36,28 +37,53 @@ where
     D::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let upgrade = Upgrade::download(request.headers())?;
+    let form = if upgrade.is_base64() { Form::Base64 } else { Form::Binary };
+    // Upstream begins with an empty message, by which clients know that the connection stands.
+    Ok(switch(request, &upgrade, BodyMessages { pieces: boxed(body), form, greeting: Some(Bytes::new()) }))
+}
+
+/// As [`serve_download`], for a body whose frames are messages by themselves, such as the events of a watch. Whatever single sub-protocol
+/// the client names is agreed to and changes nothing.
+///
+/// # Errors
+/// What the client asks for is no WebSocket, or it names several sub-protocols.
+pub fn serve_messages<B, D>(request: &mut Request<B>, body: D, as_text: bool) -> Result<Response<Bytes>, UpgradeError>
+where
+    D: Body<Data = Bytes> + Send + 'static,
+    D::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let upgrade = Upgrade::messages(request.headers())?;
+    let form = if as_text { Form::Text } else { Form::Binary };
+    Ok(switch(request, &upgrade, BodyMessages { pieces: boxed(body), form, greeting: None }))
+}
+
+fn boxed<D>(body: D) -> Pieces
+where
+    D: Body<Data = Bytes> + Send + 'static,
+    D::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+fn switch<B>(request: &mut Request<B>, upgrade: &Upgrade, source: BodyMessages) -> Response<Bytes> {
     let response = upgrade.response();
     let upgraded = hyper::upgrade::on(request);
-    let pieces = body.map_err(Into::into).boxed_unsync();
-    let is_base64 = upgrade.is_base64();
     tokio::spawn(async move {
         let served = async {
             let connection = upgraded.await.map_err(std::io::Error::other)?;
-            send(TokioIo::new(connection), pieces, is_base64).await
+            send(TokioIo::new(connection), source).await
         };
         if let Err(error) = served.await {
             tracing::debug!(%error, "a download over WebSocket ended early");
         }
     });
-    Ok(response)
+    response
 }
 
-async fn send<T: Transport>(io: T, pieces: Pieces, is_base64: bool) -> Result<(), StreamError> {
+async fn send<T: Transport>(io: T, source: BodyMessages) -> Result<(), StreamError> {
     let (read_half, write_half) = tokio::io::split(io);
     let answers = Arc::new(Answers::default());
     let mut events = EventReader::new(read_half, Role::Server);
-    // Upstream begins with an empty message, by which clients know that the connection stands.
-    let source = BodyMessages { pieces, is_base64, greeting: Some(Bytes::new()) };
     let writing = write_all(write_half, Role::Server, Arc::clone(&answers), source);
     tokio::pin!(writing);
     let ended = tokio::select! {
@@ -90,9 +116,16 @@ where
     }
 }
 
+#[derive(Clone, Copy)]
+enum Form {
+    Binary,
+    Base64,
+    Text,
+}
+
 struct BodyMessages {
     pieces: Pieces,
-    is_base64: bool,
+    form: Form,
     greeting: Option<Bytes>,
 }
 
@@ -123,10 +156,10 @@ impl FrameSource for BodyMessages {
     }
 
     fn encode(&mut self, item: Bytes, encoder: &mut Encoder, out: &mut BytesMut) -> Option<u16> {
-        if self.is_base64 {
-            encoder.message(true, &[STANDARD.encode(&item).as_bytes()], out);
-        } else {
-            encoder.message(false, &[&item], out);
+        match self.form {
+            Form::Binary => encoder.message(false, &[&item], out),
+            Form::Base64 => encoder.message(true, &[STANDARD.encode(&item).as_bytes()], out),
+            Form::Text => encoder.message(true, &[&item], out),
         }
         None
     }

@@ -1,5 +1,7 @@
 //! Which dialect a request asks for, and the answer to it.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -67,7 +69,7 @@ pub struct Upgrade {
     pub(crate) wire: Wire,
     /// 1 to 5; from 3 on there are terminal sizes, from 4 on the outcome is a `Status`.
     pub(crate) version: u8,
-    protocol: Option<&'static str>,
+    protocol: Option<Cow<'static, str>>,
     /// The answer to a WebSocket client's key.
     accept: Option<String>,
 }
@@ -84,6 +86,9 @@ pub enum UpgradeError {
     /// A WebSocket request of another version.
     #[error("unable to upgrade: only WebSocket version 13 is supported")]
     WebSocketVersion,
+    /// Several sub-protocols where at most one has a meaning.
+    #[error("unable to upgrade: the header Sec-WebSocket-Protocol must name one protocol at most, not {0:?}")]
+    SeveralProtocols(Vec<String>),
     /// No protocol in common.
     #[error("unable to upgrade: unable to negotiate protocol: client supports {requested:?}, server accepts {accepted:?}")]
     NoCommonProtocol {
@@ -104,7 +109,7 @@ impl UpgradeError {
     /// The answer, with the sentence as its body.
     pub fn response(&self) -> Response<Bytes> {
         let status = match self {
-            Self::NotAnUpgrade | Self::Key | Self::Ports | Self::NoStream => StatusCode::BAD_REQUEST,
+            Self::NotAnUpgrade | Self::Key | Self::SeveralProtocols(_) | Self::Ports | Self::NoStream => StatusCode::BAD_REQUEST,
             Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NoCommonProtocol { .. } => StatusCode::FORBIDDEN,
         };
@@ -166,6 +171,20 @@ impl Upgrade {
         Self::negotiate(headers, DOWNLOAD_WEBSOCKET, &[])
     }
 
+    /// Agrees to whatever protocol a client names, as long as it is one. Source: Go `x/net/websocket`, `AcceptHandshake`, which upstream
+    /// serves watches with.
+    pub(crate) fn messages(headers: &HeaderMap) -> Result<Self, UpgradeError> {
+        if !is_websocket(headers) {
+            return Err(UpgradeError::NotAnUpgrade);
+        }
+        let accept = Some(websocket_accept(headers)?);
+        let mut named: Vec<String> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect();
+        if named.len() > 1 {
+            return Err(UpgradeError::SeveralProtocols(named));
+        }
+        Ok(Self { wire: BINARY, version: 1, protocol: named.pop().map(Cow::Owned), accept })
+    }
+
     /// Whether messages are base64 in text.
     pub(crate) fn is_base64(&self) -> bool {
         self.wire == BASE64
@@ -192,7 +211,7 @@ impl Upgrade {
         requested
             .iter()
             .find_map(|wanted| known.iter().find(|(name, _, _)| name == wanted))
-            .map(|(name, wire, version)| Self { wire: *wire, version: *version, protocol: Some(name), accept })
+            .map(|(name, wire, version)| Self { wire: *wire, version: *version, protocol: Some(Cow::Borrowed(*name)), accept })
             .ok_or_else(|| UpgradeError::NoCommonProtocol {
                 requested: requested.iter().map(|name| (*name).to_owned()).collect(),
                 accepted: known.iter().map(|(name, _, _)| *name).collect(),
@@ -212,8 +231,8 @@ impl Upgrade {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             SEC_WEBSOCKET_PROTOCOL
         };
-        if let Some(protocol) = self.protocol {
-            headers.insert(protocol_header, HeaderValue::from_static(protocol));
+        if let Some(protocol) = self.protocol.as_deref().and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
+            headers.insert(protocol_header, protocol);
         }
         if let Some(accept) = self.accept.as_deref().and_then(|accept| HeaderValue::from_str(accept).ok()) {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);

@@ -12,7 +12,7 @@
 //! - [`handshake`]: which dialect a request asks for, and the answer to it
 //! - [`remote_command`]: the serving side of exec and attach
 //! - [`port_forward`]: the serving side of port-forward
-//! - [`download`]: a body that is sent over WebSocket, as for logs
+//! - [`download`]: a body that is sent over WebSocket, as for logs and watches
 //! - [`proxy`]: passing an upgraded connection on, byte for byte, as the API server does towards nodes
 //! - [`client`]: the calling side, for tests and Rust callers
 //! - [`channel`]: one stream of a connection, as a reader and a writer
@@ -35,7 +35,7 @@ pub mod status;
 mod websocket;
 
 pub use channel::{ChannelReader, ChannelWriter};
-pub use download::serve_download;
+pub use download::{serve_download, serve_messages};
 pub use handshake::{Upgrade, UpgradeError};
 pub use port_forward::serve_port_forward;
 pub use proxy::proxy_upgrade;

@@ -72,6 +72,21 @@ impl ApiHarness {
         self.caller(Identity::user("test-administrator", &["system:masters"]))
     }
 
+    /// A connection in HTTP/1.1 without TLS, whose requests are those of somebody: for what upgrades its connection.
+    pub fn connect(&self, identity: Identity) -> tokio::io::DuplexStream {
+        let (outside, inside) = tokio::io::duplex(64 * 1024);
+        let server = self.server.clone();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            request.extensions_mut().insert(identity.clone());
+            let server = server.clone();
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+        });
+        let stream = hyper_util::rt::TokioIo::new(inside);
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service).with_upgrades());
+        outside
+    }
+
     /// Somebody in particular.
     pub fn caller(&self, identity: Identity) -> Caller {
         Caller { server: self.server.clone(), identity: Some(identity) }

@@ -2,12 +2,16 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use apiserver::connection::Patience;
 use bytes::Bytes;
+use futures::StreamExt;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
@@ -45,7 +49,11 @@ impl Drop for Served {
 
 impl Served {
     async fn start() -> Self {
-        let harness = ApiHarness::start().await;
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(edit: impl FnOnce(&mut apiserver::setup::Parts)) -> Self {
+        let harness = ApiHarness::start_with(edit).await;
         let directory = tempfile::tempdir().unwrap();
         let authority = ClusterAuthority::open_or_create(directory.path(), Timestamp::now()).unwrap();
         let credential = authority.issue_server("test", &AlternativeNames::from_hosts(["127.0.0.1"]), Timestamp::now()).unwrap();
@@ -139,12 +147,15 @@ async fn a_head_that_comes_letter_by_letter_is_not_waited_for() {
 async fn whoever_takes_nothing_of_an_answer_loses_it() {
     let served = Served::start().await;
     served.fill().await;
-    for path in ["/api/v1/configmaps", "/api/v1/configmaps?watch=true"] {
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (path, headers) in [("/api/v1/configmaps", ""), ("/api/v1/configmaps?watch=true", ""), ("/api/v1/configmaps?watch=true", websocket)] {
         let mut connection = served.connect().await;
-        connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes()).await.unwrap();
         // The client takes nothing until the server has long lost its patience.
         tokio::time::sleep(SHORT * 4).await;
-        let taken = closed("one who takes nothing", connection).await.len();
+        let taken = closed("one who takes nothing", connection).await;
+        assert!(taken.starts_with(if headers.is_empty() { "HTTP/1.1 200" } else { "HTTP/1.1 101" }), "{path}");
+        let taken = taken.len();
         assert!(taken < 36_000_000, "{path}: {taken} bytes although the client was away");
     }
     served.answers_others().await;
@@ -248,4 +259,95 @@ async fn a_stream_whose_client_takes_nothing_ends_and_its_connection_goes_on() {
     assert_eq!(served.harness.administrator().post("/api/v1/namespaces/default/secrets", &secret).await.status, 201);
     let event = tokio::time::timeout(PATIENCE, quiet.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap();
     assert!(String::from_utf8_lossy(&event).contains("\"late\""));
+}
+
+/// A node whose only container says so much, in pieces of this many bytes.
+const PIECE: usize = 16 * 1024;
+
+/// The node's API: it counts the pieces of a log that somebody took from it.
+struct LogOfNode {
+    pieces: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+#[async_trait::async_trait]
+impl dialer::Dialer for LogOfNode {
+    async fn dial(&self, _: &dialer::Target) -> Result<Box<dyn dialer::Connection>, dialer::DialError> {
+        let (outside, inside) = tokio::io::duplex(PIECE);
+        let (pieces, taken) = (self.pieces, self.taken.clone());
+        let service = hyper::service::service_fn(move |_: http::Request<hyper::body::Incoming>| {
+            let taken = taken.clone();
+            let log = futures::stream::iter(0..pieces).map(move |_| {
+                taken.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(vec![b'x'; PIECE])))
+            });
+            async move { Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::StreamBody::new(log))) }
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().max_buf_size(PIECE).serve_connection(TokioIo::new(inside), service));
+        Ok(Box::new(outside))
+    }
+}
+
+/// A server that passes a log of so many pieces on, and how many of them it has taken so far.
+async fn with_a_log(pieces: usize) -> (Served, Arc<AtomicUsize>) {
+    let taken = Arc::<AtomicUsize>::default();
+    let node = LogOfNode { pieces, taken: taken.clone() };
+    let served = Served::start_with(|parts| parts.dialer = Arc::new(node)).await;
+    let caller = served.harness.administrator();
+    caller.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    caller.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    (served, taken)
+}
+
+const LOG: &str = "/api/v1/namespaces/default/pods/p/log";
+
+/// Pieces that may be on their way, in the buffers of sockets and of both servers.
+const ON_THE_WAY: usize = 8 * 1024 * 1024 / PIECE;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_waits_for_its_reader_and_is_not_taken_ahead_of_him() {
+    let pieces = 4 * ON_THE_WAY;
+    let (served, taken) = with_a_log(pieces).await;
+    let mut connection = served.connect().await;
+    connection.write_all(format!("GET {LOG}?follow=true HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let stream = TokioIo::new(served.connect_by(&served.http2).await);
+    let (mut sender, http2) = hyper::client::conn::http2::Builder::new(TokioExecutor::new()).initial_stream_window_size(64 * 1024).handshake(stream).await.unwrap();
+    tokio::spawn(http2);
+    let request = http::Request::get(format!("https://127.0.0.1{LOG}?follow=true")).body(Empty::<Bytes>::new()).unwrap();
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    // Somebody reads the first page, for far longer than any other answer waits.
+    tokio::time::sleep(SHORT * 4).await;
+    let ahead = taken.load(Ordering::Relaxed);
+    assert!(ahead <= 2 * ON_THE_WAY, "{ahead} pieces were taken for two readers who took none");
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, connection.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.iter().filter(|byte| **byte == b'x').count() >= pieces * PIECE, "the log must come to its end");
+    let mut length = 0;
+    while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap() {
+        length += frame.unwrap().into_data().unwrap().len();
+    }
+    assert_eq!(length, pieces * PIECE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_log_waits_too_and_what_is_asked_after_it_does_not() {
+    // Little enough for the server to be done with it while the last of it is not sent: sockets hold some megabytes.
+    let (served, taken) = with_a_log(ON_THE_WAY).await;
+    served.fill().await;
+    let mut connection = served.connect().await;
+    connection.write_all(format!("GET {LOG} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    tokio::time::sleep(SHORT * 3).await;
+    let mut length = 0;
+    let mut part = vec![0; PIECE];
+    while length < ON_THE_WAY * PIECE {
+        let read = tokio::time::timeout(PATIENCE, connection.read(&mut part)).await.unwrap().unwrap();
+        assert!(read > 0, "cut after {length} bytes");
+        length += part[..read].iter().filter(|byte| **byte == b'x').count();
+    }
+    assert_eq!(taken.load(Ordering::Relaxed), ON_THE_WAY);
+    // The same connection, now for a list that nobody takes.
+    connection.write_all(b"GET /api/v1/configmaps HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(SHORT * 4).await;
+    assert!(closed("one who takes nothing of a list", connection).await.len() < 36_000_000);
 }

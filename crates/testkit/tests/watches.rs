@@ -128,6 +128,36 @@ async fn protobuf_out_and_in_again_is_the_same_object() {
 }
 
 #[tokio::test]
+async fn custom_resources_have_no_protobuf() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let definition = json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": "widgets.example.com" },
+        "spec": { "group": "example.com", "scope": "Namespaced", "names": { "plural": "widgets", "kind": "Widget" },
+            "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }] } });
+    administrator.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.expect(201);
+    let widgets = "/apis/example.com/v1/namespaces/default/widgets";
+    let mut watch = administrator.watch("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?watch=true").await;
+    while administrator.get(widgets).await.status == 404 {
+        watch.next().await.unwrap();
+    }
+    let widget = json!({ "apiVersion": "example.com/v1", "kind": "Widget", "metadata": { "name": "w" } });
+    administrator.post(widgets, &widget).await.expect(201);
+    let (kind, one) = ("application/vnd.kubernetes.protobuf", format!("{widgets}/w"));
+    let only = "only the following media types are accepted: application/json, application/yaml";
+    for (method, path) in [("GET", widgets.to_owned()), ("GET", one.clone()), ("GET", format!("{widgets}?watch=true")), ("DELETE", one.clone())] {
+        administrator.send(method, &path, &[("accept", kind)], "").await.refused(406, "NotAcceptable", only);
+    }
+    // As Go's clients ask: in protobuf first, and in JSON where there is none.
+    let both = format!("{kind},application/json");
+    assert_eq!(administrator.send("GET", &one, &[("accept", &both)], "").await.expect(200)["kind"], "Widget");
+    let unknown = "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml";
+    let content = [("content-type", kind), ("accept", "application/json")];
+    administrator.send("POST", widgets, &content, "k8s\0anything").await.refused(415, "UnsupportedMediaType", unknown);
+    administrator.send("PUT", &one, &content, "k8s\0anything").await.refused(415, "UnsupportedMediaType", unknown);
+    administrator.get(&one).await.expect(200);
+}
+
+#[tokio::test]
 async fn yaml_goes_in_and_comes_out() {
     let api = ApiHarness::start().await;
     let administrator = api.administrator();

@@ -10,6 +10,7 @@ use meta::ApiError;
 use crate::{
     core::Core,
     http_body::{Body, Request},
+    stream_patience::SlowReader,
 };
 
 /// Headers that are about one connection only. Source: RFC 9110, section 7.6.1.
@@ -81,6 +82,8 @@ pub async fn send(request: Request, path_and_query: &str, connection: impl Conne
     let mut response = response.map(|body| body.map_err(Into::into).boxed_unsync());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         drop_hop_by_hop(response.headers_mut());
+        // It comes no faster than it is taken, so that a client may take its time with it.
+        response.extensions_mut().insert(SlowReader::IsAwaited);
     }
     Ok(response)
 }

@@ -22,10 +22,11 @@ use crate::{
     core::{Core, RequestContext},
     custom_resources::conversion,
     handler::{Selection, read},
-    http_body::{Body, BoxError},
+    http_body::{Body, BoxError, Request, full},
     negotiation::{Encoding, Form, Negotiated, negotiate_for},
     options::VersionMatch,
     rendering::{self, Included},
+    stream_patience::SlowReader,
     view::{EventType, ResourceView, StoredObject, Unavailable, ViewEvent, json_frame},
 };
 
@@ -229,11 +230,29 @@ fn check(context: &RequestContext) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Switches to WebSocket, where each event is a message: text in JSON, binary in protobuf, without the length that frames have elsewhere.
+/// A client that takes nothing for long loses it, as it does elsewhere: after a pause the history may have gone on without it anyway.
+fn over_websocket(request: &mut Request, watcher: Watcher) -> Response<Body> {
+    let encoding = watcher.negotiated.encoding;
+    let events = stream::unfold(watcher, |mut watcher| async move { Some((watcher.next().await?, watcher)) }).map(move |event| match encoding {
+        Encoding::Protobuf => event.slice(codec::PROTOBUF_FRAME_LENGTH_BYTES..),
+        Encoding::Json | Encoding::Yaml => event,
+    });
+    let body = StreamBody::new(events.map(|event| Ok::<_, BoxError>(Frame::data(event))));
+    match streaming::serve_messages(request, body, encoding != Encoding::Protobuf) {
+        Ok(mut response) => {
+            response.extensions_mut().insert(SlowReader::IsCut);
+            response.map(full)
+        }
+        Err(refused) => refused.response().map(full),
+    }
+}
+
 /// Answers a watch.
 ///
 /// # Errors
 /// 400 and 422 for bad parameters; a revision that is gone is told inside the stream.
-pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>) -> Result<Response<Body>, ApiError> {
+pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, mut request: Request) -> Result<Response<Body>, ApiError> {
     check(&context)?;
     let negotiated = negotiate_for(&context.accept, kind.info())?;
     let mut context = context;
@@ -288,6 +307,9 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
         watcher.cursor = requested.filter(|revision| revision.0 > 0).unwrap_or_else(|| core.view.revision());
         watcher.last_told = watcher.cursor;
         Selection::of(&watcher.context, kind.as_ref())?;
+    }
+    if streaming::handshake::is_websocket(request.headers()) {
+        return Ok(over_websocket(&mut request, watcher));
     }
     let frames = stream::unfold(watcher, |mut watcher| async move {
         let frame = watcher.next().await?;
