@@ -13,6 +13,8 @@ pub struct Resource {
     pub group: &'static str,
     /// Version.
     pub version: &'static str,
+    /// Priorities of group and version among all: more comes first. The same for all resources of a version.
+    pub priority: (i32, i32),
     /// Kind of its objects.
     pub kind: &'static str,
     /// Name in paths.
@@ -110,11 +112,12 @@ fn parse(text: &'static str) -> Option<Vec<Resource>> {
     let group_name = |name: &'static str| if name == "core" { "" } else { name };
     let words = |list: &'static str| if list == "-" { Vec::new() } else { list.split(',').collect() };
     let mut resources: Vec<Resource> = Vec::with_capacity(160);
-    let (mut group, mut version) = ("", "");
+    let (mut group, mut version, mut priority) = ("", "", (0, 0));
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         if let Some(place) = line.strip_prefix("= ") {
-            let (name, rest) = place.split_once(' ')?;
-            (group, version) = (group_name(name), rest);
+            let mut columns = place.split(' ');
+            (group, version) = (group_name(columns.next()?), columns.next()?);
+            priority = (columns.next()?.parse().ok()?, columns.next()?.parse().ok()?);
         } else if let Some(line) = line.strip_prefix(' ') {
             let mut columns = line.split(' ');
             let name = columns.next()?;
@@ -134,6 +137,7 @@ fn parse(text: &'static str) -> Option<Vec<Resource>> {
             resources.push(Resource {
                 group,
                 version,
+                priority,
                 kind,
                 plural,
                 singular,

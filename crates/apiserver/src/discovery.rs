@@ -1,13 +1,16 @@
 //! Discovery: what is served, computed from the Scheme, in the plain and in the aggregated form.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use http::{HeaderValue, Response, StatusCode, header};
 use kinds::{KindInfo, Scheme};
 use serde_json::{Value, json};
 
 use crate::{
-    aggregation::{self, Remotes},
+    aggregation::{self, Aggregation, Remotes},
     core::{Core, RequestContext},
     http_body::{Body, full},
     negotiation::{Encoding, Negotiated, negotiate},
@@ -32,29 +35,26 @@ fn version_rank(version: &str) -> (u8, i64, i64) {
     }
 }
 
-/// Groups in the order they were first served, each with its versions.
-fn groups(scheme: &Scheme, remotes: &Remotes) -> Vec<(String, Vec<String>)> {
-    let mut order: Vec<(String, Vec<String>)> = Vec::new();
-    let mut position: BTreeMap<String, usize> = BTreeMap::new();
+/// Groups by priority, each with its versions, the preferred one first. Source: Kubernetes `kube-aggregator/pkg/apis/apiregistration/v1/helper`,
+/// `SortedByGroupAndVersion`.
+fn groups(scheme: &Scheme, remotes: &Remotes, aggregation: &Aggregation) -> Vec<(String, Vec<String>)> {
     let own = scheme.kinds().map(|kind| (&*kind.info().kind.group, &*kind.info().kind.version));
-    for (group, version) in own.chain(remotes.iter().map(|remote| (&*remote.group, &*remote.version))) {
-        let index = *position.entry(group.to_owned()).or_insert_with(|| {
-            order.push((group.to_owned(), Vec::new()));
-            order.len() - 1
-        });
-        if let Some((_, versions)) = order.get_mut(index)
-            && !versions.iter().any(|known| known == version)
-        {
-            versions.push(version.to_owned());
-        }
+    let measured = std::iter::once((usage_metrics::GROUP, usage_metrics::VERSION));
+    let all: BTreeSet<(&str, &str)> = own.chain(remotes.iter().map(|remote| (&*remote.group, &*remote.version))).chain(measured).collect();
+    let mut by_group: BTreeMap<&str, (i64, Vec<(i64, &str)>)> = BTreeMap::new();
+    for (group, version) in all {
+        let (of_group, of_version) = aggregation.priority(group, version);
+        let (highest, versions) = by_group.entry(group).or_default();
+        *highest = of_group.max(*highest);
+        versions.push((of_version, version));
     }
-    if !position.contains_key(usage_metrics::GROUP) {
-        order.push((usage_metrics::GROUP.to_owned(), vec![usage_metrics::VERSION.to_owned()]));
-    }
-    for (_, versions) in &mut order {
-        versions.sort_by_key(|version| version_rank(version));
-    }
-    order
+    let mut order: Vec<(&str, (i64, Vec<(i64, &str)>))> = by_group.into_iter().collect();
+    order.sort_by_key(|(_, (highest, _))| Reverse(*highest));
+    let sorted = order.into_iter().map(|(group, (_, mut versions))| {
+        versions.sort_by_key(|(priority, version)| (Reverse(*priority), version_rank(version)));
+        (group.to_owned(), versions.into_iter().map(|(_, version)| version.to_owned()).collect())
+    });
+    sorted.collect()
 }
 
 fn group_value(group: &str, versions: &[String]) -> Value {
@@ -157,8 +157,8 @@ fn aggregated_resource(info: &KindInfo) -> Value {
     entry
 }
 
-fn aggregated(scheme: &Scheme, remotes: &Remotes, core_group: bool, version: &str) -> Value {
-    let items: Vec<Value> = groups(scheme, remotes)
+fn aggregated(scheme: &Scheme, remotes: &Remotes, aggregation: &Aggregation, core_group: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(scheme, remotes, aggregation)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core_group)
         .map(|(group, versions)| {
@@ -225,7 +225,7 @@ pub fn answer(core: &Core, context: &RequestContext, if_none_match: Option<&str>
     let path = context.info.path.trim_matches('/');
     let parts: Vec<&str> = path.split('/').collect();
     if let (["api" | "apis"], Some(version)) = (parts.as_slice(), aggregated_version(&context.accept)) {
-        let bytes = serde_json::to_vec(&aggregated(&scheme, &remotes, path == "api", version)).map_err(ApiError::internal)?;
+        let bytes = serde_json::to_vec(&aggregated(&scheme, &remotes, &core.aggregation, path == "api", version)).map_err(ApiError::internal)?;
         let tag = entity_tag(&bytes);
         let unchanged = if_none_match == Some(tag.as_str());
         let mut response = Response::new(full(if unchanged { Vec::new() } else { bytes }));
@@ -249,11 +249,11 @@ pub fn answer(core: &Core, context: &RequestContext, if_none_match: Option<&str>
         }
         ["apis"] => {
             let list: Vec<Value> =
-                groups(&scheme, &remotes).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| group_value(group, versions)).collect();
+                groups(&scheme, &remotes, &core.aggregation).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| group_value(group, versions)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
         }
         ["apis", group] => {
-            let all = groups(&scheme, &remotes);
+            let all = groups(&scheme, &remotes, &core.aggregation);
             let (group, versions) = all.iter().find(|(known, _)| known == group && !known.is_empty()).ok_or_else(ApiError::no_such_path)?;
             let mut value = group_value(group, versions);
             value["kind"] = json!("APIGroup");

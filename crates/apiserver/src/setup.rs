@@ -160,6 +160,7 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         aggregation::trust::publish(&core, front_proxy).await.map_err(OpenError::Bootstrap)?;
     }
     crate::custom_resources::start(&core).await;
+    aggregation::registration::start(&core).await;
     aggregation::follow::start(&core);
     Ok(ApiServer::new(core))
 }

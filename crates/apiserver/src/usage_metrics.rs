@@ -27,6 +27,8 @@ use crate::{
 pub const GROUP: &str = "metrics.k8s.io";
 /// Its only version.
 pub const VERSION: &str = "v1beta1";
+/// Priorities of both. Source: metrics-server, `manifests/base/apiservice.yaml`.
+pub const PRIORITY: (i64, i64) = (100, 100);
 /// Its resources: name, kind, whether in a namespace.
 pub const RESOURCES: [(&str, &str, bool); 2] = [("nodes", "NodeMetrics", false), ("pods", "PodMetrics", true)];
 

@@ -3,16 +3,20 @@
 
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, Object, validation as rules};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
     cells,
     problems::filled,
-    strategy::{Column, Strategy},
+    strategy::{Column, NameRule, Strategy, WriteContext},
 };
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_local(spec: &Value) -> bool {
+    spec.get("service").is_none_or(Value::is_null)
 }
 
 /// Behaviour of APIServices.
@@ -21,6 +25,18 @@ pub struct ApiServiceStrategy;
 impl Strategy for ApiServiceStrategy {
     type Kind = Map<String, Value>;
 
+    /// What is served here is so at once. Source: Kubernetes `kube-aggregator/pkg/registry/apiservice/strategy.go`, `PrepareForCreate`.
+    fn prepare_create(&self, context: &WriteContext, service: &mut Self::Kind) {
+        service.remove("status");
+        if is_local(service.get("spec").unwrap_or(&Value::Null)) {
+            let since = context.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let condition = json!({
+                "type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available",
+                "lastTransitionTime": since,
+            });
+            service.insert("status".to_owned(), json!({"conditions": [condition]}));
+        }
+    }
     fn validate(&self, service: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");
@@ -38,7 +54,7 @@ impl Strategy for ApiServiceStrategy {
         if !version.is_empty() {
             problems.extend(rules::invalid_each(&path.child("version"), version, rules::dns1035_label_problems(version)));
         }
-        let local = spec.get("service").is_none_or(Value::is_null);
+        let local = is_local(spec);
         let (bundle, insecure) = (spec.get("caBundle").is_some(), spec.get("insecureSkipTLSVerify").and_then(Value::as_bool) == Some(true));
         if local && bundle {
             let detail = "local APIServices may not have a caBundle";
@@ -60,6 +76,10 @@ impl Strategy for ApiServiceStrategy {
             filled(text(target, "name"), &path.child("service").child("name"), &mut problems);
         }
         problems
+    }
+    fn name_rule(&self) -> NameRule {
+        // That of the core group ends with a dot.
+        NameRule::PathSegment
     }
     fn allows_unconditional_update(&self) -> bool {
         false

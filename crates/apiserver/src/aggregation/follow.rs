@@ -25,8 +25,8 @@ use crate::{
 };
 use store::{Expect, Revision};
 
-const GROUP: &str = "apiregistration.k8s.io";
-const SERVICES: &str = "apiservices.apiregistration.k8s.io";
+pub(super) const GROUP: &str = "apiregistration.k8s.io";
+pub(super) const SERVICES: &str = "apiservices.apiregistration.k8s.io";
 
 /// How often a server is asked that answered.
 const CHECK_AGAIN: Duration = Duration::from_secs(30);
@@ -41,7 +41,18 @@ struct Facts {
     back_ends: Result<Vec<BackEnd>, Unreachable>,
 }
 
+impl Facts {
+    fn text(&self, field: &str) -> &str {
+        self.spec.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+    fn priority(&self) -> (i64, i64) {
+        let number = |field: &str| self.spec.get(field).and_then(Value::as_i64).unwrap_or_default();
+        (number("groupPriorityMinimum"), number("versionPriority"))
+    }
+}
+
 struct Known {
+    revision: Revision,
     facts: Facts,
     asked: Instant,
     again: Duration,
@@ -54,11 +65,36 @@ pub fn start(core: &Arc<Core>) {
     // The APIServices themselves are first: without one that leads elsewhere nothing else matters.
     let views = [services.clone(), core.view_named("services"), core.view_named("endpointslices.discovery.k8s.io")];
     let changes = views.map(|view| view.changes());
-    tokio::spawn(follow(Arc::downgrade(core), services, changes));
+    let known = local(core, &services);
+    publish(core, &known);
+    tokio::spawn(follow(Arc::downgrade(core), services, changes, known));
 }
 
-async fn follow(core: Weak<Core>, services: Arc<ResourceView>, mut changes: [watch::Receiver<Revision>; 3]) {
+/// What is served here and is told to be available: nobody is to be asked about that, and discovery follows its priorities from the first
+/// answer on.
+fn local(core: &Core, services: &ResourceView) -> HashMap<Arc<str>, Known> {
     let mut known = HashMap::new();
+    for (name, stored) in &core.view.snapshot(services).objects {
+        let Ok(service) = stored.object() else { continue };
+        let spec = service.0.get("spec").cloned().unwrap_or_default();
+        if spec.get("service").is_none_or(Value::is_null) && conditions::is_true(&service, "Available") {
+            let facts = Facts { uid: service.uid().to_owned(), spec, back_ends: Ok(Vec::new()) };
+            known.insert(name.clone(), Known { revision: stored.revision, facts, asked: Instant::now(), again: CHECK_AGAIN, remote: None });
+        }
+    }
+    known
+}
+
+/// Lets others see who serves what, and in which order.
+fn publish(core: &Core, known: &HashMap<Arc<str>, Known>) {
+    let mut remotes: Vec<Arc<Remote>> = known.values().filter_map(|known| known.remote.clone()).collect();
+    remotes.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| (&a.group, &a.version).cmp(&(&b.group, &b.version))));
+    core.aggregation.remotes.store(Arc::new(remotes));
+    let priorities = known.values().map(|known| ((known.facts.text("group").to_owned(), known.facts.text("version").to_owned()), known.facts.priority()));
+    core.aggregation.priorities.store(Arc::new(priorities.collect()));
+}
+
+async fn follow(core: Weak<Core>, services: Arc<ResourceView>, mut changes: [watch::Receiver<Revision>; 3], mut known: HashMap<Arc<str>, Known>) {
     loop {
         let newest = changes.iter_mut().map(|changes| *changes.borrow_and_update()).max();
         let Some(present) = core.upgrade() else { return };
@@ -92,6 +128,10 @@ async fn reconcile(core: &Arc<Core>, services: &Arc<ResourceView>, known: &mut H
     known.retain(|name, _| snapshot.contains_key(name));
     let mut asked = Vec::new();
     for (name, stored) in &snapshot {
+        // What is served here depends on nothing else; there is one for every group and version.
+        if known.get(name).is_some_and(|known| known.revision == stored.revision && known.remote.is_none() && known.facts.back_ends.is_ok() && known.again == CHECK_AGAIN) {
+            continue;
+        }
         let Ok(service) = stored.object() else { continue };
         let spec = service.0.get("spec").cloned().unwrap_or_default();
         let server = BackEndServer::read(&spec, core.aggregation.certificate.as_ref());
@@ -104,7 +144,7 @@ async fn reconcile(core: &Arc<Core>, services: &Arc<ResourceView>, known: &mut H
         let before = known.get(name);
         if before.is_none_or(|before| before.facts != facts || before.asked.elapsed() >= before.again) {
             let earlier = before.and_then(|before| before.remote.clone());
-            let looking = look(core, facts, server.ok().flatten(), earlier).boxed();
+            let looking = look(core, stored.revision, facts, server.ok().flatten(), earlier).boxed();
             asked.push(looking.map(|(condition, looked)| (name.clone(), service, condition, looked)));
         }
     }
@@ -113,9 +153,7 @@ async fn reconcile(core: &Arc<Core>, services: &Arc<ResourceView>, known: &mut H
         known.insert(name.clone(), looked);
         news.push((name, service, condition));
     }
-    let mut remotes: Vec<Arc<Remote>> = known.values().filter_map(|known| known.remote.clone()).collect();
-    remotes.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| (&a.group, &a.version).cmp(&(&b.group, &b.version))));
-    core.aggregation.remotes.store(Arc::new(remotes));
+    publish(core, known);
     // Written last, so that whoever waits for a condition finds it true.
     for (name, service, condition) in news {
         if let Err(error) = write_condition(core, &service, &condition).await
@@ -132,10 +170,8 @@ async fn reconcile(core: &Arc<Core>, services: &Arc<ResourceView>, known: &mut H
 }
 
 /// Asks one server.
-async fn look(core: &Arc<Core>, facts: Facts, server: Option<BackEndServer>, earlier: Option<Arc<Remote>>) -> (Condition, Known) {
-    let text = |field: &str| facts.spec.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let number = |field: &str| facts.spec.get(field).and_then(Value::as_i64).unwrap_or_default();
-    let (group, version) = (text("group"), text("version"));
+async fn look(core: &Arc<Core>, revision: Revision, facts: Facts, server: Option<BackEndServer>, earlier: Option<Arc<Remote>>) -> (Condition, Known) {
+    let (group, version) = (facts.text("group").to_owned(), facts.text("version").to_owned());
     let mut resources = earlier.as_ref().map(|earlier| earlier.resources.clone()).unwrap_or_default();
     let mut documents = earlier.map(|earlier| earlier.documents.clone()).unwrap_or_default();
     let condition = match (&server, &facts.back_ends) {
@@ -151,9 +187,9 @@ async fn look(core: &Arc<Core>, facts: Facts, server: Option<BackEndServer>, ear
         },
     };
     let again = if condition.status || facts.back_ends.is_err() { CHECK_AGAIN } else { RETRY };
-    let priority = (number("groupPriorityMinimum"), number("versionPriority"));
+    let priority = facts.priority();
     let remote = server.map(|server| Arc::new(Remote { group, version, priority, server, available: condition.status, resources, documents }));
-    (condition, Known { facts, asked: Instant::now(), again, remote })
+    (condition, Known { revision, facts, asked: Instant::now(), again, remote })
 }
 
 async fn write_condition(core: &Arc<Core>, service: &Object, condition: &Condition) -> Result<(), ApiError> {

@@ -1,6 +1,7 @@
 //! Aggregation: groups and versions that another server answers for, as an APIService says.
 //!
 //! - [`follow`]: keeps the list of such servers in line with the APIServices, and their condition `Available`
+//! - [`registration`]: the APIServices of what is served here
 //! - [`back_end`]: one of those servers, and how requests are passed on to it, with who sent them in headers
 //! - [`discovery`], [`documents`]: what they serve, among what is served here
 //! - [`trust`]: what they need to know to believe those headers
@@ -11,9 +12,10 @@ pub mod back_end;
 pub mod discovery;
 pub mod documents;
 pub mod follow;
+pub mod registration;
 pub mod trust;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::Response;
@@ -25,6 +27,7 @@ use crate::{
     core::{Core, RequestContext},
     http_body::{Body, Request},
     request_info::RequestInfo,
+    usage_metrics,
 };
 use back_end::BackEndServer;
 
@@ -64,6 +67,8 @@ pub type Remotes = Vec<Arc<Remote>>;
 #[derive(Default)]
 pub struct Aggregation {
     remotes: ArcSwap<Remotes>,
+    /// What APIServices say of group and version.
+    priorities: ArcSwap<HashMap<(String, String), (i64, i64)>>,
     certificate: Option<Arc<SwappableCertificate>>,
 }
 
@@ -74,12 +79,18 @@ impl Aggregation {
     /// Where the certificate cannot be used.
     pub fn new(front_proxy: Option<FrontProxy>) -> Result<Self, PkiError> {
         let certificate = front_proxy.as_ref().map(|proxy| SwappableCertificate::new(&proxy.client)).transpose()?;
-        Ok(Self { remotes: ArcSwap::default(), certificate })
+        Ok(Self { remotes: ArcSwap::default(), priorities: ArcSwap::default(), certificate })
     }
 
     /// Every version that is served elsewhere.
     pub fn remotes(&self) -> Arc<Remotes> {
         self.remotes.load_full()
+    }
+
+    /// `groupPriorityMinimum` and `versionPriority` of a version: as its APIService has them, else as that will be.
+    pub fn priority(&self, group: &str, version: &str) -> (i64, i64) {
+        let said = self.priorities.load().get(&(group.to_owned(), version.to_owned())).copied();
+        said.or_else(|| built_in_priority(group, version)).unwrap_or(registration::CUSTOM_PRIORITY)
     }
 
     /// Who answers a request, where that is another server: for everything below `/apis/GROUP/VERSION`, and for that version's
@@ -93,6 +104,15 @@ impl Aggregation {
         let found = remotes.iter().find(|remote| (*remote.group == *info.group && *remote.version == *info.version) || is_its_document(remote));
         found.cloned()
     }
+}
+
+/// The priorities of a built-in version.
+fn built_in_priority(group: &str, version: &str) -> Option<(i64, i64)> {
+    if group == usage_metrics::GROUP {
+        return Some(usage_metrics::PRIORITY);
+    }
+    let found = api::resources().iter().find(|resource| resource.group == group && resource.version == version)?;
+    Some((found.priority.0.into(), found.priority.1.into()))
 }
 
 /// Passes a request on, as it came but for its credentials.

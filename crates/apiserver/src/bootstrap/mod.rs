@@ -54,9 +54,14 @@ pub(crate) async fn change(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespa
 
 /// Deletes an object of the server's own.
 async fn remove(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespace: &str, name: &str) -> Result<(), ApiError> {
+    remove_if(core, kind, namespace, name, &DeleteOptions::default()).await
+}
+
+/// Deletes an object of the server's own, on conditions.
+pub(crate) async fn remove_if(core: &Arc<Core>, kind: &Arc<dyn ServedKind>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
     let mut context = RequestContext::internal(core, "delete", namespace, name);
     context.info.resource = kind.info().plural.to_string();
-    delete_object(core, &context, kind, &DeleteOptions::default()).await.map(|_| ())
+    delete_object(core, &context, kind, options).await.map(|_| ())
 }
 
 /// Makes everything a cluster begins with. Safe to repeat.

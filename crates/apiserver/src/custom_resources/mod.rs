@@ -45,7 +45,8 @@ pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io"
 
 const GROUP: &str = "apiextensions.k8s.io";
 const KIND: &str = "CustomResourceDefinition";
-const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+/// Where definitions are kept.
+pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// The store refused a status; nothing would tell when it no longer does.
 const RETRY: Duration = Duration::from_secs(1);
