@@ -1,11 +1,17 @@
 //! Nobody gives away more than he has: whoever writes a role must hold its rules (or may `escalate` it), and whoever binds
 //! one must hold them too (or may `bind` it).
 //!
-//! Source: Kubernetes `pkg/registry/rbac/escalation_check.go` and `rbac/validation/policy_comparator.go`.
+//! Whoever changes a role must hold all of what is then in it, be it new or not; so a role that allows too much can be cut down to what
+//! its editor holds, and not to something in between.
+//!
+//! Source: Kubernetes `pkg/registry/rbac/escalation_check.go`, `pkg/registry/rbac/*/policybased`, `pkg/registry/rbac/validation`, and
+//! `component-helpers/auth/rbac/validation/policy_comparator.go`.
+
+use std::collections::BTreeSet;
 
 use api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use async_trait::async_trait;
-use meta::{ApiError, Object};
+use meta::{ApiError, GroupResource, Object};
 use serde_json::Value;
 
 use crate::{
@@ -18,6 +24,8 @@ use crate::{
 /// The plug-in.
 pub struct RbacEscalation;
 
+const GROUP: &str = "rbac.authorization.k8s.io";
+
 fn has_all(held: &[String], wanted: &[String]) -> bool {
     held.iter().any(|known| known == "*") || wanted.iter().all(|name| held.contains(name))
 }
@@ -29,34 +37,123 @@ fn has_resource(held: &[String], wanted: &str) -> bool {
 }
 
 fn has_path(held: &[String], wanted: &str) -> bool {
-    held.iter().any(|known| known == "*" || known == wanted || known.strip_suffix('*').is_some_and(|prefix| wanted.starts_with(prefix)))
+    held.iter().any(|known| known == wanted || known.strip_suffix('*').is_some_and(|prefix| wanted.starts_with(prefix)))
 }
 
-/// Whether one rule about a single group, resource and verb is held.
-fn holds(held: &[PolicyRule], verb: &String, group: &String, resource: &str, names: &[String]) -> bool {
-    let one = std::slice::from_ref;
-    let covering = |name: Option<&String>| {
-        held.iter().any(|rule| {
-            has_all(&rule.verbs, one(verb))
-                && has_all(rule.api_groups.as_deref().unwrap_or_default(), one(group))
-                && has_resource(rule.resources.as_deref().unwrap_or_default(), resource)
-                && match rule.resource_names.as_deref().unwrap_or_default() {
-                    [] => true,
-                    known => name.is_some_and(|name| known.contains(name)),
+fn list(names: Option<&Vec<String>>) -> &[String] {
+    names.map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The parts of a rule that are held or not by themselves: one verb on one resource (by one name), or on one path.
+fn parts(rule: &PolicyRule) -> Vec<PolicyRule> {
+    let one = |name: &String| Some(vec![name.clone()]);
+    let mut parts = Vec::new();
+    for group in list(rule.api_groups.as_ref()) {
+        for resource in list(rule.resources.as_ref()) {
+            for verb in &rule.verbs {
+                let part = PolicyRule { api_groups: one(group), resources: one(resource), verbs: vec![verb.clone()], ..PolicyRule::default() };
+                match list(rule.resource_names.as_ref()) {
+                    [] => parts.push(part),
+                    names => parts.extend(names.iter().map(|name| PolicyRule { resource_names: one(name), ..part.clone() })),
                 }
+            }
+        }
+    }
+    for path in list(rule.non_resource_urls.as_ref()) {
+        parts.extend(rule.verbs.iter().map(|verb| PolicyRule { non_resource_urls: one(path), verbs: vec![verb.clone()], ..PolicyRule::default() }));
+    }
+    parts
+}
+
+/// Whether a rule that is held covers a part of another.
+fn covers(held: &PolicyRule, part: &PolicyRule) -> bool {
+    let names = list(held.resource_names.as_ref());
+    has_all(&held.verbs, &part.verbs)
+        && has_all(list(held.api_groups.as_ref()), list(part.api_groups.as_ref()))
+        && list(part.resources.as_ref()).iter().all(|resource| has_resource(list(held.resources.as_ref()), resource))
+        && list(part.non_resource_urls.as_ref()).iter().all(|path| has_path(list(held.non_resource_urls.as_ref()), path))
+        && (names.is_empty() || match list(part.resource_names.as_ref()) {
+            [] => false,
+            wanted => wanted.iter().all(|name| names.contains(name)),
         })
-    };
-    if names.is_empty() { covering(None) } else { names.iter().all(|name| covering(Some(name))) }
+}
+
+/// The parts of rules that are not held.
+fn missing(held: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
+    wanted.iter().flat_map(parts).filter(|part| !held.iter().any(|rule| covers(rule, part))).collect()
 }
 
 /// Whether everything a rule allows is held already.
 pub(crate) fn covered(held: &[PolicyRule], wanted: &PolicyRule) -> bool {
-    let names = wanted.resource_names.as_deref().unwrap_or_default();
-    wanted.verbs.iter().all(|verb| {
-        wanted.non_resource_urls.iter().flatten().all(|path| {
-            held.iter().any(|rule| has_all(&rule.verbs, std::slice::from_ref(verb)) && has_path(rule.non_resource_urls.as_deref().unwrap_or_default(), path))
-        }) && wanted.api_groups.iter().flatten().all(|group| wanted.resources.iter().flatten().all(|resource| holds(held, verb, group, resource, names)))
-    })
+    missing(held, std::slice::from_ref(wanted)).is_empty()
+}
+
+/// Joins the verbs of rules about the same resource (by the same name). Source: Kubernetes `CompactRules`.
+fn compact(rules: Vec<PolicyRule>) -> Vec<PolicyRule> {
+    let mut joined: Vec<PolicyRule> = Vec::new();
+    for rule in rules {
+        let alike = |known: &&mut PolicyRule| {
+            (&known.api_groups, &known.resources, &known.resource_names) == (&rule.api_groups, &rule.resources, &rule.resource_names)
+        };
+        match joined.iter_mut().filter(|known| known.non_resource_urls.is_none() && rule.non_resource_urls.is_none()).find(alike) {
+            Some(known) => {
+                for verb in rule.verbs {
+                    if !known.verbs.contains(&verb) {
+                        known.verbs.push(verb);
+                    }
+                }
+            }
+            None => joined.push(rule),
+        }
+    }
+    joined
+}
+
+/// A list as Go's `%q` writes it: `["get" "list"]`.
+fn quoted(names: &[String]) -> String {
+    format!("[{}]", names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" "))
+}
+
+/// `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`
+fn described(rule: &PolicyRule) -> String {
+    let fields = [
+        ("APIGroups", list(rule.api_groups.as_ref())),
+        ("Resources", list(rule.resources.as_ref())),
+        ("NonResourceURLs", list(rule.non_resource_urls.as_ref())),
+        ("ResourceNames", list(rule.resource_names.as_ref())),
+        ("Verbs", &rule.verbs),
+    ];
+    let told = fields.iter().filter(|(_, names)| !names.is_empty()).map(|(field, names)| format!("{field}:{}", quoted(names)));
+    format!("{{{}}}", told.collect::<Vec<_>>().join(", "))
+}
+
+/// Refuses rules that a user does not hold, in upstream's words.
+fn confirm_held(core: &Core, attributes: &Attributes<'_>, rules: &[PolicyRule]) -> Result<(), String> {
+    let user = attributes.user;
+    let missing = missing(&core.authorization.rules_for(user, attributes.namespace), rules);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let told: BTreeSet<String> = compact(missing).iter().map(described).collect();
+    let told = told.into_iter().collect::<Vec<_>>().join("\n");
+    Err(format!("user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{told}", user.name, quoted(&user.groups)))
+}
+
+/// Whether an update changes nothing but what garbage collection needs to change.
+fn is_for_the_garbage_collector(new: &Object, old: Option<&Object>) -> bool {
+    let rest = |object: &Object| {
+        let mut object = object.clone();
+        for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {
+            object.metadata_mut().remove(field);
+        }
+        object
+    };
+    old.is_some_and(|old| rest(new) == rest(old))
+}
+
+fn has_aggregation_rule(role: Option<&Object>) -> bool {
+    let selectors = role.and_then(|role| role.get(&["aggregationRule", "clusterRoleSelectors"])).and_then(Value::as_array);
+    selectors.is_some_and(|selectors| !selectors.is_empty())
 }
 
 #[async_trait]
@@ -67,56 +164,45 @@ impl AdmissionPlugin for RbacEscalation {
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();
         let (Operation::Create | Operation::Update, Some(new)) = (attributes.operation, object) else { return Ok(()) };
-        if &*info.kind.group != "rbac.authorization.k8s.io" || attributes.user.in_group(MASTERS) {
+        if &*info.kind.group != GROUP || attributes.user.in_group(MASTERS) {
             return Ok(());
         }
-        let same = |field: &str| old.is_some_and(|old| old.0.get(field) == new.0.get(field));
-        let (verb, resource, name, rules) = match &*info.plural {
+        let refused = |why: String| ApiError::forbidden(&info.group_resource(), new.name(), why);
+        match &*info.plural {
             plural @ ("roles" | "clusterroles") => {
-                if same("rules") && same("aggregationRule") {
+                // By the name in the path: who may escalate certain roles may not make new ones, whose names nobody knows yet.
+                if allowed(core, attributes, "escalate", plural, &attributes.context.info.name) || is_for_the_garbage_collector(new, old) {
                     return Ok(());
                 }
-                let mut rules: Vec<PolicyRule> = new.0.get("rules").cloned().map(serde_json::from_value).transpose().map_err(ApiError::internal)?.unwrap_or_default();
-                if new.0.get("aggregationRule").is_some_and(|rule| !rule.is_null()) && !same("aggregationRule") {
+                let rules: Option<Vec<PolicyRule>> = new.0.get("rules").cloned().map(serde_json::from_value).transpose().map_err(ApiError::internal)?;
+                confirm_held(core, attributes, &rules.unwrap_or_default()).map_err(refused)?;
+                if plural == "clusterroles" && (has_aggregation_rule(Some(new)) || has_aggregation_rule(old)) {
                     // What will be in the sum is not known, so it counts as everything.
                     let all = || vec!["*".to_owned()];
-                    rules.push(PolicyRule { api_groups: Some(all()), resources: Some(all()), verbs: all(), ..PolicyRule::default() });
-                    rules.push(PolicyRule { non_resource_urls: Some(all()), verbs: all(), ..PolicyRule::default() });
+                    let everything = [
+                        PolicyRule { api_groups: Some(all()), resources: Some(all()), verbs: all(), ..PolicyRule::default() },
+                        PolicyRule { non_resource_urls: Some(all()), verbs: all(), ..PolicyRule::default() },
+                    ];
+                    confirm_held(core, attributes, &everything)
+                        .map_err(|_| refused("must have cluster-admin privileges to use the aggregationRule".to_owned()))?;
                 }
-                ("escalate", plural.to_owned(), attributes.name.to_owned(), rules)
+                Ok(())
             }
             "rolebindings" | "clusterrolebindings" => {
-                if same("roleRef") && same("subjects") {
-                    return Ok(());
-                }
-                let name = new.text(&["roleRef", "name"]).unwrap_or_default().to_owned();
+                let name = new.text(&["roleRef", "name"]).unwrap_or_default();
                 let cluster = new.text(&["roleRef", "kind"]) == Some("ClusterRole");
                 let resource = if cluster { "clusterroles" } else { "roles" };
-                let view = core.view_named(&format!("{resource}.rbac.authorization.k8s.io"));
-                let found = view.get(&if cluster { name.clone() } else { format!("{}/{name}", attributes.namespace) });
-                let rules = match &found {
-                    Some(stored) if cluster => stored.typed::<ClusterRole>().map_err(ApiError::internal)?.rules,
-                    Some(stored) => stored.typed::<Role>().map_err(ApiError::internal)?.rules,
-                    None => None,
-                };
-                let resource_name = resource.to_owned();
-                match (found, rules) {
-                    (None, _) if !allowed(core, attributes, "bind", resource, &name) => {
-                        return Err(ApiError::not_found(&meta::GroupResource::new("rbac.authorization.k8s.io", resource), &name));
-                    }
-                    (_, rules) => ("bind", resource_name, name, rules.unwrap_or_default()),
+                if is_for_the_garbage_collector(new, old) || allowed(core, attributes, "bind", resource, name) {
+                    return Ok(());
                 }
+                let view = core.view_named(&format!("{resource}.{GROUP}"));
+                let found = view.get(&if cluster { name.to_owned() } else { format!("{}/{name}", attributes.namespace) });
+                let found = found.ok_or_else(|| ApiError::not_found(&GroupResource::new(GROUP, resource), name))?;
+                let rules = if cluster { found.typed::<ClusterRole>().map(|role| role.rules) } else { found.typed::<Role>().map(|role| role.rules) };
+                confirm_held(core, attributes, &rules.map_err(ApiError::internal)?.unwrap_or_default()).map_err(refused)
             }
-            _ => return Ok(()),
-        };
-        let held = core.authorization.rules_for(attributes.user, attributes.namespace);
-        let missing: Vec<String> = rules.iter().filter(|rule| !covered(&held, rule)).map(|rule| serde_json::to_value(rule).unwrap_or(Value::Null).to_string()).collect();
-        if missing.is_empty() || allowed(core, attributes, verb, &resource, &name) {
-            return Ok(());
+            _ => Ok(()),
         }
-        let user = attributes.user;
-        let why = format!("user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}", user.name, user.groups, missing.join("\n"));
-        Err(ApiError::forbidden(&info.group_resource(), attributes.name, why))
     }
 }
 
@@ -124,7 +210,7 @@ fn allowed(core: &Core, attributes: &Attributes<'_>, verb: &str, resource: &str,
     let asked = authorization::Attributes {
         user: attributes.user,
         verb,
-        group: "rbac.authorization.k8s.io",
+        group: GROUP,
         version: "*",
         resource,
         subresource: "",
@@ -154,5 +240,21 @@ mod tests {
         assert!(!covered(&held, &rule(&["get", "list"], &["services"], &[])));
         assert!(!covered(&[rule(&["get"], &["pods"], &["a"])], &rule(&["get"], &["pods"], &[])));
         assert!(!covered(&held, &rule(&["*"], &["pods"], &[])));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_by_resource_with_its_verbs_joined() {
+        let paths = PolicyRule { non_resource_urls: Some(vec!["/metrics".into(), "/logs/*".into()]), verbs: vec!["get".into()], ..PolicyRule::default() };
+        let wanted = [rule(&["get", "list"], &["pods", "pods/log"], &[]), rule(&["update"], &["secrets"], &["a", "b"]), rule(&["watch"], &["pods"], &[]), paths];
+        let held_paths = PolicyRule { non_resource_urls: Some(vec!["/logs*".into()]), verbs: vec!["*".into()], ..PolicyRule::default() };
+        let held = [rule(&["list"], &["pods"], &[]), rule(&["*"], &["*/log"], &[]), rule(&["update"], &["secrets"], &["b"]), held_paths];
+        assert_eq!(
+            compact(missing(&held, &wanted)).iter().map(described).collect::<Vec<_>>(),
+            [
+                "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\" \"watch\"]}",
+                "{APIGroups:[\"\"], Resources:[\"secrets\"], ResourceNames:[\"a\"], Verbs:[\"update\"]}",
+                "{NonResourceURLs:[\"/metrics\"], Verbs:[\"get\"]}",
+            ]
+        );
     }
 }
