@@ -19,6 +19,29 @@ fn list<'a>(value: Option<&'a Value>) -> &'a [Value] {
     value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
+/// Conditions on what is asked about at all: each with an expression and a name of its own.
+fn match_conditions(conditions: &[Value], path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const MOST: usize = 64;
+    if conditions.len() > MOST {
+        problems.push(FieldError::too_many(path, conditions.len(), MOST));
+    }
+    let mut names = std::collections::HashSet::new();
+    for (index, condition) in conditions.iter().enumerate() {
+        let (at, name) = (path.index(index), text(condition, "name"));
+        if text(condition, "expression").trim().is_empty() {
+            problems.push(FieldError::required(&at.child("expression"), ""));
+        }
+        if name.is_empty() {
+            problems.push(FieldError::required(&at.child("name"), ""));
+            continue;
+        }
+        problems.extend(rules::invalid_each(&at.child("name"), name, rules::qualified_name_problems(name)));
+        if !names.insert(name) {
+            problems.push(FieldError::duplicate(&at.child("name"), name));
+        }
+    }
+}
+
 /// Behaviour of both kinds of webhook configurations.
 pub struct WebhookConfigurationStrategy;
 
@@ -80,6 +103,7 @@ fn webhook(hook: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
             one_of(operation.as_str().unwrap_or_default(), &known, &at.child("operations").index(position), problems);
         }
     }
+    match_conditions(list(hook.get("matchConditions")), &path.child("matchConditions"), problems);
     let at = path.child("clientConfig");
     let client = hook.get("clientConfig").unwrap_or(&Value::Null);
     match (text(client, "url"), client.get("service").filter(|service| service.is_object())) {
@@ -164,6 +188,7 @@ impl Strategy for PolicyStrategy {
                 problems.push(FieldError::required(&at.child("valueExpression"), "valueExpression is not specified"));
             }
         }
+        match_conditions(list(spec.get("matchConditions")), &path.child("matchConditions"), &mut problems);
         match spec.get("matchConstraints") {
             None => problems.push(FieldError::required(&path.child("matchConstraints"), "")),
             Some(constraints) if list(constraints.get("resourceRules")).is_empty() => {

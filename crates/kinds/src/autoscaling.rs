@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     cells,
     problems::filled,
+    status_rules::counts,
     strategy::{Column, Strategy},
 };
 
@@ -200,6 +201,13 @@ impl Strategy for AutoscalerStrategy {
         }
         problems
     }
+    fn validate_status_update(&self, autoscaler: &HorizontalPodAutoscaler, _old: &HorizontalPodAutoscaler) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        if let Some(status) = &autoscaler.status {
+            counts(&[("currentReplicas", status.current_replicas), ("desiredReplicas", Some(status.desired_replicas))], &mut problems);
+        }
+        problems
+    }
     fn columns(&self) -> &'static [Column] {
         const { &[
             Column::NAME,
@@ -348,6 +356,13 @@ impl Strategy for OldAutoscalerStrategy {
         let Ok(object) = Object::encode(autoscaler) else { return Vec::new() };
         let stored = self.to_storage(object).ok().and_then(|object| object.decode().ok());
         stored.map(|stored| AutoscalerStrategy.validate(&stored)).unwrap_or_default()
+    }
+    fn validate_status_update(&self, autoscaler: &Self::Kind, _old: &Self::Kind) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        if let Some(status) = &autoscaler.status {
+            counts(&[("currentReplicas", Some(status.current_replicas)), ("desiredReplicas", Some(status.desired_replicas))], &mut problems);
+        }
+        problems
     }
     fn columns(&self) -> &'static [Column] {
         AutoscalerStrategy.columns()

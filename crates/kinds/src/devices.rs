@@ -240,6 +240,21 @@ impl Strategy for ResourceSliceStrategy {
             1 => {}
             _ => problems.push(FieldError::invalid(&path, Value::Null, detail)),
         }
+        let mut sets = HashSet::new();
+        for (index, set) in list(spec, "sharedCounters").iter().enumerate() {
+            let (at, name) = (path.child("sharedCounters").index(index), text(set, "name"));
+            label(name, &at.child("name"), &mut problems);
+            if !sets.insert(name) {
+                problems.push(FieldError::duplicate(&at.child("name"), name));
+            }
+            let counters = set.get("counters").and_then(Value::as_object).filter(|counters| !counters.is_empty());
+            if counters.is_none() {
+                problems.push(FieldError::required(&at.child("counters"), ""));
+            }
+            for counter in counters.into_iter().flat_map(Map::keys) {
+                problems.extend(rules::invalid_each(&at.child("counters"), counter, rules::dns1123_label_problems(counter)));
+            }
+        }
         let mut names = HashSet::new();
         for (index, device) in list(spec, "devices").iter().enumerate() {
             let (at, name) = (path.child("devices").index(index).child("name"), text(device, "name"));

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     cells,
     problems::{filled, one_of},
+    status_rules::types_of_conditions,
     strategy::{Column, Strategy},
 };
 
@@ -162,6 +163,12 @@ impl Strategy for FlowSchemaStrategy {
     fn allows_unconditional_update(&self) -> bool {
         false
     }
+    fn validate_status_update(&self, schema: &FlowSchema, _old: &FlowSchema) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let conditions = schema.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        types_of_conditions(conditions.iter().map(|condition| condition.type_.as_deref()), &mut problems);
+        problems
+    }
     fn columns(&self) -> &'static [Column] {
         const { &[
             Column::NAME,
@@ -226,6 +233,12 @@ impl Strategy for PriorityLevelStrategy {
     }
     fn allows_unconditional_update(&self) -> bool {
         false
+    }
+    fn validate_status_update(&self, level: &PriorityLevelConfiguration, _old: &PriorityLevelConfiguration) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let conditions = level.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        types_of_conditions(conditions.iter().map(|condition| condition.type_.as_deref()), &mut problems);
+        problems
     }
     fn columns(&self) -> &'static [Column] {
         const { &[

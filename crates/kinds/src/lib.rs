@@ -28,6 +28,7 @@ pub mod runtime_config;
 pub mod scheduling;
 pub mod scheme;
 pub mod served;
+pub(crate) mod status_rules;
 pub mod storage;
 pub mod strategy;
 

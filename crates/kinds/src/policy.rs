@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     cells,
     problems::{int_or_percent, label_selector, one_of},
+    status_rules::{conditions, counts},
     strategy::{Column, Strategy},
 };
 
@@ -46,6 +47,19 @@ impl Strategy for PodDisruptionBudgetStrategy {
     }
     fn allows_unconditional_update(&self) -> bool {
         false
+    }
+    fn validate_status_update(&self, budget: &PodDisruptionBudget, _old: &PodDisruptionBudget) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let Some(status) = &budget.status else { return problems };
+        conditions(status.conditions.as_ref(), &FieldPath::new("status").child("conditions"), &mut problems);
+        let numbers = [
+            ("disruptionsAllowed", status.disruptions_allowed),
+            ("currentHealthy", status.current_healthy),
+            ("desiredHealthy", status.desired_healthy),
+            ("expectedPods", status.expected_pods),
+        ];
+        counts(&numbers, &mut problems);
+        problems
     }
     fn columns(&self) -> &'static [Column] {
         const { &[

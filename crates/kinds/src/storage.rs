@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass};
+use api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttachmentStatus, VolumeAttributesClass};
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, Object, quantity::Quantity, validation as rules};
 use serde_json::Value;
@@ -318,6 +318,25 @@ impl Strategy for CsiNodeStrategy {
     }
 }
 
+/// What a driver reports of an attachment. Source: Kubernetes `pkg/apis/storage/validation/validation.go`, `validateVolumeAttachmentStatus`.
+fn attachment_status(status: &VolumeAttachmentStatus, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const MOST_METADATA: usize = 256 * 1024;
+    const LONGEST_MESSAGE: usize = 1024;
+    let size: usize = status.attachment_metadata.iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
+    if size > MOST_METADATA {
+        problems.push(FieldError::too_long(&path.child("attachmentMetadata"), MOST_METADATA));
+    }
+    for (field, error) in [("attachError", &status.attach_error), ("detachError", &status.detach_error)] {
+        let Some(error) = error else { continue };
+        if error.message.as_deref().is_some_and(|message| message.len() > LONGEST_MESSAGE) {
+            problems.push(FieldError::too_long(&path.child(field).child("message"), LONGEST_MESSAGE));
+        }
+        if let Some(code) = error.error_code.filter(|code| *code < 0) {
+            problems.push(FieldError::invalid(&path.child(field).child("errorCode"), code, rules::inclusive_range(0, i64::from(i32::MAX))));
+        }
+    }
+}
+
 /// Behaviour of attachments.
 pub struct VolumeAttachmentStrategy;
 
@@ -339,7 +358,13 @@ impl Strategy for VolumeAttachmentStrategy {
             (Some(_), Some(_)) => problems.push(FieldError::invalid(&path.child("source"), "", "must specify exactly one of inlineVolumeSpec and persistentVolumeName")),
             _ => {}
         }
+        if let Some(status) = &attachment.status {
+            attachment_status(status, &FieldPath::new("status"), &mut problems);
+        }
         problems
+    }
+    fn validate_status_update(&self, attachment: &VolumeAttachment, old: &VolumeAttachment) -> Vec<FieldError> {
+        self.validate_update(attachment, old)
     }
     fn validate_update(&self, attachment: &VolumeAttachment, old: &VolumeAttachment) -> Vec<FieldError> {
         let mut problems = self.validate(attachment);

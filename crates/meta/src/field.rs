@@ -127,6 +127,10 @@ impl FieldError {
     pub fn invalid(path: &FieldPath, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::make(FieldErrorKind::Invalid, path, Some(value.into()), detail)
     }
+    /// Malformed in a way that no value of one field shows: the value is left out.
+    pub fn invalid_as_a_whole(path: &FieldPath, detail: impl Into<String>) -> Self {
+        Self::make(FieldErrorKind::Invalid, path, None, detail)
+    }
     /// Wrong type.
     pub fn type_invalid(path: &FieldPath, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::make(FieldErrorKind::TypeInvalid, path, Some(value.into()), detail)

@@ -129,7 +129,8 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
         active = active + plan.create.len() - plan.delete.len();
     }
     plan.status.active = (active != 0).then_some(active as i32);
-    plan.status.ready = Some(sorted.ready as i32);
+    // Of those that are about to go, some may be ready still; the API takes no more ready pods than active ones.
+    plan.status.ready = Some(sorted.ready.min(active) as i32);
     plan.status.terminating = Some((sorted.terminating + plan.delete.iter().filter(|(_, counts)| *counts).count()) as i32);
     plan
 }

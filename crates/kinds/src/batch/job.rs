@@ -8,6 +8,7 @@ use meta::{FieldError, FieldPath, Object, validation as rules};
 use serde_json::Value;
 
 use crate::{
+    batch::job_status,
     cells,
     core::pod,
     problems::{immutable, is_empty_selector, label_selector, not_negative, one_of, selects},
@@ -147,34 +148,33 @@ fn success_policy(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldErro
     }
 }
 
-/// How many indexes a list like `1,3-5` names, or what is wrong with it.
-fn count_indexes(list: &str, completions: i32) -> Result<i32, String> {
+/// The first and last index of an interval like `3-5` or `1`, or what is wrong with it.
+pub(super) fn index_interval(interval: &str, completions: i32) -> Result<(i32, i32), String> {
     let number = |text: &str| -> Result<i32, String> {
         text.parse::<i32>().map_err(|_| format!("cannot convert string to integer for index: {text:?}")).and_then(|index| {
             if index < completions { Ok(index) } else { Err(format!("too large index: {text:?}")) }
         })
     };
-    let (mut total, mut last) = (0, None);
+    let limits: Vec<&str> = interval.split('-').collect();
+    match limits[..] {
+        [only] => number(only).map(|index| (index, index)),
+        [first, last] => {
+            let (first, last) = (number(first)?, number(last)?);
+            if first >= last { Err(format!("non-increasing order, previous: {first}, current: {last}")) } else { Ok((first, last)) }
+        }
+        _ => Err(format!("the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'")),
+    }
+}
+
+/// How many indexes a list like `1,3-5` names, or what is wrong with it.
+pub(super) fn count_indexes(list: &str, completions: i32) -> Result<i32, String> {
+    let (mut total, mut last) = (0_i32, None);
     for interval in list.split(',').filter(|_| !list.is_empty()) {
-        let mut limits = interval.split('-');
-        let first = number(limits.next().unwrap_or_default())?;
-        let end = match (limits.next(), limits.next()) {
-            (_, Some(_)) => {
-                return Err(format!("the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"));
-            }
-            (None, None) => first,
-            (Some(text), None) => {
-                let end = number(text)?;
-                if first >= end {
-                    return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-                }
-                end
-            }
-        };
+        let (first, end) = index_interval(interval, completions)?;
         if let Some(last) = last.filter(|last| *last >= first) {
             return Err(format!("non-increasing order, previous: {last}, current: {first}"));
         }
-        total += end - first + 1;
+        total = total.saturating_add(end.saturating_sub(first)).saturating_add(1);
         last = Some(end);
     }
     Ok(total)
@@ -206,8 +206,8 @@ fn failure_policy(spec: &JobSpec, path: &FieldPath, problems: &mut Vec<FieldErro
         }
         let conditions = rule.on_pod_conditions.as_deref().unwrap_or_default();
         match (&rule.on_exit_codes, conditions.is_empty()) {
-            (Some(_), false) => problems.push(FieldError::invalid(&at, Value::Null, "specifying both OnExitCodes and OnPodConditions is not supported")),
-            (None, true) => problems.push(FieldError::invalid(&at, Value::Null, "specifying one of OnExitCodes and OnPodConditions is required")),
+            (Some(_), false) => problems.push(FieldError::invalid_as_a_whole(&at, "specifying both OnExitCodes and OnPodConditions is not supported")),
+            (None, true) => problems.push(FieldError::invalid_as_a_whole(&at, "specifying one of OnExitCodes and OnPodConditions is required")),
             _ => {}
         }
         for (position, condition) in conditions.iter().enumerate() {
@@ -348,6 +348,9 @@ impl Strategy for JobStrategy {
         }
         immutable(&template, &known.template, &path.child("template"), &mut problems);
         problems
+    }
+    fn validate_status_update(&self, job: &Job, old: &Job) -> Vec<FieldError> {
+        job_status::validate(job, old)
     }
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain

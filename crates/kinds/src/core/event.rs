@@ -224,16 +224,28 @@ const COLUMNS: &[Column] = &[
     Column { priority: 1, ..Column::NAME },
 ];
 
+/// When a series was seen last of which nobody said when.
+const NEVER: &str = "1970-01-01T00:00:00.000000Z";
+
 impl Strategy for NewEventStrategy {
     type Kind = api::events::v1::Event;
 
     fn from_storage(&self, mut object: Object) -> Result<Object, String> {
         rename(&mut object.0, RENAMED.iter().copied());
+        // Only this version must say when a series was seen last.
+        if let Some(Value::Object(series)) = object.0.get_mut("series") {
+            series.entry("lastObservedTime").or_insert_with(|| NEVER.into());
+        }
         object.0.insert("apiVersion".to_owned(), "events.k8s.io/v1".into());
         Ok(object)
     }
     fn to_storage(&self, mut object: Object) -> Result<Object, String> {
         rename(&mut object.0, RENAMED.iter().map(|(old, new)| (*new, *old)));
+        if let Some(Value::Object(series)) = object.0.get_mut("series")
+            && series.get("lastObservedTime").and_then(Value::as_str) == Some(NEVER)
+        {
+            series.remove("lastObservedTime");
+        }
         object.0.insert("apiVersion".to_owned(), "v1".into());
         Ok(object)
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     cells,
     problems::one_of,
+    status_rules::amounts,
     strategy::{Column, Strategy},
 };
 
@@ -17,6 +18,21 @@ use crate::{
 pub struct NodeStrategy;
 
 const UNKNOWN: &str = "<unknown>";
+
+/// What a node reports. Source: Kubernetes `pkg/apis/core/validation/validation.go`, `ValidateNodeUpdate`.
+fn status(node: &Node, problems: &mut Vec<FieldError>) {
+    let Some(status) = &node.status else { return };
+    let path = FieldPath::new("status");
+    amounts(status.capacity.as_ref(), &path.child("capacity"), problems);
+    amounts(status.allocatable.as_ref(), &path.child("allocatable"), problems);
+    let addresses = status.addresses.as_deref().unwrap_or_default();
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses.iter().take(index).any(|earlier| earlier == address) {
+            let value = serde_json::to_value(address).unwrap_or_default();
+            problems.push(FieldError::duplicate(&path.child("addresses").index(index), value));
+        }
+    }
+}
 
 impl Strategy for NodeStrategy {
     type Kind = Node;
@@ -56,8 +72,13 @@ impl Strategy for NodeStrategy {
         }
         problems
     }
+    fn validate_status_update(&self, node: &Node, old: &Node) -> Vec<FieldError> {
+        // Source: Kubernetes `nodeStatusStrategy.ValidateUpdate`, which asks what an update of the whole asks.
+        self.validate_update(node, old)
+    }
     fn validate_update(&self, node: &Node, old: &Node) -> Vec<FieldError> {
         let mut problems = self.validate(node);
+        status(node, &mut problems);
         let path = FieldPath::new("spec");
         if let (Some(new), Some(old)) = (&node.spec, &old.spec) {
             if old.pod_cidrs.as_ref().is_some_and(|ranges| !ranges.is_empty()) && new.pod_cidrs != old.pod_cidrs {

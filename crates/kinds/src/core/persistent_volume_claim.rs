@@ -1,6 +1,6 @@
 //! PersistentVolumeClaim: what storage somebody asks for.
 
-use api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus};
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, Object, quantity::Quantity, validation as rules};
 use serde_json::Value;
@@ -13,6 +13,48 @@ use crate::{
 
 /// Behaviour of claims.
 pub struct PersistentVolumeClaimStrategy;
+
+/// Whether a resource may stand in a claim's status: storage, or one of somebody else's.
+fn resource_key(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) -> bool {
+    let before = problems.len();
+    problems.extend(rules::invalid_each(path, name, rules::qualified_name_problems(name)));
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    if problems.len() == before && native && name != "storage" {
+        problems.push(FieldError::not_supported(path, name, &["storage"]));
+    }
+    problems.len() == before
+}
+
+/// Source: Kubernetes `pkg/apis/core/validation/validation.go`, `ValidatePersistentVolumeClaimStatusUpdate`.
+fn validate_status(status: &PersistentVolumeClaimStatus, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const RESIZING: &[&str] =
+        &["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
+    let basic = |amount: &str, path: &FieldPath, problems: &mut Vec<FieldError>| {
+        let negative = Quantity::parse(amount).ok().filter(|amount| amount.signum() < 0);
+        if let Some(amount) = &negative {
+            problems.push(FieldError::invalid(path, amount.value(), "must be a valid resource quantity"));
+        }
+        negative.is_none()
+    };
+    for (name, amount) in status.capacity.iter().flatten() {
+        basic(&amount.0, &path.child("capacity").key(name), problems);
+    }
+    // Upstream says it in the singular.
+    let at = path.child("allocatedResourceStatus");
+    for (name, state) in status.allocated_resource_statuses.iter().flatten() {
+        resource_key(name, &at, problems);
+        if !RESIZING.contains(&state.as_str()) {
+            problems.push(FieldError::not_supported(&at, name.as_str(), RESIZING));
+        }
+    }
+    let at = path.child("allocatedResources");
+    for (name, amount) in status.allocated_resources.iter().flatten() {
+        resource_key(name, &at, problems);
+        if basic(&amount.0, &at.key(name), problems) {
+            problems.extend(crate::resource_names::amount_problems("storage", &amount.0, &at.key(name)));
+        }
+    }
+}
 
 /// Problems of a claim's specification.
 pub fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &FieldPath) -> Vec<FieldError> {
@@ -112,6 +154,13 @@ impl Strategy for PersistentVolumeClaimStrategy {
     fn validate(&self, claim: &PersistentVolumeClaim) -> Vec<FieldError> {
         let empty = PersistentVolumeClaimSpec::default();
         validate_spec(claim.spec.as_ref().unwrap_or(&empty), &FieldPath::new("spec"))
+    }
+    fn validate_status_update(&self, claim: &PersistentVolumeClaim, _old: &PersistentVolumeClaim) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        if let Some(status) = &claim.status {
+            validate_status(status, &FieldPath::new("status"), &mut problems);
+        }
+        problems
     }
     fn validate_update(&self, claim: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> Vec<FieldError> {
         let mut problems = self.validate(claim);

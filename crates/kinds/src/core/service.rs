@@ -16,6 +16,7 @@ use super::pod::validation::protocol;
 use crate::{
     cells,
     problems::{labels, one_of, ordinary_address, port_number, port_or_name},
+    status_rules::load_balancer_end,
     strategy::{Column, NameRule, Strategy, WriteContext},
 };
 
@@ -66,6 +67,36 @@ impl Strategy for ServiceStrategy {
         if kind == "LoadBalancer" && spec.allocate_load_balancer_node_ports.is_none() {
             spec.allocate_load_balancer_node_ports = Some(true);
         }
+        let ends = service.status.as_mut().and_then(|status| status.load_balancer.as_mut()).and_then(|balancer| balancer.ingress.as_mut());
+        for end in ends.into_iter().flatten().filter(|_| kind == "LoadBalancer") {
+            if end.ip.as_deref().is_some_and(|ip| !ip.is_empty()) {
+                end.ip_mode.get_or_insert_with(|| "VIP".to_owned());
+            }
+        }
+    }
+    fn validate_status_update(&self, service: &Service, _old: &Service) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let path = FieldPath::new("status").child("loadBalancer").child("ingress");
+        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ends = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+        if !ends.is_empty() && service.spec.as_ref().is_none_or(|spec| kind_of(spec) != "LoadBalancer") {
+            problems.push(FieldError::forbidden(&path, "may only be used when `spec.type` is \"LoadBalancer\""));
+            return problems;
+        }
+        for (index, end) in ends.iter().enumerate() {
+            let at = path.index(index);
+            load_balancer_end(end.ip.as_deref(), end.hostname.as_deref(), &at, &mut problems);
+            let has_address = end.ip.as_deref().is_some_and(|ip| !ip.is_empty());
+            match end.ip_mode.as_deref() {
+                None if has_address => problems.push(FieldError::required(&at.child("ipMode"), "must be specified when `ip` is set")),
+                Some(_) if !has_address => problems.push(FieldError::forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set")),
+                Some(mode) if !matches!(mode, "Proxy" | "VIP") => {
+                    problems.push(FieldError::not_supported(&at.child("ipMode"), mode, &["Proxy", "VIP"]));
+                }
+                _ => {}
+            }
+        }
+        problems
     }
     fn prepare_update(&self, _context: &WriteContext, service: &mut Service, old: &Service) {
         if let (Some(new), Some(old)) = (&mut service.spec, &old.spec) {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     cells,
     problems::{filled, port_number},
+    status_rules::load_balancer_end,
     strategy::{Column, Strategy},
 };
 
@@ -128,6 +129,15 @@ impl Strategy for IngressStrategy {
     }
     fn tracks_generation(&self) -> bool {
         true
+    }
+    fn validate_status_update(&self, ingress: &Ingress, _old: &Ingress) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let path = FieldPath::new("status").child("loadBalancer").child("ingress");
+        for (index, end) in balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default().iter().enumerate() {
+            load_balancer_end(end.ip.as_deref(), end.hostname.as_deref(), &path.index(index), &mut problems);
+        }
+        problems
     }
     fn columns(&self) -> &'static [Column] {
         const { &[

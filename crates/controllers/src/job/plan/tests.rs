@@ -1,5 +1,6 @@
 use super::*;
 use crate::job::{TRACKING, job_pod};
+use kinds::{Strategy as _, batch::job::JobStrategy};
 use serde_json::json;
 
 /// A Job and its pods, moved on by carrying plans out the way the cluster would.
@@ -25,7 +26,11 @@ impl World {
     fn step(&mut self) -> bool {
         let plan = self.plan();
         let before = (self.job.clone(), self.pods.clone());
+        let old = self.job.clone();
         self.job.status = Some(plan.status);
+        // What the API server would say to it.
+        let problems = JobStrategy.validate_status_update(&self.job, &old);
+        assert!(problems.is_empty(), "{problems:?}: {:?} -> {:?}", old.status, self.job.status);
         for pod in &mut self.pods {
             let gone = |list: &[Arc<Pod>]| list.iter().any(|other| other.metadata.uid == pod.metadata.uid);
             let deleted: Vec<_> = plan.delete.iter().map(|(pod, _)| pod.clone()).collect();
@@ -48,7 +53,9 @@ impl World {
             pod.metadata.name = Some(format!("p{}", self.made));
             pod.metadata.uid = Some(format!("uid-{}", self.made));
             pod.metadata.creation_timestamp = Some(crate::pods::tests::second(self.now));
-            pod.status.get_or_insert_default().phase = Some("Running".to_owned());
+            let status = pod.status.get_or_insert_default();
+            status.phase = Some("Running".to_owned());
+            status.conditions = serde_json::from_value(json!([{ "type": "Ready", "status": "True" }])).unwrap();
             assert_eq!(pod.metadata.finalizers.as_ref().unwrap(), &[TRACKING]);
             self.pods.push(Arc::new(pod));
         }

@@ -11,6 +11,7 @@ pub mod quality;
 pub mod resize;
 pub mod resources;
 pub mod security;
+mod status;
 pub mod update;
 pub mod validation;
 pub mod volumes;
@@ -86,7 +87,7 @@ impl Strategy for PodStrategy {
         update::validate(pod, old)
     }
     fn validate_status_update(&self, pod: &Pod, old: &Pod) -> Vec<FieldError> {
-        update::validate_status(pod, old)
+        status::validate(pod, old)
     }
     fn has_rules_for(&self, subresource: &str) -> bool {
         matches!(subresource, "resize" | "ephemeralcontainers")
