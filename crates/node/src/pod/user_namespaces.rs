@@ -2,7 +2,8 @@
 //!
 //! Each pod gets a block of 65,536 numbers that no other pod of the node has. The block is written down in the pod's directory,
 //! and what is written there is all that counts: so a pod keeps its block when the agent or the machine starts again, and it is
-//! free once the directory is removed.
+//! free once the directory is removed. Other nodes may be on the same machine (`knarr up`): what any process there has for a
+//! user namespace is not given either.
 //! Source: Kubernetes 1.36, `pkg/kubelet/userns`, and KEP-127.
 
 use std::{
@@ -45,6 +46,8 @@ pub struct PodUsers {
     pods: PathBuf,
     first: u32,
     count: u32,
+    /// The blocks that are some process's, whosever it is.
+    used_elsewhere: fn() -> BTreeSet<u32>,
     /// Held from looking for a free block until it is written down.
     giving: Mutex<()>,
 }
@@ -68,13 +71,13 @@ impl PodUsers {
                 (0, 0)
             }
         };
-        Self::new(config.pod_directory(""), first, count)
+        Self::new(config.pod_directory(""), first, count, used_by_processes)
     }
 
-    /// With `count` blocks from `first` on. `pods` holds a directory for each pod.
+    /// With `count` blocks from `first` on, but for those that are used elsewhere. `pods` holds a directory for each pod.
     #[must_use]
-    pub fn new(pods: PathBuf, first: u32, count: u32) -> Self {
-        Self { pods, first, count, giving: Mutex::new(()) }
+    pub fn new(pods: PathBuf, first: u32, count: u32, used_elsewhere: fn() -> BTreeSet<u32>) -> Self {
+        Self { pods, first, count, used_elsewhere, giving: Mutex::new(()) }
     }
 
     /// The range of a pod that wants users of its own; gives it one where it has none yet.
@@ -96,7 +99,8 @@ impl PodUsers {
             // Whoever cannot be seen might have what we would give.
             Err(problem) => return Err(format!("could not read {}: {problem}", self.pods.display())),
         };
-        let taken: BTreeSet<u32> = all.iter().filter_map(|directory| read(directory)).map(|range| range.first / LENGTH).collect();
+        let mut taken: BTreeSet<u32> = all.iter().filter_map(|directory| read(directory)).map(|range| range.first / LENGTH).collect();
+        taken.extend((self.used_elsewhere)());
         let block = (self.first..self.first + self.count).find(|block| !taken.contains(block)).ok_or("could not find an empty slot to allocate a user namespace")?;
         let range = IdRange { first: block * LENGTH, length: LENGTH };
         write(&directory, range).map_err(|problem| format!("could not write down the pod's users in {}: {problem}", directory.display()))?;
@@ -106,6 +110,23 @@ impl PodUsers {
     fn has(&self, range: IdRange) -> bool {
         range.length == LENGTH && range.first.is_multiple_of(LENGTH) && (self.first..self.first + self.count).contains(&(range.first / LENGTH))
     }
+}
+
+/// The blocks of all user namespaces in which a process runs.
+fn used_by_processes() -> BTreeSet<u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let maps = processes.filter_map(|process| std::fs::read_to_string(process.path().join("uid_map")).ok());
+    maps.flat_map(|map| mapped_blocks(&map)).collect()
+}
+
+/// The blocks that are touched by a user namespace; none by that of the machine itself, which has every number.
+fn mapped_blocks(map: &str) -> Vec<u32> {
+    let ranges = map.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u32>);
+        let (_, Some(Ok(first)), Some(Ok(length))) = (fields.next()?, fields.next(), fields.next()) else { return None };
+        (length < u32::MAX).then(|| first / LENGTH..=first.saturating_add(length.saturating_sub(1)) / LENGTH)
+    });
+    ranges.flatten().collect()
 }
 
 /// What a list of subordinate numbers sets aside for pods, in blocks; none where it says nothing usable.
@@ -146,7 +167,7 @@ mod tests {
     #[test]
     fn pods_never_share_users_and_keep_them_until_they_are_gone() {
         let directory = tempfile::tempdir().unwrap();
-        let users = || PodUsers::new(directory.path().join("pods"), 7, 3);
+        let users = || PodUsers::new(directory.path().join("pods"), 7, 3, BTreeSet::new);
         assert_eq!(users().range(&pod("host", None)), Ok(None));
         assert_eq!(users().range(&pod("host", Some(true))), Ok(None));
         let first = |users: &PodUsers, uid: &str| users.range(&pod(uid, Some(false))).map(|range| range.unwrap().first / LENGTH);
@@ -162,9 +183,36 @@ mod tests {
     }
 
     #[test]
+    fn what_another_node_of_the_machine_gave_to_its_pods_is_not_given_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = |users: &PodUsers, uid: &str| users.range(&pod(uid, Some(false))).map(|range| range.unwrap().first / LENGTH);
+        let users = PodUsers::new(directory.path().to_owned(), 7, 3, || BTreeSet::from([7, 9]));
+        assert_eq!(first(&users, "one"), Ok(8));
+        assert!(first(&users, "two").unwrap_err().contains("empty slot"));
+        // Its own processes have the pod's block too, later.
+        let users = PodUsers::new(directory.path().to_owned(), 7, 3, || BTreeSet::from([7, 8, 9]));
+        assert_eq!(first(&users, "one"), Ok(8));
+    }
+
+    #[test]
+    fn the_blocks_of_a_user_namespace_are_those_of_its_map() {
+        for (map, blocks) in [
+            ("         0          0 4294967295\n", vec![]),
+            ("         0 1477967872      65536\n", vec![22_552]),
+            ("0 65536 65537\n", vec![1, 2]),
+            ("0 1000 1\n1 131072 65536\n", vec![0, 2]),
+            ("0 4294901760 4294967294\n", vec![65_535]),
+            ("", vec![]),
+            ("x y z\n0 1\n", vec![]),
+        ] {
+            assert_eq!(mapped_blocks(map), blocks, "{map}");
+        }
+    }
+
+    #[test]
     fn a_record_that_makes_no_sense_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
-        let users = PodUsers::new(directory.path().to_owned(), 7, 3);
+        let users = PodUsers::new(directory.path().to_owned(), 7, 3, BTreeSet::new);
         for nonsense in ["", "{\"first\":0,\"length\":65536}", "{\"first\":458753,\"length\":65536}", "{\"first\":458752,\"length\":1}"] {
             std::fs::create_dir_all(directory.path().join("one")).unwrap();
             std::fs::write(directory.path().join("one").join(FILE), nonsense).unwrap();

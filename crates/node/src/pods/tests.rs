@@ -452,6 +452,47 @@ async fn what_does_not_fit_is_not_granted() {
 }
 
 #[tokio::test]
+async fn what_becomes_free_goes_to_the_waiting_pod_of_the_higher_priority_though_the_other_asked_first() {
+    let bench = Bench::new().await;
+    let processors = bench.node.as_ref().unwrap().context.machine.allocatable(&std::collections::BTreeMap::new()).cpu.as_thousandths();
+    let spec = |millicores: i64, priority: i32| {
+        let mut spec = resizable(&format!("{millicores}m"), "1Mi");
+        spec["priority"] = json!(priority);
+        spec
+    };
+    let (api, pods) = (&bench.api, bench.pods());
+    let is = |name: &'static str, what: fn(&PodStatus, &str) -> bool, wanted: String| async move {
+        let looked = api.until(|api| {
+            let status = api.objects::<Pod>().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?.status?;
+            what(&status, &wanted).then_some(())
+        });
+        tokio::time::timeout(Duration::from_secs(20), looked).await.unwrap_or_else(|_| panic!("{name} is not {wanted}: {:#?}", api.objects::<Pod>()));
+    };
+    let is_granted = |status: &PodStatus, cpu: &str| shown_limit(status, "cpu").as_deref() == Some(cpu) && condition(status, "PodResizePending") == "absent" && condition(status, "Ready") == "True";
+    let is_waiting = |status: &PodStatus, reason: &str| status.conditions.iter().flatten().any(|condition| condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some(reason));
+    let ask = async |name: &str, millicores: i64, priority: i32| {
+        let patch = client::Patch::Merge(json!({ "spec": { "containers": spec(millicores, priority)["containers"] } }));
+        pods.patch(name, &client::PatchParams::default(), &patch).await.unwrap();
+    };
+    for (name, millicores, priority) in [("holder", processors - 300, 0), ("low", 100, 0), ("high", 100, 10)] {
+        let pod = json!({ "metadata": { "name": name, "namespace": "a" }, "spec": spec(millicores, priority) });
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        is(name, is_granted, format!("{millicores}m")).await;
+    }
+    for (name, priority) in [("low", 0), ("high", 10)] {
+        ask(name, 250, priority).await;
+        is(name, is_waiting, "Deferred".to_owned()).await;
+    }
+    // Enough for one of them.
+    ask("holder", processors - 450, 0).await;
+    is("high", is_granted, "250m".to_owned()).await;
+    is("low", is_waiting, "Deferred".to_owned()).await;
+    // One that waits no more makes way as one that ends does.
+    ask("high", 100, 10).await;
+    is("low", is_granted, "250m".to_owned()).await;
+}
+
+#[tokio::test]
 async fn a_container_with_a_new_image_is_replaced_without_an_outage_whatever_its_policy() {
     for policy in ["Always", "Never"] {
         let bench = Bench::new().await;
