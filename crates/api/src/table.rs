@@ -9,7 +9,8 @@
 //! ```
 //! Numbers joined by dots lead through messages that JSON flattens. A type's facts are `atomic` and
 //! `root=group/version/kind`; a field's are `required`, `pointer` (a zero differs from absence), `value` (an empty message
-//! does not), `atomic`, `granular`, `set`, `map=keys`, `merge`, `merge=key`, `retain-keys` and, last, `default=JSON`.
+//! does not), `atomic`, `granular`, `set`, `map=keys`, `merge`, `merge=key`, `retain-keys`,
+//! `replace` and, last, `default=JSON`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -216,6 +217,7 @@ impl Reader {
                     field.patch.merge_key = key.map(Box::from);
                 }
                 ("retain-keys", None, _) => field.patch.retain_keys = true,
+                ("replace", None, Shape::Object(_)) => field.patch.replace = true,
                 _ => return Err(bad("a fact that does not fit")),
             }
         }

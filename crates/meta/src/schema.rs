@@ -144,6 +144,8 @@ pub struct PatchStrategy {
     pub merge: bool,
     /// Keys that are not in the patch are removed (`retainKeys`).
     pub retain_keys: bool,
+    /// An object is taken from the patch as a whole (`replace`); what a patch does with lists anyway.
+    pub replace: bool,
     /// Key of merged object lists.
     pub merge_key: Option<Box<str>>,
 }

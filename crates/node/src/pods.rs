@@ -159,9 +159,10 @@ impl Pods {
 /// The pods that hold resources of this node, with what they were granted, and whether they come from files.
 fn holders(workers: &HashMap<String, WorkerHandle>) -> Vec<(Arc<Pod>, bool)> {
     let kept = workers.values().filter(|worker| worker.desired.borrow().refused.is_none());
-    let all = kept.map(|worker| {
+    let all = kept.filter_map(|worker| {
         let view = worker.view.lock();
-        (view.granted.clone(), view.is_static)
+        // The scheduler may know sooner than a pod's worker that the pod is gone, and send another in its place.
+        (!view.has_stopped).then(|| (view.granted.clone(), view.is_static))
     });
     all.filter(|(pod, _)| !is_terminal(pod)).collect()
 }

@@ -94,6 +94,50 @@ async fn an_open_schema_names_no_properties_in_version_2() {
 }
 
 #[tokio::test]
+async fn what_is_open_within_a_schema_has_no_type_in_version_2() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    let open = json!({
+        "type": "object", "description": "anything", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"known": {"type": "string"}},
+    });
+    let schema = json!({"type": "object", "properties": {
+        "spec": open,
+        "list": {"type": "array", "x-kubernetes-preserve-unknown-fields": true, "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+        "status": {"type": "object", "required": ["absent", "present"], "properties": {"absent": {"type": "string", "nullable": true}, "present": {"type": "string"}}},
+    }});
+    establish(&caller, &definition(&schema)).await;
+    let second = caller.get("/openapi/v2").await.expect(200);
+    let properties = &second["definitions"]["com.example.v1.Widget"]["properties"];
+    assert_eq!(properties["spec"], json!({"description": "anything", "x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(properties["list"], json!({"x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(properties["status"], json!({"type": "object", "required": ["present"], "properties": {"absent": {}, "present": {"type": "string"}}}));
+    let third = caller.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    assert_eq!(third["components"]["schemas"]["com.example.v1.Widget"]["properties"]["spec"], open);
+}
+
+#[tokio::test]
+async fn an_object_within_an_object_is_published_as_one() {
+    let harness = ApiHarness::start().await;
+    let caller = harness.administrator();
+    let embedded = |open: bool| json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": open});
+    let mut closed = embedded(false);
+    closed["properties"] = json!({"data": {"type": "string"}});
+    closed.as_object_mut().unwrap().remove("x-kubernetes-preserve-unknown-fields");
+    let schema = json!({"type": "object", "properties": {"closed": closed, "several": {"type": "array", "items": embedded(true)}}});
+    establish(&caller, &definition(&schema)).await;
+    let second = caller.get("/openapi/v2").await.expect(200)["definitions"]["com.example.v1.Widget"]["properties"].take();
+    let third = caller.get("/openapi/v3/apis/example.com/v1").await.expect(200)["components"]["schemas"]["com.example.v1.Widget"]["properties"].take();
+    let names = |schema: &Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    for published in [&second["closed"], &third["closed"]] {
+        assert_eq!(names(published), ["apiVersion", "data", "kind", "metadata"]);
+        assert_eq!(published["required"], json!(["kind", "apiVersion"]));
+    }
+    assert_eq!(second["several"]["items"], json!({"x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(names(&third["several"]["items"]), ["apiVersion", "kind", "metadata"]);
+}
+
+#[tokio::test]
 async fn a_changed_schema_is_published_at_once_and_a_withdrawn_version_no_more() {
     let harness = ApiHarness::start().await;
     let caller = harness.administrator();

@@ -109,6 +109,20 @@ async fn patches_of_every_kind_change_what_they_name() {
 }
 
 #[tokio::test]
+async fn the_selector_of_a_disruption_budget_is_patched_as_a_whole() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "a" },
+        "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web", "tier": "front" } } },
+    });
+    administrator.post(budgets, &budget).await.expect(201);
+    let patch = json!({ "spec": { "selector": { "matchLabels": { "app": "db" } } } });
+    let patched = administrator.patch(&format!("{budgets}/a"), "strategic-merge-patch", &patch).await.expect(200);
+    assert_eq!(patched["spec"], json!({ "minAvailable": 1, "selector": { "matchLabels": { "app": "db" } } }));
+}
+
+#[tokio::test]
 async fn a_field_of_another_applier_is_a_conflict_unless_forced() {
     let (_api, administrator) = administrator_with_maps(&[]).await;
     let apply = async |manager: &str, value: &str, force: bool| {

@@ -316,8 +316,7 @@ impl Description {
                     ("merge", Some(key)) => write!(out, " merge={key}")?,
                     ("merge", None) => out.push_str(" merge"),
                     ("retainKeys", _) => out.push_str(" retain-keys"),
-                    // What a patch without a strategy does anyway.
-                    ("replace", _) => {}
+                    ("replace", _) => out.push_str(" replace"),
                     _ => bail!("{name}.{field}: unknown patch strategy {strategy}"),
                 }
             }

@@ -71,6 +71,7 @@ impl Schemas {
         if let Value::Object(own) = &mut own {
             own.insert("type".to_owned(), json!("object"));
             if !open && let Value::Object(properties) = own.entry("properties").or_insert_with(|| json!({})) {
+                properties.values_mut().for_each(|property| complete_embedded(self.dialect, property, &metadata));
                 add_type_meta(properties);
                 properties.insert("metadata".to_owned(), metadata);
             }
@@ -126,7 +127,7 @@ impl Schemas {
                 property.remove("x-kubernetes-list-type");
             }
             if let Value::Object(property) = &mut property {
-                let strategy = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys")];
+                let strategy = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
                 let strategy: Vec<&str> = strategy.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
                 if !strategy.is_empty() {
                     property.insert("x-kubernetes-patch-strategy".to_owned(), json!(strategy.join(",")));
@@ -286,6 +287,35 @@ fn add_type_meta(properties: &mut Map<String, Value>) {
     }
 }
 
+/// Objects within an object have what every object has. Where version 2 says that one may hold anything, naming some of it would
+/// exclude the rest.
+fn complete_embedded(dialect: Dialect, schema: &mut Value, metadata: &Value) {
+    let Value::Object(map) = schema else { return };
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(|property| complete_embedded(dialect, property, metadata));
+    }
+    for name in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(name) {
+            complete_embedded(dialect, inner, metadata);
+        }
+    }
+    let is = |name: &str| map.get(name) == Some(&Value::Bool(true));
+    if !is("x-kubernetes-embedded-resource") || dialect == Dialect::V2 && is("x-kubernetes-preserve-unknown-fields") {
+        return;
+    }
+    if let Value::Object(properties) = map.entry("properties").or_insert_with(|| json!({})) {
+        add_type_meta(properties);
+        properties.insert("metadata".to_owned(), metadata.clone());
+    }
+    if let Value::Array(required) = map.entry("required").or_insert_with(|| json!([])) {
+        for name in ["kind", "apiVersion"] {
+            if !required.iter().any(|known| known == name) {
+                required.push(json!(name));
+            }
+        }
+    }
+}
+
 /// Definitions of custom resources are named like Java classes: the group backwards, then version and kind.
 fn custom_name(kind: &PublishedKind) -> String {
     let mut parts: Vec<&str> = kind.kind.group.split('.').rev().collect();
@@ -293,7 +323,9 @@ fn custom_name(kind: &PublishedKind) -> String {
     parts.join(".")
 }
 
-/// Version 2 has no words for alternatives and null. What is left says less, never something else.
+/// Version 2 has no words for alternatives and null. What is left says less, never something else. Where old clients see an object
+/// that may hold anything, they refuse nulls in it, and they cannot read lists of nothing in particular: such have no type.
+/// Source: Kubernetes `apiextensions-apiserver/pkg/controller/openapi/v2/conversion.go`.
 fn strip_for_v2(schema: &mut Value) {
     let Value::Object(map) = schema else { return };
     for name in ["allOf", "anyOf", "oneOf", "not"] {
@@ -307,6 +339,21 @@ fn strip_for_v2(schema: &mut Value) {
     if open || nullable {
         map.remove("items");
         map.remove("properties");
+    }
+    let has_type = |name: &str| map.get("type").is_some_and(|known| known == name);
+    if open && has_type("object") || has_type("array") && !map.contains_key("items") {
+        map.remove("type");
+    }
+    let may_be_null = |property: &Value| property["nullable"] == true;
+    let absent: Vec<String> = match map.get("properties") {
+        Some(Value::Object(properties)) => properties.iter().filter(|(_, property)| may_be_null(property)).map(|(name, _)| name.clone()).collect(),
+        _ => Vec::new(),
+    };
+    if let Some(Value::Array(required)) = map.get_mut("required") {
+        required.retain(|name| !absent.iter().any(|absent| name == absent));
+        if required.is_empty() {
+            map.remove("required");
+        }
     }
     if let Some(Value::Object(properties)) = map.get_mut("properties") {
         properties.values_mut().for_each(strip_for_v2);

@@ -43,7 +43,7 @@ enum Below<'a> {
     Nothing,
 }
 
-static NO_STRATEGY: PatchStrategy = PatchStrategy { merge: false, retain_keys: false, merge_key: None };
+static NO_STRATEGY: PatchStrategy = PatchStrategy { merge: false, retain_keys: false, replace: false, merge_key: None };
 
 impl<'a> Below<'a> {
     fn of(types: &'a Types, item: Option<&'a Item>) -> Self {
@@ -115,8 +115,8 @@ fn merge_map(types: &Types, below: Below<'_>, mut original: Map<String, Value>, 
         }
         let merged = match (original.remove(key), value) {
             (Some(Value::Object(known)), Value::Object(value)) => {
-                let (item, _) = below.field(key);
-                Value::Object(merge_map(types, Below::of(types, item), known, value)?)
+                let (item, strategy) = below.field(key);
+                Value::Object(if strategy.replace { clean_map(value) } else { merge_map(types, Below::of(types, item), known, value)? })
             }
             (Some(Value::Array(known)), Value::Array(value)) => Value::Array(merge_list(types, below.field(key), known, value)?),
             (_, value) => clean(value),

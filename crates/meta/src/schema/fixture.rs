@@ -21,7 +21,7 @@ pub(crate) fn field_with_default(name: &str, shape: Shape, default: Value) -> Fi
 }
 
 pub(crate) fn merged(mut field: Field, key: &str) -> Field {
-    field.patch = PatchStrategy { merge: true, retain_keys: false, merge_key: (!key.is_empty()).then(|| key.into()) };
+    field.patch = PatchStrategy { merge: true, retain_keys: false, replace: false, merge_key: (!key.is_empty()).then(|| key.into()) };
     field
 }
 

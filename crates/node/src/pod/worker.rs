@@ -101,6 +101,8 @@ pub struct View {
     pub is_static: bool,
     /// It waits for resources that others hold.
     pub is_deferred: bool,
+    /// Nothing of it runs any more, and it holds nothing, whether or not the API knows.
+    pub has_stopped: bool,
     /// Its newest sandbox.
     pub sandbox: Option<SandboxId>,
     /// Its containers.
@@ -517,6 +519,7 @@ impl Worker {
             granted: self.granted.clone(),
             is_static: self.is_static,
             is_deferred,
+            has_stopped: is_terminated,
             sandbox: match &self.sandbox {
                 Need::Ready(id) => Some(id.clone()),
                 _ => None,

@@ -327,6 +327,34 @@ async fn a_pod_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test]
+async fn a_pod_that_has_stopped_makes_room_before_the_api_knows() {
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["ports"] = json!([{ "containerPort": 80, "hostPort": 8080 }]);
+    bench.create(spec.clone()).await;
+    bench.until_phase("Running").await;
+    let create = async |name: &str| {
+        let pod = json!({ "metadata": { "name": name, "namespace": "a" }, "spec": spec.clone() });
+        bench.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    };
+    let phase_of = |api: &FakeApi, name: &str| {
+        let pod = api.objects::<Pod>().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
+        pod.status?.phase.filter(|phase| phase == "Running" || phase == "Failed")
+    };
+    create("early").await;
+    assert_eq!(bench.api.until(|api| phase_of(api, "early")).await, "Failed");
+    bench.api.fail("pods/web/status", 500);
+    bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    // Nothing tells of it: the status cannot be written.
+    let pods = bench.node.as_ref().unwrap().pods.clone();
+    while !pods.views().iter().any(|view| view.has_stopped && view.pod.metadata.name.as_deref() == Some("web")) {
+        tokio::task::yield_now().await;
+    }
+    create("next").await;
+    assert_eq!(bench.api.until(|api| phase_of(api, "next")).await, "Running");
+}
+
+#[tokio::test]
 async fn the_node_is_registered_ready_with_a_lease() {
     let bench = Bench::new().await;
     let node = bench
