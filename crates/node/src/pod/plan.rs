@@ -101,10 +101,21 @@ pub struct Input<'a> {
     pub launch_failures: &'a BTreeMap<String, LaunchFailure>,
     /// Containers being stopped now, with their deadline.
     pub killing: &'a HashMap<ContainerId, Timestamp>,
+    /// PreStop hooks of sidecars that were begun ahead of their stop.
+    pub hooks: &'a HashMap<ContainerId, HookState>,
     /// What the probes say.
     pub probes: &'a HashMap<ContainerId, ProbeState>,
     /// Waits of crashing containers.
     pub back_offs: &'a BackOffs<String>,
+}
+
+/// How far the preStop hook of a sidecar is that was begun ahead of its stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookState {
+    /// It runs, until this time at most.
+    Running(Timestamp),
+    /// It has run, or there is none.
+    Done,
 }
 
 /// Why a container is stopped; the words of its `Killing` event follow from it.
@@ -145,7 +156,16 @@ pub enum Step {
         /// When its last run ended.
         last_end: Option<Timestamp>,
     },
-    /// Run the preStop hook and stop a container.
+    /// Run the preStop hook of a sidecar, which is stopped when its turn comes.
+    PreStop {
+        /// Which one.
+        container: ContainerId,
+        /// Its name.
+        name: String,
+        /// When the hook is cut off.
+        deadline: Timestamp,
+    },
+    /// Run the preStop hook, where it has not run yet, and stop a container.
     Kill {
         /// Which one.
         container: ContainerId,
@@ -541,7 +561,9 @@ impl Syncing<'_> {
     }
 }
 
-/// Stops the containers (sidecars after all others, the last one first), then the sandbox, then takes the volumes away.
+/// Stops the containers (sidecars after all others, the last one first), then the sandbox, then takes the volumes away. PreStop hooks wait
+/// for no turn: those of sidecars run at once too. Source: Kubernetes 1.36, `pkg/kubelet/kuberuntime`, `killContainer` and
+/// `kuberuntime_termination_order.go`.
 fn termination_steps(input: &Input<'_>, termination: Termination) -> Plan {
     let mut plan = Plan::default();
     let paused = input.pause_until.filter(|until| *until > input.now);
@@ -552,11 +574,21 @@ fn termination_steps(input: &Input<'_>, termination: Termination) -> Plan {
     let (mut sidecars, others): (Vec<_>, Vec<_>) = input.containers.iter().filter(is_running).partition(|container| sidecar_index(container).is_some());
     sidecars.sort_by_key(|container| std::cmp::Reverse(sidecar_index(container)));
     let is_late = until(termination.deadline, input.now).is_zero();
-    let victims: Vec<&ContainerStatus> = match (others.is_empty(), is_late) {
-        (_, true) => others.iter().chain(&sidecars).copied().collect(),
-        (false, false) => others.clone(),
-        (true, false) => sidecars.iter().take(1).copied().collect(),
+    let has_no_hook_left = |sidecar: &&&ContainerStatus| match input.hooks.get(&sidecar.id) {
+        Some(HookState::Done) => true,
+        // The grace period became shorter meanwhile.
+        Some(HookState::Running(until)) => is_late && *until > termination.deadline,
+        // Where it is being stopped for another reason, its hook belongs to that.
+        None => input.killing.contains_key(&sidecar.id),
     };
+    let victims: Vec<&ContainerStatus> = match (others.is_empty(), is_late) {
+        (_, true) => others.iter().chain(sidecars.iter().filter(has_no_hook_left)).copied().collect(),
+        (false, false) => others.clone(),
+        (true, false) => sidecars.iter().take(1).filter(has_no_hook_left).copied().collect(),
+    };
+    for sidecar in sidecars.iter().filter(|sidecar| !input.hooks.contains_key(&sidecar.id) && !input.killing.contains_key(&sidecar.id)) {
+        plan.steps.push(Step::PreStop { container: sidecar.id.clone(), name: sidecar.spec.name.clone(), deadline: termination.deadline });
+    }
     for container in victims {
         if input.killing.get(&container.id).is_some_and(|deadline| *deadline <= termination.deadline) {
             continue;

@@ -1,4 +1,4 @@
-//! Stopping one container: preStop hook, stop signal, and a kill at the deadline.
+//! Stopping one container: preStop hook, stop signal, and a kill at the deadline. The hook of a sidecar may run ahead of the rest.
 //! Source: Kubernetes 1.36, `pkg/kubelet/kuberuntime`, `killContainer`.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -11,8 +11,19 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{find_container, plan::{FailedProbe, KillReason}};
 use crate::{clock::until, config::Context, hooks};
 
-/// What a preStop hook leaves of the grace period at least.
+/// What preStop hooks, and others whose turn comes first, leave of the grace period at least.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// How far a stop is when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// At its beginning.
+    First,
+    /// The hook has run ahead.
+    HookHasRun,
+    /// It is repeated with an earlier deadline: the hook has run, or is given up.
+    Repeated,
+}
 
 /// One stop of one container.
 pub struct Stop {
@@ -30,8 +41,8 @@ pub struct Stop {
     pub reason: KillReason,
     /// The pod's addresses.
     pub pod_ips: Vec<IpAddr>,
-    /// A stop is repeated with an earlier deadline: the hook has run, or is given up.
-    pub is_repeated: bool,
+    /// How far it is.
+    pub stage: Stage,
 }
 
 impl Stop {
@@ -42,20 +53,29 @@ impl Stop {
     pub async fn run(self) -> Result<(), RuntimeError> {
         let config = &self.context.config;
         let remaining = || until(self.deadline, config.clock.now());
-        let whole = remaining();
-        if !self.is_repeated {
-            let message = match self.reason {
+        let is_in_time = !remaining().is_zero();
+        if self.stage == Stage::First {
+            self.say_farewell().await;
+        }
+        let grace = match self.stage {
+            Stage::First if is_in_time => remaining().max(LEAST_GRACE),
+            Stage::HookHasRun => remaining().max(LEAST_GRACE),
+            Stage::First | Stage::Repeated => remaining(),
+        };
+        config.runtime.stop_container(&self.id, grace).await
+    }
+
+    /// Tells of the stop and runs the preStop hook, until the deadline at most.
+    pub async fn say_farewell(&self) {
+        let message = match self.reason {
                 KillReason::PodStops => format!("Stopping container {}", self.name),
                 KillReason::Probe(FailedProbe::Liveness) => format!("Container {} failed liveness probe, will be restarted", self.name),
                 KillReason::Probe(FailedProbe::Startup) => format!("Container {} failed startup probe, will be restarted", self.name),
                 KillReason::Resized => format!("Container {} resize requires restart", self.name),
                 KillReason::DefinitionChanged => format!("Container {} definition changed, will be restarted", self.name),
-            };
-            self.context.events.container(&self.pod, &self.name, EventType::Normal, "Killing", message);
-            self.pre_stop(whole).await;
-        }
-        let grace = if self.is_repeated || whole.is_zero() { remaining() } else { remaining().max(LEAST_GRACE) };
-        config.runtime.stop_container(&self.id, grace).await
+        };
+        self.context.events.container(&self.pod, &self.name, EventType::Normal, "Killing", message);
+        self.pre_stop(until(self.deadline, self.context.config.clock.now())).await;
     }
 
     async fn pre_stop(&self, grace: Duration) {

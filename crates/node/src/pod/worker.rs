@@ -37,11 +37,11 @@ use super::{
     name, namespace,
     resize::{self, DEFERRED, INFEASIBLE, Progress, Resize},
     removal::{forget_pod, remove_old_logs, stop_sandbox},
-    plan::{EVICTED, Ended, Input, KillReason, LaunchFailure, Need, PREEMPTED, Plan, Step, Termination, next_steps},
+    plan::{EVICTED, Ended, HookState, Input, KillReason, LaunchFailure, Need, PREEMPTED, Plan, Step, Termination, next_steps},
     sandbox,
     spec,
     status::{StatusInput, failed_status, pod_status, status_patch},
-    stop::Stop,
+    stop::{Stage, Stop},
     termination_message, uid,
 };
 use crate::{
@@ -138,6 +138,12 @@ struct Killing {
     task: AbortHandle,
 }
 
+/// The preStop hook of a sidecar, begun ahead of its stop.
+struct Hook {
+    state: HookState,
+    task: AbortHandle,
+}
+
 /// The worker of one pod.
 pub struct Worker {
     context: Arc<Context>,
@@ -175,6 +181,7 @@ pub struct Worker {
     tasks: JoinSet<Outcome>,
     launching: Option<(String, CancellationToken)>,
     killing: HashMap<ContainerId, Killing>,
+    hooks: HashMap<ContainerId, Hook>,
     launch_failures: BTreeMap<String, LaunchFailure>,
     /// What the last launch that failed was made from.
     failed_with: VolumeInputs,
@@ -240,6 +247,7 @@ impl Worker {
             tasks: JoinSet::new(),
             launching: None,
             killing: HashMap::new(),
+            hooks: HashMap::new(),
             launch_failures: BTreeMap::new(),
             failed_with: VolumeInputs::default(),
             back_offs: BackOffs::default(),
@@ -462,6 +470,10 @@ impl Worker {
         self.tokens_are_doubtful = true;
         let deadlines = self.termination.iter_mut().map(|termination| &mut termination.deadline);
         let deadlines = deadlines.chain(self.killing.values_mut().map(|killing| &mut killing.deadline));
+        let deadlines = deadlines.chain(self.hooks.values_mut().filter_map(|hook| match &mut hook.state {
+            HookState::Running(until) => Some(until),
+            HookState::Done => None,
+        }));
         let retries = self.launch_failures.values_mut().map(|failure| &mut failure.retry_at);
         let pauses = self.pause_until.iter_mut().chain(self.write_pause_until.iter_mut());
         for time in deadlines.chain(retries).chain(pauses) {
@@ -543,6 +555,7 @@ impl Worker {
 
     fn plan(&self, now: Timestamp) -> Plan {
         let killing: HashMap<ContainerId, Timestamp> = self.killing.iter().map(|(id, killing)| (id.clone(), killing.deadline)).collect();
+        let hooks: HashMap<ContainerId, HookState> = self.hooks.iter().map(|(id, hook)| (id.clone(), hook.state)).collect();
         next_steps(&Input {
             pod: &self.granted,
             sandbox_limits: self.sandboxes.last().map(|sandbox| &sandbox.spec.resources),
@@ -558,6 +571,7 @@ impl Worker {
             launching: self.launching.as_ref().map(|(name, _)| name.as_str()),
             launch_failures: &self.launch_failures,
             killing: &killing,
+            hooks: &hooks,
             probes: &self.probes.states(),
             back_offs: &self.back_offs,
         })
@@ -696,6 +710,15 @@ impl Worker {
                 };
                 self.tasks.spawn(async move { Outcome::Launched(container, launch.run().await) });
             }
+            Step::PreStop { container, name, deadline } => {
+                let (id, reason, pod_ips) = (container.clone(), KillReason::PodStops, self.pod_ips.clone());
+                let stop = Stop { context, pod, name, id: container.clone(), deadline, reason, pod_ips, stage: Stage::First };
+                let task = self.tasks.spawn(async move {
+                    stop.say_farewell().await;
+                    Outcome::HookRan(id)
+                });
+                self.hooks.insert(container, Hook { state: HookState::Running(deadline), task });
+            }
             Step::Kill { container, name, deadline, reason } => {
                 if matches!(reason, KillReason::Resized | KillReason::DefinitionChanged) {
                     self.restarting.insert(container.clone());
@@ -704,8 +727,17 @@ impl Worker {
                 if let Some(earlier) = &earlier {
                     earlier.task.abort();
                 }
-                let stop =
-                    Stop { context, pod, name, id: container.clone(), deadline, reason, pod_ips: self.pod_ips.clone(), is_repeated: earlier.is_some() };
+                let hook = self.hooks.get_mut(&container);
+                let stage = match (&earlier, &hook) {
+                    (Some(_), _) => Stage::Repeated,
+                    (None, Some(_)) => Stage::HookHasRun,
+                    (None, None) => Stage::First,
+                };
+                if let Some(hook) = hook {
+                    hook.task.abort();
+                    hook.state = HookState::Done;
+                }
+                let stop = Stop { context, pod, name, id: container.clone(), deadline, reason, pod_ips: self.pod_ips.clone(), stage };
                 let id = container.clone();
                 let task = self.tasks.spawn(async move { Outcome::Killed(id, deadline, stop.run().await) });
                 self.killing.insert(container, Killing { deadline, task });

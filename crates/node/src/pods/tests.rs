@@ -294,6 +294,35 @@ async fn a_failing_liveness_probe_restarts_its_container() {
     assert_eq!(bench.until_event("Unhealthy").await, "Liveness probe failed: sick");
 }
 
+/// Its hook runs while the others still stop, and it is asked to stop, rather than killed, even where they used up all the time.
+#[tokio::test]
+async fn a_sidecar_says_farewell_at_once_and_stops_in_its_turn_with_some_time_of_its_own() {
+    let bench = Bench::new().await;
+    let (send, mut farewells) = tokio::sync::mpsc::unbounded_channel();
+    bench.runtime.set_exec(move |container, command| {
+        (command == ["farewell"]).then(|| {
+            send.send(container.spec.name.clone()).unwrap();
+            container_runtime::ExecOutput { code: 0, output: Vec::new() }
+        })
+    });
+    bench.runtime.ignore_stop_signal("c");
+    let mut spec = simple("Always");
+    spec["terminationGracePeriodSeconds"] = json!(2);
+    let hook = json!({ "preStop": { "exec": { "command": ["farewell"] } } });
+    spec["initContainers"] = json!([{ "name": "s", "image": "nginx", "restartPolicy": "Always", "lifecycle": hook }]);
+    bench.create(spec).await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    let main = bench.runtime.find_container("web", "c").unwrap();
+    bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    assert_eq!(farewells.recv().await.unwrap(), "s");
+    let state = bench.runtime.container_status(&main).await.unwrap().state;
+    assert!(matches!(state, container_runtime::ContainerState::Running { .. }), "the hook did not wait for the others: {state:?}");
+    let status = bench.until_phase("Failed").await;
+    let code = |statuses: Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap().exit_code;
+    assert_eq!((code(status.container_statuses), code(status.init_container_statuses)), (137, 0));
+    assert!(farewells.try_recv().is_err(), "the hook runs once");
+}
+
 #[tokio::test]
 async fn a_readiness_probe_decides_about_ready() {
     let bench = Bench::new().await;

@@ -22,6 +22,7 @@ struct Scene {
     launching: Option<&'static str>,
     failures: BTreeMap<String, LaunchFailure>,
     killing: HashMap<ContainerId, Timestamp>,
+    hooks: HashMap<ContainerId, HookState>,
     probes: HashMap<ContainerId, ProbeState>,
     back_offs: BackOffs<String>,
     paused_until: Option<i64>,
@@ -40,6 +41,7 @@ fn pod(spec: Value) -> Scene {
         launching: None,
         failures: BTreeMap::new(),
         killing: HashMap::new(),
+        hooks: HashMap::new(),
         probes: HashMap::new(),
         back_offs: BackOffs::default(),
         paused_until: None,
@@ -128,6 +130,10 @@ impl Scene {
         self.killing.insert(ContainerId(id.to_owned()), at(deadline));
         self
     }
+    fn hook(mut self, id: &str, state: HookState) -> Self {
+        self.hooks.insert(ContainerId(id.to_owned()), state);
+        self
+    }
     fn failed(mut self, name: &str, retry_at: i64) -> Self {
         self.failures.insert(name.to_owned(), LaunchFailure { reason: "ErrImagePull".to_owned(), message: String::new(), retry_at: at(retry_at) });
         self
@@ -156,6 +162,7 @@ impl Scene {
             launching: self.launching,
             launch_failures: &self.failures,
             killing: &self.killing,
+            hooks: &self.hooks,
             probes: &self.probes,
             back_offs: &self.back_offs,
         })
@@ -172,6 +179,7 @@ impl Scene {
             Step::Launch { container, attempt, replaces, .. } => {
                 format!("launch {container} {attempt}{}", replaces.as_ref().map(|id| format!(" for {}", id.0)).unwrap_or_default())
             }
+            Step::PreStop { container, deadline, .. } => format!("hook {} by {}", container.0, deadline.as_second() - NOW),
             Step::Kill { container, deadline, .. } => format!("kill {} by {}", container.0, deadline.as_second() - NOW),
             Step::Resize(changes) => format!("resize {}", changes.containers.iter().map(|(id, _)| id.0.as_str()).collect::<Vec<_>>().join(" ")),
             Step::Remove(id) => format!("remove {}", id.0),
@@ -377,9 +385,28 @@ fn sidecars_stop_last_and_in_reverse() {
         .running("s2", 0)
         .stopping(30)
     };
-    scene().running("c", 0).check("kill c-0 by 30, wake 30");
-    scene().exited("c", 0, 0).check("kill s2-0 by 30, wake 30");
-    scene().exited("c", 0, 0).stopping(-1).check("kill s2-0 by -1, kill s1-0 by -1");
+    scene().running("c", 0).check("hook s2-0 by 30, hook s1-0 by 30, kill c-0 by 30, wake 30");
+    let hooked = || scene().hook("s1-0", HookState::Done).hook("s2-0", HookState::Done);
+    hooked().running("c", 0).killing("c-0", 30).check("wake 30");
+    hooked().exited("c", 0, 0).check("kill s2-0 by 30, wake 30");
+    hooked().exited("c", 0, 0).stopping(-1).check("kill s2-0 by -1, kill s1-0 by -1");
+}
+
+#[test]
+fn a_sidecar_is_stopped_once_its_hook_has_run() {
+    let scene = || {
+        pod(json!({ "initContainers": [{ "name": "s", "image": "i", "restartPolicy": "Always" }], "containers": [{ "name": "c", "image": "i" }] }))
+            .running("s", 0)
+            .exited("c", 0, 0)
+            .stopping(30)
+    };
+    scene().hook("s-0", HookState::Running(at(30))).check("wake 30");
+    scene().hook("s-0", HookState::Done).check("kill s-0 by 30, wake 30");
+    // At the deadline the hook is cut off, which is heard of; one that began under a longer grace period is not waited for.
+    scene().hook("s-0", HookState::Running(at(-1))).stopping(-1).check("");
+    scene().hook("s-0", HookState::Running(at(30))).stopping(-1).check("kill s-0 by -1");
+    // A probe had it stopped before, with its hook.
+    scene().killing("s-0", 40).check("kill s-0 by 30, wake 30");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
-    super::{full_name, launch::Launched, plan::Need, sandbox::SandboxError},
+    super::{full_name, launch::Launched, plan::{HookState, Need}, sandbox::SandboxError},
     VolumeInputs, Worker,
 };
 use crate::{api_error::words, clock::after, metrics::Metrics, volume::{Prepared, VolumeError}};
@@ -22,6 +22,8 @@ pub(super) enum Outcome {
     /// The limits the sandbox has now, and whether all went well.
     Resized(SandboxId, ResourceLimits, Result<(), String>),
     Killed(ContainerId, Timestamp, Result<(), RuntimeError>),
+    /// The preStop hook of a sidecar ran, or was cut off.
+    HookRan(ContainerId),
     Written(Result<Box<Pod>, client::Error>),
     Released(Result<(), String>),
     Deleted(Result<(), client::Error>),
@@ -43,6 +45,9 @@ impl Worker {
                 self.writing = false;
                 self.deleting = false;
                 self.adopting = false;
+                for hook in self.hooks.values_mut().filter(|hook| hook.task.is_finished()) {
+                    hook.state = HookState::Done;
+                }
                 if matches!(self.volumes, Need::Busy) {
                     self.volumes = Need::Broken(());
                 }
@@ -153,6 +158,11 @@ impl Worker {
                 if let Err(problem) = result {
                     tracing::warn!(pod = full_name(&self.pod), container = id.0, %problem, "could not stop a container");
                     self.pause_now();
+                }
+            }
+            Outcome::HookRan(id) => {
+                if let Some(hook) = self.hooks.get_mut(&id) {
+                    hook.state = HookState::Done;
                 }
             }
             Outcome::Written(result) => self.take_written(result),
