@@ -10,7 +10,7 @@ use container_runtime::{ContainerId, ContainerSpec, Mount, MountPropagation};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
 use super::{
-    Role, annotations, container_status, environment::{self, Lookup}, files, name, namespace, qos, resources, security, spec, uid, uses_host_network,
+    Role, annotations, container_status, env_file, environment::{self, Lookup}, files, name, namespace, qos, resources, security, spec, uid, uses_host_network,
 };
 use crate::{
     config::Context,
@@ -28,6 +28,7 @@ fn container_directory(context: &Context, pod: &Pod, container: &str) -> PathBuf
 struct Objects<'a> {
     snapshot: &'a Snapshot,
     namespace: &'a str,
+    volumes: &'a Prepared,
 }
 
 impl Lookup for Objects<'_> {
@@ -36,6 +37,10 @@ impl Lookup for Objects<'_> {
     }
     fn secret(&self, name: &str) -> Option<&BTreeMap<String, Vec<u8>>> {
         self.snapshot.content(Kind::Secret, self.namespace, name).ok().flatten().map(|content| &content.data)
+    }
+    fn file(&self, volume: &str, path: &str) -> Result<Option<String>, String> {
+        let prepared = self.volumes.volumes.get(volume).ok_or_else(|| format!("cannot find the volume \"{volume}\" referenced by FileKeyRef"))?;
+        env_file::read(&prepared.path, path)
     }
 }
 
@@ -78,7 +83,7 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
     } else {
         context.services.environment(namespace(pod), links).await
     };
-    let lookup = Objects { snapshot: parts.objects, namespace: namespace(pod) };
+    let lookup = Objects { snapshot: parts.objects, namespace: namespace(pod), volumes: parts.volumes };
     let facts = context.node_facts(parts.pod_ips);
     let environment = environment::environment(pod, container, services, &lookup, &facts)?;
     let value = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());

@@ -5,14 +5,19 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
-use super::field_values::{NodeFacts, field_value, resource_value};
+use super::{env_file, field_values::{NodeFacts, field_value, resource_value}};
 
-/// A key of a config map or secret that the environment needs, or a whole one.
+/// What the environment is taken from: config maps, secrets, and files in volumes.
 pub trait Lookup {
     /// All keys of a config map, `None` where it does not exist.
     fn config_map(&self, name: &str) -> Option<&std::collections::BTreeMap<String, Vec<u8>>>;
     /// All keys of a secret, `None` where it does not exist.
     fn secret(&self, name: &str) -> Option<&std::collections::BTreeMap<String, Vec<u8>>>;
+    /// The content of a file in a volume of the pod, `None` where it does not exist.
+    ///
+    /// # Errors
+    /// There is no such volume, or the file cannot be read.
+    fn file(&self, volume: &str, path: &str) -> Result<Option<String>, String>;
 }
 
 /// Makes a container's environment, in the order in which later values may refer to earlier ones.
@@ -87,6 +92,16 @@ fn from_source(
         return match resource_value(pod, Some(container), selector, facts) {
             Some(value) => Ok(Some(value)),
             None => Err(format!("unsupported container resource : {}", selector.resource)),
+        };
+    }
+    if let Some(selector) = &source.file_key_ref {
+        let content = lookup.file(&selector.volume_name, &selector.path)?;
+        let value = content.as_deref().map(|content| env_file::value(content, &selector.key)).transpose()?.flatten();
+        return match (content, value) {
+            (_, Some(value)) => Ok(Some(value)),
+            _ if selector.optional.unwrap_or(false) => Ok(None),
+            (None, _) => Err(format!("environment variable file \"{}\" not found in volume \"{}\"", selector.path, selector.volume_name)),
+            (Some(_), None) => Err(format!("environment variable key \"{}\" not found in file \"{}\"", selector.key, selector.path)),
         };
     }
     let (kind, shown, name, key, optional, content) = if let Some(selector) = &source.config_map_key_ref {
@@ -175,6 +190,12 @@ mod tests {
         fn secret(&self, name: &str) -> Option<&BTreeMap<String, Vec<u8>>> {
             self.0.get(name)
         }
+        fn file(&self, volume: &str, path: &str) -> Result<Option<String>, String> {
+            if volume != "files" {
+                return Err("no such volume".to_owned());
+            }
+            Ok((path == "x.env").then(|| "KEY='from a file'\nBAD=1\n".to_owned()))
+        }
     }
 
     #[track_caller]
@@ -207,6 +228,19 @@ mod tests {
             json!({ "name": "c", "envFrom": [{ "prefix": "P_", "configMapRef": { "name": "config" } }], "env": [{ "name": "P_key", "value": "mine" }] }),
             Ok(&[("P_key", "mine"), ("P_other", "2"), ("DB_SERVICE_HOST", "10.0.0.9")]),
         );
+    }
+
+    #[test]
+    fn files_in_volumes_are_read() {
+        let from = |path: &str, key: &str, optional: bool| {
+            let reference = json!({ "volumeName": "files", "path": path, "key": key, "optional": optional });
+            json!({ "name": "c", "env": [{ "name": "A", "valueFrom": { "fileKeyRef": reference } }, { "name": "B", "value": "$(A)" }] })
+        };
+        check(from("x.env", "KEY", false), Ok(&[("A", "from a file"), ("B", "from a file"), ("DB_SERVICE_HOST", "10.0.0.9")]));
+        check(from("none.env", "KEY", false), Err("environment variable file \"none.env\" not found in volume \"files\""));
+        check(from("none.env", "KEY", true), Ok(&[("B", "$(A)"), ("DB_SERVICE_HOST", "10.0.0.9")]));
+        let broken = "invalid environment variable format at line 2: value must be enclosed in single quotes";
+        check(from("x.env", "NONE", true), Err(broken));
     }
 
     #[test]

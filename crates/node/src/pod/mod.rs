@@ -16,6 +16,7 @@ pub mod back_off;
 pub mod conditions;
 pub mod container_spec;
 pub mod container_status;
+mod env_file;
 pub mod environment;
 pub mod field_values;
 pub mod files;
