@@ -10,6 +10,7 @@
 //! - `state.rs`: everything together, and the transaction from what is installed to what should be (pure)
 //! - `table.rs`: the part of the table that is the same whatever services there are
 //! - `flows.rs`: which tracked UDP flows must be forgotten
+//! - `health.rs`: what load balancers are told that ask for a node with endpoints
 //! - `proxy.rs`: follows the cluster and applies transactions
 //!
 //! Masquerading uses a bit of the flow's mark, not of the packet's, so that policy routing never sees it and tunnels do
@@ -20,6 +21,7 @@
 
 mod endpoints;
 mod flows;
+mod health;
 mod program;
 mod proxy;
 mod service;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     flows::ChangedFlows,
+    health::HealthServers,
     state::{Options, Plan, State},
 };
 
@@ -122,6 +123,7 @@ impl ServiceProxy {
         let mut watch = TableWatch::open(self.state.options().table_name())
             .inspect_err(|error| tracing::warn!(%error, "should somebody flush nftables, services fail until they change"))
             .ok();
+        let mut health = HealthServers::default();
         loop {
             while let Ok(change) = service_changes.try_recv() {
                 self.take_service(&change);
@@ -133,6 +135,7 @@ impl ServiceProxy {
                 self.take_node(&change);
             }
             let committed = self.commit_aside().await;
+            health.answer(self.state.health());
             if let Err(error) = &committed {
                 tracing::error!(error = chain(error), "trying again in {RETRY:?}");
             }

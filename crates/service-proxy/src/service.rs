@@ -49,6 +49,8 @@ pub struct ServiceFacts {
     pub external_policy: Policy,
     /// Where traffic from inside may go.
     pub internal_policy: Policy,
+    /// Where load balancers ask whether this node has endpoints.
+    pub health_check_port: Option<u16>,
 }
 
 /// IP protocol number; nothing that Services cannot have.
@@ -131,6 +133,10 @@ impl ServiceFacts {
                 .then(|| seconds.map_or(DEFAULT_AFFINITY, Duration::from_secs)),
             external_policy: policy(is_local(&spec.external_traffic_policy)),
             internal_policy: policy(is_local(&spec.internal_traffic_policy)),
+            health_check_port: spec
+                .health_check_node_port
+                .and_then(port_number)
+                .filter(|_| kind == "LoadBalancer" && is_local(&spec.external_traffic_policy)),
         })
     }
 }

@@ -12,6 +12,7 @@ use nftables::{Element, ElementData, KeyBytes, Operation, Rule, Transaction};
 
 use crate::{
     flows::ChangedFlows,
+    health::Health,
     program::{self, EntryKey, Program},
     service::ServiceFacts,
     slice::SliceFacts,
@@ -57,6 +58,8 @@ pub struct Plan {
 pub struct State {
     options: Options,
     services: HashMap<ObjectKey, ServiceFacts>,
+    /// Services that load balancers ask about, and where.
+    health_check_ports: BTreeMap<ObjectKey, u16>,
     slices: HashMap<ObjectKey, BTreeMap<ObjectKey, SliceFacts>>,
     slice_owners: HashMap<ObjectKey, ObjectKey>,
     dirty: BTreeSet<ObjectKey>,
@@ -74,6 +77,7 @@ impl State {
         Self {
             options,
             services: HashMap::new(),
+            health_check_ports: BTreeMap::new(),
             slices: HashMap::new(),
             slice_owners: HashMap::new(),
             dirty: BTreeSet::new(),
@@ -94,6 +98,10 @@ impl State {
         match ServiceFacts::of(service) {
             Some(facts) => {
                 if self.services.get(&key) != Some(&facts) {
+                    match facts.health_check_port {
+                        Some(port) => self.health_check_ports.insert(key.clone(), port),
+                        None => self.health_check_ports.remove(&key),
+                    };
                     self.services.insert(key.clone(), facts);
                     self.dirty.insert(key);
                 }
@@ -105,6 +113,7 @@ impl State {
     /// Forgets a Service.
     pub fn delete_service(&mut self, key: &ObjectKey) {
         if self.services.remove(key).is_some() {
+            self.health_check_ports.remove(key);
             self.dirty.insert(key.clone());
         }
     }
@@ -142,6 +151,17 @@ impl State {
             self.options.zone = zone;
             self.dirty.extend(self.services.keys().cloned());
         }
+    }
+
+    /// What load balancers are told, by the port that they ask on.
+    pub fn health(&self) -> BTreeMap<u16, Health> {
+        let health = |service: &ObjectKey| {
+            let backends = self.slices.get(service).into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.backends);
+            let here = backends.filter(|backend| backend.ready && backend.node.as_deref() == Some(self.options.node_name.as_str()));
+            let addresses: BTreeSet<IpAddr> = here.map(|backend| backend.address).collect();
+            Health { service: service.clone(), local_endpoints: addresses.len() }
+        };
+        self.health_check_ports.iter().map(|(service, port)| (*port, health(service))).collect()
     }
 
     /// Says that a transaction was not taken: the next plan makes the whole table anew.

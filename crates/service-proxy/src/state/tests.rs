@@ -63,6 +63,28 @@ fn a_new_service_gets_a_chain_and_an_entry() {
 }
 
 #[test]
+fn load_balancers_are_told_of_ready_endpoints_on_this_node() {
+    let mut state = state();
+    let balanced = |policy: &str| {
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": policy, "healthCheckNodePort": 30007,
+            "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}]})
+    };
+    let told = |state: &State| {
+        let all = state.health().into_iter();
+        all.map(|(port, health)| (port, health.service.to_string(), health.local_endpoints)).collect::<Vec<_>>()
+    };
+    service(&mut state, "web", balanced("Local"));
+    assert_eq!(told(&state), [(30007, "shop/web".to_owned(), 0)]);
+    slice(&mut state, "web", &["10.244.0.5@a", "10.244.1.6@b"]);
+    assert_eq!(told(&state), [(30007, "shop/web".to_owned(), 1)]);
+    service(&mut state, "web", balanced("Cluster"));
+    assert_eq!(told(&state), []);
+    service(&mut state, "web", balanced("Local"));
+    state.delete_service(&ObjectKey::namespaced("shop", "web"));
+    assert_eq!(told(&state), []);
+}
+
+#[test]
 fn nothing_is_done_for_what_changes_nothing() {
     let mut state = state();
     service(&mut state, "web", web());
