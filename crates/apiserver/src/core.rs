@@ -1,6 +1,12 @@
 //! What every part of the API server shares: the view, the Scheme, the chains, and what is known about a request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -108,8 +114,28 @@ pub struct RequestContext {
     pub user_agent: Arc<str>,
     /// When it came.
     pub now: Timestamp,
-    /// Warnings for the answer's headers.
-    pub warnings: Arc<Mutex<Vec<String>>>,
+    /// What is told beside the answer.
+    pub aside: Arc<Aside>,
+}
+
+/// What handling a request leaves beside its answer.
+#[derive(Debug, Default)]
+pub struct Aside {
+    /// For the answer's headers.
+    pub warnings: Mutex<Vec<String>>,
+    /// Nanoseconds that webhooks took.
+    webhooks: AtomicU64,
+}
+
+impl Aside {
+    /// Webhooks were waited for.
+    pub fn waited(&self, took: Duration) {
+        self.webhooks.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+    /// How long all webhooks took so far.
+    pub fn waited_for_webhooks(&self) -> Duration {
+        Duration::from_nanos(self.webhooks.load(Ordering::Relaxed))
+    }
 }
 
 impl RequestContext {
@@ -123,7 +149,7 @@ impl RequestContext {
             content_type: "application/json".into(),
             user_agent: "knarr".into(),
             now: (core.clock)(),
-            warnings: Arc::default(),
+            aside: Arc::default(),
         }
     }
     /// What strategies may know.
@@ -133,7 +159,7 @@ impl RequestContext {
     /// Adds a warning for the client.
     pub fn warn(&self, text: impl Into<String>) {
         let text = text.into();
-        let mut warnings = self.warnings.lock();
+        let mut warnings = self.aside.warnings.lock();
         if !warnings.contains(&text) {
             warnings.push(text);
         }

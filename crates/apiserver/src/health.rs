@@ -26,6 +26,14 @@ pub async fn answer(core: &Core, context: &RequestContext) -> Option<Response<Bo
         checks.push(("poststarthook/bootstrap".to_owned(), starting.is_empty()));
         checks.extend(starting.into_iter().map(|name| (format!("poststarthook/{name}"), false)));
     }
+    let kind = match kind {
+        "livez" => "livez",
+        "readyz" => "readyz",
+        _ => "healthz",
+    };
+    for (name, passed) in &checks {
+        core.metrics.checked(name, kind, *passed);
+    }
     let excluded: Vec<&str> = context.query.values("exclude").collect();
     if let Some(single) = single {
         return Some(match checks.iter().find(|(name, _)| name == single) {

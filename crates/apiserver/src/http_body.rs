@@ -26,6 +26,15 @@ pub fn empty() -> Body {
     full(Bytes::new())
 }
 
+/// A body that holds something for as long as it is read.
+pub fn held_by<T: Send + 'static>(body: Body, holder: T) -> Body {
+    body.map_frame(move |frame| {
+        let _ = &holder;
+        frame
+    })
+    .boxed_unsync()
+}
+
 /// An answer of known bytes.
 pub fn answer(code: StatusCode, content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(bytes));

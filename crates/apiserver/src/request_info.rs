@@ -137,6 +137,15 @@ impl RequestInfo {
         }
         info
     }
+    /// Whether it is about a connection to what stands behind an object.
+    /// Source: upstream's `validConnectRequests` of `apiserver/pkg/endpoints/metrics/metrics.go`.
+    pub fn connects(&self) -> bool {
+        matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    }
+    /// Whether its answer is a stream that may go on for as long as both sides like.
+    pub fn is_long_running(&self) -> bool {
+        self.verb == "watch" || self.connects()
+    }
     /// `resource/subresource` as authorization rules name it.
     pub fn full_resource(&self) -> String {
         if self.subresource.is_empty() { self.resource.clone() } else { format!("{}/{}", self.resource, self.subresource) }

@@ -1,10 +1,11 @@
 //! From a request to its answer: who asks, may they, and which handler; and the TLS listener that requests come in by.
 
-use std::{collections::BTreeSet, convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::{Duration, Instant}};
+use std::{collections::BTreeSet, convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::{Context, Poll}, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Response, StatusCode, header};
+use ::http_body::Body as _;
 use http_body_util::BodyExt;
 use meta::{ApiError, GroupResource};
 use tokio::net::TcpListener;
@@ -16,9 +17,10 @@ use crate::{
     authentication::ConnectionIdentity,
     authorization::{Attributes, Authorizer, Decision},
     connection::{self, Patience},
-    core::{Core, RequestContext},
+    core::{Aside, Core, RequestContext},
     discovery, handler, health,
-    http_body::{Body, BoxError, Request, json_answer, text_answer},
+    http_body::{Body, BoxError, Request, held_by, json_answer, text_answer},
+    metrics::Answered,
     impersonation,
     options::Query,
     rendering::error_answer,
@@ -53,17 +55,21 @@ impl ApiServer {
     }
 
     /// Answers a request.
-    pub async fn answer(&self, request: Request) -> Response<Body> {
-        let started = Instant::now();
+    pub async fn answer(&self, mut request: Request) -> Response<Body> {
         let accept: Arc<str> = header_text(&request, header::ACCEPT).into();
         let watch_asked = request.uri().query().is_some_and(|query| query.contains("watch="))
             && Query::parse(request.uri().query().unwrap_or_default()).is_ok_and(|query| query.watch);
         let info = RequestInfo::parse(request.method(), request.uri().path(), watch_asked);
-        self.core.metrics.begin(&info);
         let dry_run = request.uri().query().is_some_and(|query| query.contains("dryRun=All"));
+        let applies = info.verb == "patch" && header_text(&request, header::CONTENT_TYPE).starts_with("application/apply-patch+");
+        let begun = self.core.metrics.requests.begin(&info, applies, dry_run, || self.serves(&info));
+        if let Some(stream) = begun.stream() {
+            // For whoever takes an upgraded connection over.
+            request.extensions_mut().insert(stream.clone());
+        }
         let verb = info.clone();
-        let warnings = Arc::default();
-        let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&warnings))).catch_unwind();
+        let aside = Arc::<Aside>::default();
+        let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&aside))).catch_unwind();
         let mut response = match work.await {
             Ok(Ok(response)) => response,
             // Who takes nothing that there is is told so in JSON.
@@ -74,17 +80,30 @@ impl ApiServer {
                 error_answer(&ApiError::internal("this is a defect of the server; its log has more"), &accept)
             }
         };
-        for warning in warnings.lock().iter() {
+        for warning in aside.warnings.lock().iter() {
             let text: String = warning.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
             if let Ok(value) = HeaderValue::from_str(&format!("299 - {text:?}")) {
                 response.headers_mut().append(header::WARNING, value);
             }
         }
-        self.core.metrics.end(&verb, dry_run, response.status().as_u16(), started.elapsed());
-        response
+        let size = response.body().size_hint().exact();
+        begun.end(&verb, Answered { code: response.status().as_u16(), size, waited: aside.waited_for_webhooks() }, || self.serves(&verb));
+        match begun.stream() {
+            Some(stream) => response.map(|body| held_by(body, stream.clone())),
+            None => response,
+        }
     }
 
-    async fn dispatch(&self, mut request: Request, info: RequestInfo, accept: Arc<str>, warnings: Arc<parking_lot::Mutex<Vec<String>>>) -> Result<Response<Body>, ApiError> {
+    /// Whether anything is served at a path, that is, whether its names are ours and not the caller's invention.
+    fn serves(&self, info: &RequestInfo) -> bool {
+        if !info.is_resource {
+            return info.group.is_empty() && info.version.is_empty();
+        }
+        let kind = self.core.kind_at(info);
+        kind.is_ok_and(|kind| info.subresource.is_empty() || kind.info().subresource(&info.subresource).is_some())
+    }
+
+    async fn dispatch(&self, mut request: Request, info: RequestInfo, accept: Arc<str>, aside: Arc<Aside>) -> Result<Response<Body>, ApiError> {
         let core = &self.core;
         let connection = request.extensions().get::<ConnectionIdentity>().cloned().or_else(|| {
             request.extensions().get::<client::Identity>().map(|identity| {
@@ -107,7 +126,7 @@ impl ApiServer {
             now: (core.clock)(),
             user,
             query: Arc::new(query),
-            warnings,
+            aside,
             info,
         };
         self.authorize(&context)?;
@@ -115,8 +134,7 @@ impl ApiServer {
         if remote.is_none() && !context.info.is_resource {
             return self.path(context, request).await;
         }
-        let long_running = context.info.verb == "watch"
-            || matches!(context.info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy" | "connect");
+        let long_running = context.info.is_long_running();
         let work = async {
             match remote {
                 Some(remote) => aggregation::pass_on(core, &context, &remote, request).await,
@@ -164,19 +182,20 @@ impl ApiServer {
         if let Some(response) = health::answer(&self.core, &context).await {
             return Ok(response);
         }
+        let objects = || {
+            let scheme = self.core.scheme.load();
+            let resources: BTreeSet<_> = scheme.kinds().map(|kind| kind.info().group_resource()).collect();
+            resources.into_iter().map(|resource| (self.core.view_named(&resource.to_string()).len(), resource)).map(|(count, resource)| (resource, count)).collect()
+        };
+        if path.starts_with("/metrics")
+            && let Some(page) = self.core.metrics.page(&path, objects)
+        {
+            return Ok(crate::http_body::answer(StatusCode::OK, ::metrics::TEXT, page));
+        }
         match path.as_str() {
             "/version" => Ok(json_answer(StatusCode::OK, &crate::version::info())),
-            "/metrics" => {
-                let scheme = self.core.scheme.load();
-                let resources: BTreeSet<_> = scheme.kinds().map(|kind| kind.info().group_resource()).collect();
-                let counts = resources.into_iter().map(|resource| resource.to_string()).map(|name| {
-                    let count = self.core.view_named(&name).len();
-                    (name, count)
-                });
-                Ok(crate::http_body::answer(StatusCode::OK, crate::metrics::TEXT, self.core.metrics.text(counts)))
-            }
             "" => {
-                let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+                let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
                 Ok(json_answer(StatusCode::OK, &serde_json::json!({"paths": paths})))
             }
             other if other == "/api" || other == "/apis" || other.starts_with("/api/") || other.starts_with("/apis/") => {
@@ -198,6 +217,9 @@ impl ApiServer {
         let kind = core.kind_at(&context.info)?;
         let info = kind.info();
         let resource = info.group_resource();
+        if kind.is_deprecated() {
+            core.metrics.deprecated(&context.info);
+        }
         if info.namespaced && context.info.namespace.is_empty() && (!context.info.name.is_empty() || context.info.verb == "deletecollection") {
             return Err(ApiError::no_such_path());
         }

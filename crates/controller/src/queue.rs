@@ -30,6 +30,7 @@ struct State {
     entries: HashMap<ObjectKey, Entry>,
     delayed: BTreeSet<(Duration, ObjectKey)>,
     added: u64,
+    retried: u64,
 }
 
 /// What is known of a key. Forgotten as soon as all of it is the default.
@@ -41,6 +42,8 @@ struct Entry {
     again: bool,
     failures: u32,
     due: Option<Duration>,
+    /// While it waits, since when; while it is worked on, since when that.
+    since: Option<Duration>,
 }
 
 impl WorkQueue {
@@ -51,7 +54,8 @@ impl WorkQueue {
 
     /// Wants a key reconciled as soon as somebody has time.
     pub fn add(&self, key: ObjectKey) {
-        self.state.lock().add(key, &self.ready);
+        let now = self.clock.elapsed();
+        self.state.lock().add(key, now, &self.ready);
     }
 
     /// Wants a key reconciled after `delay` at the latest.
@@ -61,6 +65,7 @@ impl WorkQueue {
         }
         let due = self.clock.elapsed().saturating_add(delay);
         let mut state = self.state.lock();
+        state.retried += 1;
         let entry = state.entries.entry(key.clone()).or_default();
         match entry.due {
             Some(earlier) if earlier <= due => return,
@@ -76,14 +81,18 @@ impl WorkQueue {
         }
     }
 
-    /// The next key to work on. Whoever takes one must hand it back with [`WorkQueue::done`] or [`WorkQueue::failed`].
-    pub async fn next(&self) -> ObjectKey {
+    /// The next key to work on, and how long it waited. Whoever takes one must hand it back with [`WorkQueue::done`] or [`WorkQueue::failed`].
+    pub async fn next(&self) -> (ObjectKey, Duration) {
         loop {
             let woken = self.ready.notified();
             {
                 let mut state = self.state.lock();
                 if let Some(key) = state.ready.pop_front() {
+                    let mut waited = Duration::ZERO;
                     if let Some(entry) = state.entries.get_mut(&key) {
+                        let now = self.clock.elapsed();
+                        waited = entry.since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+                        entry.since = Some(now);
                         entry.waiting = false;
                         entry.working = true;
                     }
@@ -91,7 +100,7 @@ impl WorkQueue {
                     if !state.ready.is_empty() {
                         self.ready.notify_one();
                     }
-                    return key;
+                    return (key, waited);
                 }
             }
             woken.await;
@@ -100,15 +109,17 @@ impl WorkQueue {
 
     /// A key was reconciled: its failures are forgotten.
     pub fn done(&self, key: &ObjectKey) {
-        self.state.lock().hand_back(key, 0, &self.ready);
+        let now = self.clock.elapsed();
+        self.state.lock().hand_back(key, 0, now, &self.ready);
     }
 
     /// A key could not be reconciled: it comes again, later with each failure. Returns when.
     pub fn failed(&self, key: &ObjectKey) -> Duration {
+        let now = self.clock.elapsed();
         let failures = {
             let mut state = self.state.lock();
             let failures = state.entries.get(key).map_or(0, |entry| entry.failures).saturating_add(1);
-            state.hand_back(key, failures, &self.ready);
+            state.hand_back(key, failures, now, &self.ready);
             failures
         };
         let delay = FIRST_RETRY.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(LONGEST_RETRY);
@@ -145,7 +156,7 @@ impl WorkQueue {
                 if let Some(entry) = state.entries.get_mut(&key) {
                     entry.due = None;
                 }
-                state.add(key, &self.ready);
+                state.add(key, now, &self.ready);
             }
         }
         None
@@ -161,6 +172,17 @@ impl WorkQueue {
         self.len() == 0
     }
 
+    /// How often a key was to come again later, for whatever reason.
+    pub fn retried(&self) -> u64 {
+        self.state.lock().retried
+    }
+
+    /// For each key that is worked on, how long it has been.
+    pub fn worked_on(&self) -> Vec<Duration> {
+        let now = self.clock.elapsed();
+        self.state.lock().entries.values().filter(|entry| entry.working).filter_map(|entry| Some(now.saturating_sub(entry.since?))).collect()
+    }
+
     /// How many keys were added so far, repetitions of waiting ones not counted.
     pub fn added(&self) -> u64 {
         self.state.lock().added
@@ -168,24 +190,26 @@ impl WorkQueue {
 }
 
 impl State {
-    fn add(&mut self, key: ObjectKey, ready: &Notify) {
+    fn add(&mut self, key: ObjectKey, now: Duration, ready: &Notify) {
         let entry = self.entries.entry(key.clone()).or_default();
         if entry.working {
             entry.again = true;
         } else if !entry.waiting {
             entry.waiting = true;
+            entry.since = Some(now);
             self.ready.push_back(key);
             self.added += 1;
             ready.notify_one();
         }
     }
 
-    fn hand_back(&mut self, key: &ObjectKey, failures: u32, ready: &Notify) {
+    fn hand_back(&mut self, key: &ObjectKey, failures: u32, now: Duration, ready: &Notify) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.working = false;
+        entry.since = None;
         entry.failures = failures;
         if std::mem::take(&mut entry.again) {
-            self.add(key.clone(), ready);
+            self.add(key.clone(), now, ready);
         } else if *entry == Entry::default() {
             self.entries.remove(key);
         }
@@ -209,7 +233,7 @@ mod tests {
 
     fn take(queue: &WorkQueue) -> Option<String> {
         queue.release_due();
-        queue.next().now_or_never().map(|key| key.to_string())
+        queue.next().now_or_never().map(|(key, _)| key.to_string())
     }
 
     #[test]
@@ -267,6 +291,18 @@ mod tests {
         queue.add(key("a"));
         take(&queue);
         assert_eq!(queue.failed(&key("a")).as_millis(), 5);
+    }
+
+    #[test]
+    fn it_is_told_how_long_keys_waited_and_have_been_worked_on() {
+        let (queue, clock) = queue();
+        queue.add(key("a"));
+        clock.advance(Duration::from_secs(3));
+        assert_eq!(queue.next().now_or_never(), Some((key("a"), Duration::from_secs(3))));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!((queue.worked_on(), queue.retried()), (vec![Duration::from_secs(2)], 0));
+        queue.failed(&key("a"));
+        assert_eq!((queue.worked_on(), queue.retried()), (vec![], 1));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use client::Clock;
 use futures::FutureExt;
@@ -65,9 +66,11 @@ impl Runner {
 
 async fn work(reconciler: Arc<dyn Reconciler>, queue: Arc<WorkQueue>, metrics: Arc<ControllerMetrics>, stop: CancellationToken) {
     let controller = reconciler.name();
-    while let Some(key) = stop.run_until_cancelled(queue.next()).await {
-        metrics.reconciled();
+    while let Some((key, waited)) = stop.run_until_cancelled(queue.next()).await {
+        metrics.taken_up(waited);
+        let began = Instant::now();
         let result = AssertUnwindSafe(reconciler.reconcile(&key)).catch_unwind().await;
+        metrics.worked(began.elapsed());
         match result {
             Ok(Ok(Outcome::Settled)) => queue.done(&key),
             Ok(Ok(Outcome::CheckAgainIn(delay))) => {
@@ -149,6 +152,18 @@ mod tests {
         runner.finished().await;
         assert_eq!(seen.lock().iter().filter(|key| *key == "fails").count(), 4);
         assert_eq!(seen.lock().iter().filter(|key| *key == "panics").count(), 2);
-        assert!(runner.metrics().render().contains("knarr_controller_reconcile_errors_total{controller=\"fussy\"} 3"));
+        let text = runner.metrics().text();
+        for line in [
+            r#"knarr_controller_reconcile_errors_total{controller="fussy"} 3"#,
+            r#"workqueue_adds_total{name="fussy"} 6"#,
+            r#"workqueue_retries_total{name="fussy"} 4"#,
+            r#"workqueue_depth{name="fussy"} 0.0"#,
+            r#"workqueue_unfinished_work_seconds{name="fussy"} 0.0"#,
+            r#"workqueue_longest_running_processor_seconds{name="fussy"} 0.0"#,
+            r#"workqueue_queue_duration_seconds_count{name="fussy"} 6"#,
+            r#"workqueue_work_duration_seconds_bucket{le="+Inf",name="fussy"} 6"#,
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line}\n\nis not in\n\n{text}");
+        }
     }
 }

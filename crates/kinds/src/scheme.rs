@@ -159,6 +159,12 @@ pub trait ServedKind: Send + Sync + 'static {
     }
     /// Words for the client that are no errors.
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
+    /// Whether upstream, or whoever defined it, says that this version is not to be used any more.
+    fn is_deprecated(&self) -> bool {
+        // Source: Kubernetes 1.36, `APILifecycleDeprecated` of the versions that are served here.
+        let kind = &self.info().kind;
+        kind.group.is_empty() && matches!(&*kind.kind, "Endpoints" | "ComponentStatus")
+    }
     /// How names must look.
     fn name_rule(&self) -> NameRule;
     /// Whether `metadata.generation` is counted.

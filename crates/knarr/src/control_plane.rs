@@ -1,6 +1,6 @@
 //! The control plane of one server: store, certificates, API server, and the parts that are clients of it in process.
 
-use std::{net::{IpAddr, SocketAddr}, path::Path, sync::Arc, time::Duration};
+use std::{net::{IpAddr, SocketAddr}, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use apiserver::{ApiServer, ClusterFacts, core::ServiceAccountTokens, setup};
@@ -115,6 +115,7 @@ impl ControlPlane {
             authority_pem: proxy_authority.certificate_pem().to_owned(),
             client_authority_pem: authority.certificate_pem().to_owned(),
         };
+        let kept_in = data.join("store");
         let server = setup::open(setup::Parts {
             store: store.clone(),
             facts,
@@ -126,6 +127,7 @@ impl ControlPlane {
             clock: setup::system_clock(),
         })
         .await?;
+        server.core().metrics.pages.add("/metrics", move || store_size(&kept_in));
         // Before anybody can show it.
         ensure_token(&server, arguments.token.as_deref()).await?;
         let informers = client::Informers::new(client::in_process(server.clone(), Identity::user("system:kube-proxy", &[])), stop.clone());
@@ -182,10 +184,17 @@ impl ControlPlane {
             signing_duration: Duration::from_secs(arguments.cluster_signing_duration),
         };
         let runner = controllers::start(&context, &settings);
+        let pages = &self.server.core().metrics.pages;
+        let counted = runner.metrics().clone();
+        pages.add("/metrics", move || counted.text());
         let client = self.client(Identity::user("system:kube-scheduler", &[]));
         let informers = client::Informers::new(client.clone(), self.stop.clone());
         let options = scheduler_options(arguments.scheduler_config.as_deref())?;
-        let scheduler = scheduler::Scheduler::new(options, client, informers, client::SystemClock::shared());
+        let counted = scheduler::metrics::Metrics::default();
+        let pods = informers.of();
+        let scheduler = scheduler::Scheduler::new(options, client, informers, client::SystemClock::shared(), counted.clone());
+        pages.add("/metrics", move || counted.text());
+        pages.add("/metrics/resources", move || scheduler::pod_resources::text(&pods));
         self.tasks.spawn(scheduler.run(self.stop.clone()));
         Ok(runner)
     }
@@ -197,6 +206,14 @@ impl ControlPlane {
         self.tasks.wait().await;
         self.store.close().await;
     }
+}
+
+/// How much of the disk the store has, as a metric. The label is what upstream calls the first of its stores.
+fn store_size(directory: &Path) -> String {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.metadata().ok());
+    let size: u64 = files.filter(std::fs::Metadata::is_file).map(|file| file.blocks() * 512).sum();
+    let name = "apiserver_storage_size_bytes";
+    format!("# HELP {name} [STABLE] What the store takes of the disk, in bytes\n# TYPE {name} gauge\n{name}{{storage_cluster_id=\"etcd-0\"}} {size}\n")
 }
 
 /// What the scheduler is told by a file with a `KubeSchedulerConfiguration`.

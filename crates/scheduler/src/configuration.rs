@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::{
     decision::Profile,
     extender::{Extender, ExtenderSettings},
+    metrics::Metrics,
     plugins::{PluginArguments, default_profile, filters, node_resources::Strategy, scores, spreading::DefaultConstraint},
     queue::Backoff,
 };
@@ -205,8 +206,10 @@ fn read_profile(file: &ProfileFile, percentage: Option<usize>, managed: &[String
     };
     let for_filters = ["multiPoint", "filter"];
     let for_scores = ["multiPoint", "score"];
+    let name = file.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".to_owned());
     Ok(Profile {
-        name: file.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".to_owned()),
+        metrics: Metrics::default().of_profile(&name),
+        name,
         filters: filters(&arguments).into_iter().filter(|plugin| takes_part(plugin.name(), &for_filters)).collect(),
         scores: scores(&arguments)
             .into_iter()

@@ -1,6 +1,6 @@
 //! One pod, all nodes, one answer. Does no input or output: tests are tables of a cluster, a pod, and the expected node or reasons.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use rand::Rng;
 
@@ -8,6 +8,7 @@ use crate::{
     cluster::Cluster,
     extender::EXTENDER,
     framework::{Check, ClusterEvent, Filter, Prepared, Reason, Score, Verdict},
+    metrics::{Point, ProfileMetrics, Status},
     node_info::NodeInfo,
     pod_info::PodInfo,
 };
@@ -27,6 +28,8 @@ pub struct Profile {
     pub preempts: bool,
     /// How many nodes that fit are enough, in hundredths of all; none to go by the size of the cluster.
     pub percentage_of_nodes: Option<usize>,
+    /// What its attempts are counted by.
+    pub metrics: ProfileMetrics,
 }
 
 impl Profile {
@@ -165,7 +168,10 @@ pub fn decide(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, star
 pub fn find(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start: &mut usize, with_promised: bool) -> Result<(Vec<usize>, Refusal), Refusal> {
     let all = cluster.len();
     let mut refusal = Refusal::of(all);
-    let checks = match prepare(profile, pod, cluster) {
+    let began = Instant::now();
+    let prepared = prepare(profile, pod, cluster);
+    profile.metrics.point(Point::PreFilter, if prepared.is_ok() { Status::Success } else { Status::Unresolvable }, began);
+    let checks = match prepared {
         Ok(checks) => checks,
         Err((index, reason)) => {
             refusal.nowhere = Some(reason);
@@ -180,6 +186,7 @@ pub fn find(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start:
     {
         return Ok((vec![slot], refusal));
     }
+    let began = Instant::now();
     let enough = profile.enough(all);
     let mut fitting: Vec<usize> = Vec::with_capacity(enough);
     let mut seen = 0;
@@ -206,6 +213,12 @@ pub fn find(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start:
         }
     }
     *start = if all == 0 { 0 } else { (*start + seen) % all };
+    let status = match fitting.is_empty() {
+        false => Status::Success,
+        true if refusal.not_now.is_empty() => Status::Unresolvable,
+        true => Status::Unschedulable,
+    };
+    profile.metrics.point(Point::Filter, status, began);
     if fitting.is_empty() { Err(refusal) } else { Ok((fitting, refusal)) }
 }
 
@@ -214,6 +227,7 @@ pub fn choose(profile: &Profile, pod: &PodInfo, slots: &[usize], cluster: &mut C
     if let [only] = slots {
         return *only;
     }
+    let began = Instant::now();
     let mut totals: Vec<i64> = slots.iter().map(|slot| extra.get(slot).copied().unwrap_or_default()).collect();
     for (weight, plugin) in &profile.scores {
         let Some((scale, raw)) = plugin.score(pod, slots, cluster) else { continue };
@@ -221,6 +235,7 @@ pub fn choose(profile: &Profile, pod: &PodInfo, slots: &[usize], cluster: &mut C
             *total = total.saturating_add(score * weight);
         }
     }
+    profile.metrics.point(Point::Score, Status::Success, began);
     // Among equals one is drawn, so that a burst of equal pods does not pile up on the first name.
     let highest = totals.iter().copied().max().unwrap_or_default();
     let mut equals = slots.iter().zip(&totals).filter(|(_, total)| **total == highest).map(|(slot, _)| *slot);

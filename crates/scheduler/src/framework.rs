@@ -23,6 +23,21 @@ pub enum ClusterEvent {
     StorageChanged,
 }
 
+impl ClusterEvent {
+    /// In upstream's words, as metrics have it. Source: Kubernetes 1.36, `pkg/scheduler/framework/events.go`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NodeAdded => "NodeAdd",
+            Self::NodeChanged => "NodeUpdate",
+            Self::NodeGone => "NodeDelete",
+            Self::AssignedPodGone => "AssignedPodDelete",
+            Self::AssignedPodChanged => "AssignedPodUpdate",
+            Self::NamespaceChanged => "NamespaceUpdate",
+            Self::StorageChanged => "StorageChange",
+        }
+    }
+}
+
 /// A reason in upstream's words, since it ends up in the condition of the pod.
 pub type Reason = Cow<'static, str>;
 

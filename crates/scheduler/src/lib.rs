@@ -9,6 +9,7 @@
 //! - [`decision`]: one pod, all nodes, one answer (pure); [`preemption`]: who must leave to make room (pure)
 //! - [`runner`]: follows the cluster and decides; [`binding`], [`displacing`] and [`reporting`] write what it decided
 //! - [`extender`]: programs elsewhere that have a say in decisions
+//! - [`metrics`]: what is counted; [`pod_resources`]: what pods ask for, as metrics
 //! - [`configuration`]: a `KubeSchedulerConfiguration`, and the profiles it describes
 //!
 //! Nothing polls: a pod that fits nowhere is tried again when an event happens that one of the plug-ins that refused it
@@ -24,9 +25,11 @@ pub mod decision;
 pub mod displacing;
 pub mod extender;
 pub mod framework;
+pub mod metrics;
 pub mod node_info;
 pub mod plugins;
 pub mod pod_info;
+pub mod pod_resources;
 pub mod preemption;
 pub mod queue;
 pub mod reporting;

@@ -164,6 +164,39 @@ fn whole_of(pod: &Pod, is_infeasible: bool, overhead: Option<&Resources>) -> Opt
     Some((whole, names))
 }
 
+/// What a pod may use at most: its containers together, or the most that its init containers may at one time, or what it says as a whole;
+/// and its overhead, where there is a limit.
+pub fn limits_of(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    let part = |container: &Container, runs_first: bool| Part {
+        resources: Resources::of(container.resources.iter().flat_map(|resources| resources.limits.iter().flatten())),
+        says_cpu: true,
+        says_memory: true,
+        runs_first,
+        stays: !runs_first || container.restart_policy.as_deref() == Some("Always"),
+    };
+    let init = spec.init_containers.iter().flatten().map(|container| part(container, true));
+    let parts: Vec<Part> = spec.containers.iter().map(|container| part(container, false)).chain(init).collect();
+    let mut sum = together(&parts);
+    if let Some(whole) = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref()) {
+        let whole_of = Resources::of(whole);
+        for (name, own, said) in [("cpu", &mut sum.cpu_millis, whole_of.cpu_millis), ("memory", &mut sum.memory_bytes, whole_of.memory_bytes)] {
+            if whole.contains_key(name) {
+                *own = said;
+            }
+        }
+        sum.others.extend(whole_of.others);
+    }
+    let mut overhead = spec.overhead.as_ref().map(Resources::of).unwrap_or_default();
+    let zero_without = |amount: &mut i64, limit: i64| if limit == 0 { *amount = 0 };
+    zero_without(&mut overhead.cpu_millis, sum.cpu_millis);
+    zero_without(&mut overhead.memory_bytes, sum.memory_bytes);
+    zero_without(&mut overhead.ephemeral_storage_bytes, sum.ephemeral_storage_bytes);
+    overhead.others.retain(|name, _| sum.others.contains_key(name));
+    sum.add(&overhead, 1);
+    sum
+}
+
 /// What a pod asks for: its containers together, or the most that its init containers ask for at one time, or what it says as a
 /// whole; and its overhead. And what it counts as in scores, CPU in thousandths and bytes of memory, where each container that asks
 /// for none counts as a usual one.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::{
@@ -24,6 +24,7 @@ use crate::{
     displacing::displace,
     extender::{self, Extender},
     framework::ClusterEvent,
+    metrics::{Metrics, Outcome, Point, Status},
     plugins::volume_binding::waiting_claims,
     pod_info::PodInfo,
     preemption::{self, Budget, Plan},
@@ -70,6 +71,9 @@ pub struct Scheduler {
     assumed: HashSet<String>,
     /// Where the next decision begins to look, in a large cluster.
     start: usize,
+    /// Pods whose gates are closed.
+    gated: HashSet<String>,
+    metrics: Metrics,
     sender: mpsc::UnboundedSender<Message>,
     messages: mpsc::UnboundedReceiver<Message>,
 }
@@ -92,14 +96,16 @@ fn keep<Key: Ord, Value>(map: &mut BTreeMap<Key, Value>, key: Key, value: Option
 
 impl Scheduler {
     /// A scheduler that acts through these clients.
-    pub fn new(options: SchedulerOptions, client: client::Client, informers: Informers, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(options: SchedulerOptions, client: client::Client, informers: Informers, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         let recorder = |profile: &Profile| EventRecorder::new(client.clone(), &profile.name, None, clock.clone());
         let events = options.profiles.iter().map(recorder).collect();
         let (sender, messages) = mpsc::unbounded_channel();
         Self {
             budgets: informers.of::<PodDisruptionBudget>(),
-            queue: Queue::new(options.backoff),
-            profiles: options.profiles,
+            queue: Queue::new(options.backoff).counted_by(metrics.clone()),
+            profiles: options.profiles.into_iter().map(|profile| Profile { metrics: metrics.of_profile(&profile.name), ..profile }).collect(),
+            metrics,
+            gated: HashSet::new(),
             extenders: options.extenders,
             events,
             client,
@@ -140,6 +146,7 @@ impl Scheduler {
                 tokio::task::yield_now().await;
                 continue;
             }
+            self.metrics.pending(self.queue.pending(), self.gated.len());
             let wake = self.queue.next_wake().map(|until| until.saturating_sub(self.clock.elapsed()));
             let clock = self.clock.clone();
             let until_wake = async move {
@@ -185,7 +192,7 @@ impl Scheduler {
             return;
         }
         let (profiles, cluster) = (&self.profiles, &mut self.cluster);
-        self.queue.happened(self.clock.elapsed(), |pod, refused_by| {
+        self.queue.happened(event.name(), self.clock.elapsed(), |pod, refused_by| {
             let profile = profiles.iter().find(|profile| profile.name == pod.scheduler_name);
             profile.is_some_and(|profile| may_help(profile, refused_by, event, slot, pod, cluster))
         });
@@ -267,6 +274,11 @@ impl Scheduler {
             return self.take_in_placed(info);
         }
         let uid = info.uid.clone();
+        if info.gated && !info.terminating && self.profile_of(&info).is_some() {
+            self.gated.insert(uid.clone());
+        } else {
+            self.gated.remove(&uid);
+        }
         if self.profile_of(&info).is_none() || info.terminating || info.gated {
             self.queue.remove(&uid);
             self.seen.remove(&uid);
@@ -312,6 +324,7 @@ impl Scheduler {
         self.queue.remove(uid);
         self.seen.remove(uid);
         self.assumed.remove(uid);
+        self.gated.remove(uid);
         let nominated = self.cluster.nomination_of(uid);
         self.cluster.forget_nomination(uid);
         let slot = self.cluster.remove(uid).map(|(_, slot)| slot).or(nominated);
@@ -323,6 +336,7 @@ impl Scheduler {
     async fn schedule_one(&mut self, pod: Arc<PodInfo>, permit: OwnedSemaphorePermit) {
         let Some(index) = self.profile_of(&pod) else { return self.queue.remove(&pod.uid) };
         let Some(profile) = self.profiles.get(index) else { return };
+        let began = Instant::now();
         let object = self.seen.get(&pod.uid).cloned().unwrap_or_default();
         let asked: Vec<Arc<Extender>> = self.extenders.iter().filter(|extender| extender.cares_for(&object)).cloned().collect();
         let answer = if asked.is_empty() {
@@ -333,13 +347,19 @@ impl Scheduler {
             extender::decide(&asked, profile, &pod, &object, &mut self.cluster, &mut self.start, node).await
         };
         match answer {
-            Ok(slot) => self.assume(index, pod, slot, permit, asked.into_iter().find(|extender| extender.binds())),
-            Err(refusal) => self.refuse(index, &pod, refusal, &asked).await,
+            Ok(slot) => self.assume(index, pod, slot, permit, began, asked.into_iter().find(|extender| extender.binds())),
+            Err(refusal) => {
+                let counted = profile.metrics.clone();
+                let outcome = if refusal.failed { Outcome::Failed } else { Outcome::Unschedulable };
+                self.refuse(index, &pod, refusal, &asked).await;
+                counted.attempt(outcome, began);
+            }
         }
     }
 
     /// Counts the pod as being on the node, and binds it in the background, or has it bound.
-    fn assume(&mut self, profile: usize, pod: Arc<PodInfo>, slot: usize, permit: OwnedSemaphorePermit, binder: Option<Arc<Extender>>) {
+    fn assume(&mut self, profile: usize, pod: Arc<PodInfo>, slot: usize, permit: OwnedSemaphorePermit, began: Instant, binder: Option<Arc<Extender>>) {
+        let Some(counted) = self.profiles.get(profile).map(|profile| profile.metrics.clone()) else { return };
         let Some(node) = self.cluster.at(slot) else { return };
         let node_name = node.name.clone();
         let claims = waiting_claims(&pod, &self.cluster);
@@ -350,16 +370,24 @@ impl Scheduler {
         self.assumed.insert(pod.uid.clone());
         let (client, clock, done, seen) = (self.client.clone(), self.clock.clone(), self.sender.clone(), self.seen.get(&pod.uid).cloned());
         let events = self.events.get(profile).cloned();
+        let (metrics, history) = (self.metrics.clone(), self.queue.history(&pod.uid));
         let storage = (!plan.is_empty()).then(|| (self.informers.of::<PersistentVolumeClaim>(), self.informers.of::<PersistentVolume>()));
         tokio::spawn(async move {
             let attempt = async {
+                let told = |result: &Result<(), BindError>| if result.is_ok() { Status::Success } else { Status::Error };
                 if let Some((claims, volumes)) = storage {
-                    bind_volumes(&client, &clock, &claims, &volumes, &plan, &node_name).await?;
+                    let began = Instant::now();
+                    let bound = bind_volumes(&client, &clock, &claims, &volumes, &plan, &node_name).await;
+                    counted.point(Point::PreBind, told(&bound), began);
+                    bound?;
                 }
-                match binder {
-                    Some(binder) => Ok(binder.bind(&pod, &node_name).await?),
+                let began = Instant::now();
+                let bound = match binder {
+                    Some(binder) => binder.bind(&pod, &node_name).await.map_err(BindError::from),
                     None => bind(&client, &pod, &node_name).await,
-                }
+                };
+                counted.point(Point::Bind, told(&bound), began);
+                bound
             };
             let failed = match attempt.await {
                 Ok(()) => {
@@ -379,6 +407,10 @@ impl Scheduler {
                 }
             };
             drop(permit);
+            counted.attempt(if failed { Outcome::Failed } else { Outcome::Scheduled }, began);
+            if let Some((attempts, since)) = history.filter(|_| !failed) {
+                metrics.bound(attempts, clock.elapsed().saturating_sub(since));
+            }
             // Where nobody receives any more, the scheduler has stopped.
             let _ = done.send(Message::Bound { pod, failed });
         });
@@ -389,6 +421,8 @@ impl Scheduler {
         let mut report = Report::default();
         let mut room = None;
         if profile.preempts && refusal.nodes > 0 && !refusal.failed {
+            let began = Instant::now();
+            self.metrics.preemption();
             let budgets: Vec<Budget> = self.budgets.list().iter().map(|budget| Budget::of(budget)).collect();
             let found = match preemption::candidates(profile, pod, &mut self.cluster, &refusal, &budgets) {
                 Ok(plans) if asked.is_empty() => Ok(plans),
@@ -400,8 +434,11 @@ impl Scheduler {
                 Err(why) => Err(why),
             };
             let none = || format!("0/{} nodes are available: no extender allows to displace pods.", refusal.nodes);
-            match found.and_then(|plans| preemption::best(plans).ok_or_else(none)) {
+            let found = found.and_then(|plans| preemption::best(plans).ok_or_else(none));
+            profile.metrics.point(Point::PostFilter, if found.is_ok() { Status::Success } else { Status::Unschedulable }, began);
+            match found {
                 Ok(plan) => {
+                    self.metrics.victims(plan.victims.len());
                     report.nominated = self.cluster.at(plan.slot).map(|node| node.name.clone());
                     room = Some(plan);
                 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use meta::{ApiError, Object};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     authorization::{self, Authorizer, Decision},
     core::Core,
     user::{MASTERS, User},
@@ -52,6 +52,9 @@ fn asks_for_masters(object: &Object) -> bool {
 impl AdmissionPlugin for Certificates {
     fn name(&self) -> &'static str {
         "CertificateApproval"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Validate]
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();

@@ -7,7 +7,7 @@ use meta::{ApiError, Object};
 use serde_json::json;
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation, storage::newest_default},
+    admission::{AdmissionPlugin, Attributes, Operation, Step, storage::newest_default},
     core::Core,
 };
 
@@ -18,6 +18,9 @@ pub struct DefaultIngressClass;
 impl AdmissionPlugin for DefaultIngressClass {
     fn name(&self) -> &'static str {
         "DefaultIngressClass"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, _old: Option<&Object>) -> Result<(), ApiError> {
         let concerns = attributes.operation == Operation::Create && attributes.is_about("networking.k8s.io", "ingresses");

@@ -8,7 +8,7 @@ use meta::{ApiError, Object};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
 };
 
@@ -27,6 +27,9 @@ fn tolerates(toleration: &Value, taint: &str) -> bool {
 impl AdmissionPlugin for DefaultTolerationSeconds {
     fn name(&self) -> &'static str {
         "DefaultTolerationSeconds"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, _core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, _old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();

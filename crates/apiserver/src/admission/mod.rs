@@ -19,7 +19,7 @@ pub mod subresource_rules;
 pub mod taint_nodes;
 pub mod webhooks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use kinds::ServedKind;
@@ -32,6 +32,7 @@ use crate::{
     user::User,
 };
 
+pub use crate::metrics::admission::Step;
 use webhooks::reinvocation::Reinvocation;
 
 /// What is being done.
@@ -116,6 +117,10 @@ impl<'a> Attributes<'a> {
 pub trait AdmissionPlugin: Send + Sync + 'static {
     /// Upstream's name.
     fn name(&self) -> &'static str;
+    /// The steps it has a part in: how long it takes in others is not counted.
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit, Step::Validate]
+    }
     /// May change the object (none for deletions), or refuse.
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
         Ok(())
@@ -139,9 +144,12 @@ impl AdmissionChain {
     /// # Errors
     /// The first refusal.
     pub async fn admit(&self, core: &Core, attributes: &Attributes<'_>, mut object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
+        let mut times = Times::begin(core, Step::Admit, attributes.operation);
         loop {
             for plugin in &self.plugins {
-                plugin.admit(core, attributes, object.as_deref_mut(), old).await?;
+                let result = plugin.admit(core, attributes, object.as_deref_mut(), old).await;
+                times.asked(plugin.as_ref(), &result);
+                result?;
             }
             if !attributes.reinvocation.lock().begin_second_round() {
                 return Ok(());
@@ -153,9 +161,45 @@ impl AdmissionChain {
     /// # Errors
     /// The first refusal.
     pub async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
+        let mut times = Times::begin(core, Step::Validate, attributes.operation);
         for plugin in &self.plugins {
-            plugin.validate(core, attributes, object, old).await?;
+            let result = plugin.validate(core, attributes, object, old).await;
+            times.asked(plugin.as_ref(), &result);
+            result?;
         }
         Ok(())
+    }
+}
+
+/// How long a step and the plug-ins in it take; the step is counted when this goes.
+struct Times<'a> {
+    core: &'a Core,
+    step: Step,
+    operation: Operation,
+    began: Instant,
+    /// When the plug-in before was done: one look at the clock for each.
+    latest: Instant,
+    refused: bool,
+}
+
+impl<'a> Times<'a> {
+    fn begin(core: &'a Core, step: Step, operation: Operation) -> Self {
+        let began = Instant::now();
+        Self { core, step, operation, began, latest: began, refused: false }
+    }
+    fn asked(&mut self, plugin: &dyn AdmissionPlugin, result: &Result<(), ApiError>) {
+        self.refused = result.is_err();
+        if !plugin.steps().contains(&self.step) && !self.refused {
+            return;
+        }
+        let now = Instant::now();
+        self.core.metrics.admission.plugin(plugin.name(), self.step, self.operation, self.refused, now.duration_since(self.latest));
+        self.latest = now;
+    }
+}
+
+impl Drop for Times<'_> {
+    fn drop(&mut self) {
+        self.core.metrics.admission.step(self.step, self.operation, self.refused, self.began.elapsed());
     }
 }

@@ -8,7 +8,7 @@ use meta::{ApiError, GroupResource, Object};
 use serde::Deserialize;
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
 };
 
@@ -48,6 +48,9 @@ pub struct NamespaceLifecycle;
 impl AdmissionPlugin for NamespaceLifecycle {
     fn name(&self) -> &'static str {
         "NamespaceLifecycle"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, _object: Option<&mut Object>, _old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();

@@ -8,7 +8,7 @@ use meta::{ApiError, Object};
 use serde_json::Value;
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     authorization::node::{LEASES, USER_PREFIX, node_of},
     core::Core,
 };
@@ -187,6 +187,9 @@ fn check_certificate(node: &str, request: &Object) -> Checked {
 impl AdmissionPlugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let Some(node) = node_of(attributes.user) else { return Ok(()) };

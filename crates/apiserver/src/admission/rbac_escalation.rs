@@ -15,7 +15,7 @@ use meta::{ApiError, GroupResource, Object};
 use serde_json::Value;
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     authorization::{self, Authorizer, Decision},
     core::Core,
     user::MASTERS,
@@ -160,6 +160,9 @@ fn has_aggregation_rule(role: Option<&Object>) -> bool {
 impl AdmissionPlugin for RbacEscalation {
     fn name(&self) -> &'static str {
         "RbacEscalation"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Validate]
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();

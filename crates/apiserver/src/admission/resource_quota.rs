@@ -14,7 +14,7 @@ use serde_json::json;
 use store::{Change, Expect, StoreError};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
     handler::write::{encode, store_failure, wait_for_change},
     view::StoredObject,
@@ -143,6 +143,9 @@ async fn write_charge(core: &Core, attributes: &Attributes<'_>, stored: Arc<Stor
 impl AdmissionPlugin for ResourceQuota {
     fn name(&self) -> &'static str {
         "ResourceQuota"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Validate]
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let Some(object) = object else { return Ok(()) };

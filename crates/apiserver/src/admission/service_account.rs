@@ -10,7 +10,7 @@ use meta::{ApiError, Object};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
     handler::write::generated_name,
 };
@@ -94,6 +94,9 @@ fn mount_token(pod: &mut Object) {
 impl AdmissionPlugin for ServiceAccount {
     fn name(&self) -> &'static str {
         "ServiceAccount"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, _old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();

@@ -8,7 +8,7 @@ use meta::{ApiError, Object, quantity::Quantity};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
 };
 
@@ -35,6 +35,9 @@ pub(super) fn newest_default(core: &Core, resource: &str, annotations: &[&str]) 
 impl AdmissionPlugin for DefaultStorageClass {
     fn name(&self) -> &'static str {
         "DefaultStorageClass"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, _old: Option<&Object>) -> Result<(), ApiError> {
         let concerns = attributes.operation == Operation::Create && attributes.is_about("", "persistentvolumeclaims");
@@ -64,6 +67,9 @@ fn size(claim: &Object) -> Option<Quantity> {
 impl AdmissionPlugin for PersistentVolumeClaimResize {
     fn name(&self) -> &'static str {
         "PersistentVolumeClaimResize"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Validate]
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         if attributes.operation != Operation::Update || !attributes.is_about("", "persistentvolumeclaims") {

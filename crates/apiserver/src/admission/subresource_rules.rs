@@ -8,7 +8,7 @@ use meta::{ApiError, FieldError, FieldPath, Object};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::{Core, format_time},
 };
 
@@ -73,6 +73,9 @@ fn approve(new: &mut Object, old: &Object, now: &str) -> Vec<FieldError> {
 impl AdmissionPlugin for SubresourceRules {
     fn name(&self) -> &'static str {
         "SubresourceRules"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let info = attributes.kind.info();

@@ -8,7 +8,7 @@ use meta::{ApiError, Object};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
 };
 
@@ -21,6 +21,9 @@ pub struct TaintNodesByCondition;
 impl AdmissionPlugin for TaintNodesByCondition {
     fn name(&self) -> &'static str {
         "TaintNodesByCondition"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
     }
     async fn admit(&self, _core: &Core, attributes: &Attributes<'_>, object: Option<&mut Object>, _old: Option<&Object>) -> Result<(), ApiError> {
         let concerns = attributes.operation == Operation::Create && attributes.is_about("", "nodes");

@@ -245,6 +245,9 @@ impl ServedKind for CustomKind {
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         self.deprecation.clone().into_iter().collect()
     }
+    fn is_deprecated(&self) -> bool {
+        self.deprecation.is_some()
+    }
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain
     }

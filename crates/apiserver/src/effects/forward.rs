@@ -1,15 +1,23 @@
 //! Passing a request on to a node's API, a pod or a service, and its answer back as it comes.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use dialer::{Connection, DialError, Target};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use meta::ApiError;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     core::Core,
     http_body::{Body, Request},
+    metrics::requests::Stream,
     stream_patience::SlowReader,
 };
 
@@ -76,6 +84,9 @@ pub async fn send(request: Request, path_and_query: &str, connection: impl Conne
         // HTTP/2 carries it apart.
         request.headers_mut().insert(header::HOST, host);
     }
+    // What goes on after the answer is under way until both directions have ended.
+    let stream = request.extensions().get::<Arc<Stream>>().cloned();
+    let connection = Counted { connection, _stream: stream };
     let response = streaming::proxy_upgrade(request, path_and_query, connection)
         .await
         .map_err(|error| ApiError::unavailable(format!("error trying to reach service: {}", whole_story(&error))))?;
@@ -86,4 +97,34 @@ pub async fn send(request: Request, path_and_query: &str, connection: impl Conne
         response.extensions_mut().insert(SlowReader::IsAwaited);
     }
     Ok(response)
+}
+
+/// A connection that belongs to a stream which is counted as long as it is open.
+struct Counted<C> {
+    connection: C,
+    _stream: Option<Arc<Stream>>,
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Counted<C> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_read(context, buffer)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Counted<C> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write_vectored(context, bytes)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
 }

@@ -10,6 +10,7 @@ use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, Objec
 use controller::ownership::{controller_uid, is_controlled_by};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use prometheus_client::{metrics::histogram::Histogram, registry::Registry};
 
 use crate::ControllerContext;
 use plan::plan;
@@ -29,6 +30,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         jobs,
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
+        skew: runner.metrics().register(skew),
     };
     runner.start(controller, 3);
 }
@@ -43,6 +45,14 @@ struct CronJobController {
     own_writes: Writes<CronJob>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
+    skew: Histogram,
+}
+
+/// How late Jobs are created. Source of name and buckets: Kubernetes 1.36, `pkg/controller/cronjob/metrics/metrics.go`.
+fn skew(registry: &mut Registry) -> Histogram {
+    let skew = Histogram::new(::metrics::exponential(1.0, 2.0, 10));
+    registry.register("cronjob_controller_job_creation_skew_duration_seconds", "[STABLE] How long after their time Jobs were created, in seconds", skew.clone());
+    skew
 }
 
 impl CronJobController {
@@ -98,6 +108,7 @@ impl Reconciler for CronJobController {
             let api = Api::<Job>::namespaced(self.client.clone(), namespace);
             let created = match api.create(&PostParams::default(), &job).await {
                 Ok(created) => {
+                    self.skew.observe(self.clock.now().duration_since(scheduled).as_secs_f64());
                     self.events.record(&*cron_job, EventType::Normal, "SuccessfulCreate", format!("Created job {name}"));
                     Some(created)
                 }

@@ -2,8 +2,9 @@
 //!
 //! [`plan`] decides. Each pod carries a finalizer until it is counted, so that none is counted twice or missed: an ended pod is first noted in
 //! the status (`uncountedTerminatedPods`), then loses the finalizer, then is counted. [`failure_policy`] and [`success_policy`] are the
-//! user's own rules, [`indexes`] the numbers of an indexed Job, [`job_pod`] makes the pods.
+//! user's own rules, [`indexes`] the numbers of an indexed Job, [`job_pod`] makes the pods, [`counts`] counts.
 
+mod counts;
 mod failure_policy;
 mod indexes;
 mod job_pod;
@@ -11,6 +12,7 @@ mod plan;
 mod success_policy;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, Patch, PatchParams, PostParams, Preconditions};
@@ -23,6 +25,7 @@ use serde_json::json;
 
 use crate::selector::Selector;
 use crate::{ControllerContext, pods};
+use counts::{Action, Counts};
 use plan::{Plan, plan};
 
 pub(crate) use plan::{finish_time, is_finished};
@@ -46,6 +49,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         pods,
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
+        counts: runner.metrics().register(Counts::new),
     };
     runner.start(controller, 5);
 }
@@ -60,6 +64,7 @@ struct JobController {
     own_writes: Writes<Job>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
+    counts: Counts,
 }
 
 /// Whether a pod still waits to be counted.
@@ -131,6 +136,19 @@ impl JobController {
         Ok(Outcome::Settled)
     }
 
+    async fn look(&self, key: &ObjectKey, job: &Job, selector: &Selector, action: &mut Action) -> Result<Outcome, ReconcileError> {
+        let pods = self.claim_pods(key, job, selector).await?;
+        let plan = plan(job, &pods, self.clock.now());
+        *action = match &plan {
+            plan if !plan.managed => Action::Reconciling,
+            plan if !plan.delete.is_empty() => Action::PodsDeleted,
+            plan if !plan.create.is_empty() => Action::PodsCreated,
+            _ => Action::Tracking,
+        };
+        self.carry_out(key, job, &plan).await?;
+        Ok(Outcome::after(plan.check_after))
+    }
+
     async fn carry_out(&self, key: &ObjectKey, job: &Job, plan: &Plan) -> Result<(), ReconcileError> {
         // What the pods' ends mean is written down before the pods are let go.
         if job.status.as_ref() != Some(&plan.status) {
@@ -140,6 +158,7 @@ impl JobController {
                 Err(error) if client::is_not_found(&error) => return Ok(()),
                 other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
+            self.counts.changed(job, &plan.status);
         }
         for (kind, reason, message) in &plan.events {
             self.events.record(job, *kind, reason, message.clone());
@@ -211,10 +230,10 @@ impl Reconciler for JobController {
         if !self.own_writes.are_visible(key) || !self.writes.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
         }
-        let selector = Selector::new(&spec.selector.unwrap_or_default());
-        let pods = self.claim_pods(key, &job, &selector).await?;
-        let plan = plan(&job, &pods, self.clock.now());
-        self.carry_out(key, &job, &plan).await?;
-        Ok(Outcome::after(plan.check_after))
+        let began = Instant::now();
+        let mut action = Action::Reconciling;
+        let result = self.look(key, &job, &Selector::new(&spec.selector.unwrap_or_default()), &mut action).await;
+        self.counts.looked(&job, action, result.is_ok(), began.elapsed());
+        result
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub create: Vec<Option<i32>>,
     pub events: Vec<(EventType, &'static str, String)>,
     pub check_after: Option<Duration>,
+    /// Whether it was to be seen that as many pods run as should.
+    pub managed: bool,
 }
 
 fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
@@ -60,6 +62,12 @@ fn set_condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, 
 /// Whether a Job has come to its end, well or not.
 pub(crate) fn is_finished(job: &Job) -> bool {
     job.status.as_ref().is_some_and(|status| condition(status, COMPLETE).is_some() || condition(status, FAILED).is_some())
+}
+
+/// Whether a Job that has come to its end did so well, and why.
+pub(super) fn finished_as(status: &JobStatus) -> Option<(bool, &str)> {
+    let ended = condition(status, COMPLETE).map(|condition| (true, condition)).or_else(|| condition(status, FAILED).map(|condition| (false, condition)));
+    ended.map(|(well, condition)| (well, condition.reason.as_deref().unwrap_or_default()))
 }
 
 /// When a Job came to its end.
@@ -125,6 +133,7 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
         active -= plan.delete.len();
     } else if job.metadata.deletion_timestamp.is_none() {
         resume(&mut plan, now);
+        plan.managed = true;
         manage(job, &spec, &tally, pods, &sorted, &mut plan, now);
         active = active + plan.create.len() - plan.delete.len();
     }

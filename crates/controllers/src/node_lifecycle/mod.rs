@@ -16,11 +16,17 @@ use async_trait::async_trait;
 use client::{Api, EventRecorder, EventType, Index, Informer, ObjectKey, Patch, PatchParams, PostParams, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use serde_json::json;
 
 use crate::{ControllerContext, pods};
+use crate::taints::{NO_EXECUTE, NOT_READY, UNREACHABLE};
 use zones::{Permission, Zone, Zones};
 
 const CONTROLLER: &str = "node-controller";
@@ -40,6 +46,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, grace: Duration) {
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
         grace,
+        evictions: runner.metrics().register(evictions),
     };
     runner.start(controller, 4);
 }
@@ -58,6 +65,32 @@ struct NodeLifecycle {
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
     grace: Duration,
+    evictions: Family<ZoneLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ZoneLabels {
+    zone: String,
+}
+
+impl ZoneLabels {
+    /// Source: Kubernetes 1.36, `GetZoneKey` of `component-helpers/node/topology`.
+    fn of(node: &Node) -> Self {
+        let label = |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned().unwrap_or_default();
+        let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
+        Self { zone: if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") } }
+    }
+}
+
+/// Nodes whose pods were driven away. Source of the name: Kubernetes 1.36, `pkg/controller/nodelifecycle/metrics.go`.
+fn evictions(registry: &mut Registry) -> Family<ZoneLabels, Counter> {
+    let evictions = Family::default();
+    registry.register("node_collector_evictions", "[STABLE] Nodes whose pods were driven away, by zone", Family::clone(&evictions));
+    evictions
+}
+
+fn drives_away(taints: Option<&Vec<Taint>>) -> bool {
+    taints.into_iter().flatten().any(|taint| taint.effect == NO_EXECUTE && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()))
 }
 
 impl NodeLifecycle {
@@ -177,6 +210,7 @@ impl Reconciler for NodeLifecycle {
         let (drive_away, asked) = self.may_drive_away(&current);
         if let Some(taints) = wanted_taints::wanted(&current, drive_away, self.clock.now()) {
             let patch = json!({ "metadata": { "uid": current.metadata.uid, "resourceVersion": current.metadata.resource_version }, "spec": { "taints": taints } });
+            let drove_away = drives_away(current.spec.as_ref().and_then(|spec| spec.taints.as_ref()));
             match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(updated) => current = updated,
                 Err(error) => {
@@ -185,6 +219,9 @@ impl Reconciler for NodeLifecycle {
                     }
                     return if client::is_not_found(&error) { Ok(Outcome::Settled) } else { Err(error).doing(|| format!("taint node {key}")) };
                 }
+            }
+            if !drove_away && drives_away(current.spec.as_ref().and_then(|spec| spec.taints.as_ref())) {
+                self.evictions.get_or_create(&ZoneLabels::of(&current)).inc();
             }
         }
         if conditions::get(&current, "Ready").is_some_and(|condition| condition.status != "True") {

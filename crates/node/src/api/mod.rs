@@ -121,6 +121,7 @@ impl NodeApiServer {
                 json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods }))
             }
             ["metrics"] if reads => metrics_text(self.context.metrics.render()),
+            ["metrics", "probes"] if reads => metrics_text(self.context.metrics.probes.text()),
             ["metrics", "resource"] if reads => metrics_text(prometheus::resource_metrics(&self.context, &self.pods).await),
             ["metrics", "cadvisor"] if reads => metrics_text(prometheus::cadvisor_metrics(&self.context, &self.pods).await),
             ["stats", "summary"] if reads => json(&stats::summary(&self.context, &self.pods, &self.sampler).await),

@@ -42,7 +42,7 @@ pub async fn resource_metrics(context: &Context, pods: &Pods) -> String {
         }
     }
     head(&mut text, "resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
-    text.push_str("resource_scrape_error 0\n");
+    text.push_str(if usage.is_incomplete { "resource_scrape_error 1\n" } else { "resource_scrape_error 0\n" });
     text
 }
 

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use container_runtime::{ContainerId, ContainerState, ContainerUsage};
+use container_runtime::{ContainerId, ContainerState, ContainerUsage, RuntimeError};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -46,6 +46,8 @@ pub struct Row {
 pub struct Usage {
     /// Running containers, in the order of namespaces, pods and names.
     pub rows: Vec<Row>,
+    /// Whether a container that runs is missing, since what it uses could not be read.
+    pub is_incomplete: bool,
     /// CPU time of the whole machine in nanoseconds, idle time excepted.
     pub node_cpu_nanoseconds: u64,
     /// Billionths of a CPU that the machine uses now.
@@ -121,11 +123,21 @@ impl Reading {
 /// Usage as the kernel counts it, without rates.
 pub async fn counted(context: &Context, pods: &Pods) -> Usage {
     let mut rows = Vec::new();
+    let mut is_incomplete = false;
     for view in pods.views() {
         for container in view.containers.iter() {
             let ContainerState::Running { started_at, .. } = container.state else { continue };
-            // It may end at any moment, which is no error.
-            let Ok(usage) = context.config.runtime.container_usage(&container.id).await else { continue };
+            let usage = match context.config.runtime.container_usage(&container.id).await {
+                Ok(usage) => usage,
+                // It may end at any moment, which is no error.
+                Err(RuntimeError::NotRunning(_) | RuntimeError::NoSuchContainer(_)) => continue,
+                Err(RuntimeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(problem) => {
+                    tracing::debug!(container = container.id.0, %problem, "what a container uses could not be read");
+                    is_incomplete = true;
+                    continue;
+                }
+            };
             rows.push(Row {
                 namespace: pod::namespace(&view.pod).to_owned(),
                 pod: pod::name(&view.pod).to_owned(),
@@ -142,6 +154,7 @@ pub async fn counted(context: &Context, pods: &Pods) -> Usage {
     rows.sort_by(|one, other| (&one.namespace, &one.pod, &one.container).cmp(&(&other.namespace, &other.pod, &other.container)));
     Usage {
         rows,
+        is_incomplete,
         node_cpu_nanoseconds: node_cpu_nanoseconds(),
         node_memory_bytes: context.machine.memory_bytes.saturating_sub(machine::available_memory().unwrap_or(0)),
         ..Usage::default()

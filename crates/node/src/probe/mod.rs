@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     config::Context,
-    metrics::Metrics,
+    metrics::ContainerProbes,
     pod::{self, Role, plan::{FailedProbe, ProbeState}},
 };
 
@@ -83,6 +83,8 @@ type States = Arc<Mutex<HashMap<ContainerId, ProbeState>>>;
 pub struct ProbeSet {
     states: States,
     tasks: HashMap<ContainerId, Tasks>,
+    /// By container name: what is counted goes on over restarts, and ends with the pod.
+    counts: HashMap<String, Arc<ContainerProbes>>,
     wake: Arc<Notify>,
 }
 
@@ -103,7 +105,7 @@ impl ProbeSet {
     /// No probes yet; changes of what they say wake this.
     #[must_use]
     pub fn new(wake: Arc<Notify>) -> Self {
-        Self { states: Arc::default(), tasks: HashMap::new(), wake }
+        Self { states: Arc::default(), tasks: HashMap::new(), counts: HashMap::new(), wake }
     }
 
     /// What the probes say.
@@ -149,6 +151,8 @@ impl ProbeSet {
             failed: None,
         };
         self.states.lock().insert(status.id.clone(), state);
+        let new = || Arc::new(context.metrics.probes.of(pod::namespace(pod), pod::name(pod), pod::uid(pod), &container.name));
+        let counts = self.counts.entry(container.name.clone()).or_insert_with(new).clone();
         let subject = Arc::new(Subject {
             context: context.clone(),
             pod: pod.clone(),
@@ -158,6 +162,7 @@ impl ProbeSet {
             states: self.states.clone(),
             wake: self.wake.clone(),
             started: watch::channel(state.started).0,
+            counts,
         });
         let mut tasks = Tasks::default();
         if container.startup_probe.is_some() || container.liveness_probe.is_some() {
@@ -191,6 +196,7 @@ struct Subject {
     wake: Arc<Notify>,
     /// Readiness waits for the startup probe.
     started: watch::Sender<bool>,
+    counts: Arc<ContainerProbes>,
 }
 
 /// A probe's numbers.
@@ -302,7 +308,6 @@ impl Subject {
 
     /// Asks once. `None` where nothing follows from the answer.
     async fn ask(&self, purpose: Purpose, probe: &Probe, schedule: &Schedule) -> Option<bool> {
-        Metrics::count(&self.context.metrics.probes);
         let answer = match tokio::time::timeout(schedule.timeout, self.answer(probe, schedule.timeout)).await {
             Ok(answer) => answer,
             Err(_) => Answer::Failure(format!("probe timed out after {}", pod::back_off::go_duration(schedule.timeout))),
@@ -310,7 +315,7 @@ impl Subject {
         let tell = |reason: &str, message: String| {
             self.context.events.container(&self.pod, &self.container.name, EventType::Warning, reason, message);
         };
-        match answer {
+        let well = match answer {
             Answer::Success => Some(true),
             Answer::Warning(text) => {
                 tell("ProbeWarning", format!("{} probe warning: {text}", purpose.name()));
@@ -324,7 +329,9 @@ impl Subject {
                 tell("Unhealthy", format!("{} probe errored: {text}", purpose.name()));
                 None
             }
-        }
+        };
+        self.counts.said(purpose.name(), well);
+        well
     }
 
     async fn answer(&self, probe: &Probe, timeout: Duration) -> Answer {

@@ -16,6 +16,7 @@ mod volume_restrictions;
 use crate::{
     decision::Profile,
     framework::{Filter, Score},
+    metrics::Metrics,
 };
 
 /// What plug-ins with arguments are told.
@@ -73,6 +74,7 @@ pub fn default_profile() -> Profile {
         scores: scores(&arguments).into_iter().map(|score| (score.weight(), score)).collect(),
         preempts: true,
         percentage_of_nodes: None,
+        metrics: Metrics::default().of_profile("default-scheduler"),
     }
 }
 

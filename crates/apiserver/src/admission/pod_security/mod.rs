@@ -15,7 +15,7 @@ use meta::{ApiError, FieldError, FieldPath, Object};
 use serde_json::Value;
 
 use crate::{
-    admission::{AdmissionPlugin, Attributes, Operation},
+    admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
 };
 
@@ -180,6 +180,9 @@ fn pod_of<'a>(attributes: &Attributes<'_>, object: &'a Object) -> Option<(&'a Va
 impl AdmissionPlugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
+    }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Validate]
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let is_write =

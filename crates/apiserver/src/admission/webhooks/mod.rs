@@ -15,12 +15,15 @@ pub mod reinvocation;
 pub mod review;
 pub mod validating;
 
+use std::time::Instant;
+
 use meta::{ApiError, Object};
 use serde_json::Value;
 
 use crate::{
-    admission::Attributes,
+    admission::{Attributes, Step},
     core::Core,
+    metrics::admission::Outcome,
     webhook_client::{WebhookAddress, WebhookError},
 };
 
@@ -29,9 +32,17 @@ use matching::Asked;
 use review::Verdict;
 
 /// Asks one webhook. None where it could not be asked and that does not matter.
-async fn ask(core: &Core, attributes: &Attributes<'_>, asked: &Asked, object: Option<&Object>, old: Option<&Object>) -> Result<Option<Verdict>, ApiError> {
+async fn ask(core: &Core, attributes: &Attributes<'_>, step: Step, asked: &Asked, object: Option<&Object>, old: Option<&Object>) -> Result<Option<Verdict>, ApiError> {
     let webhook = &asked.webhook;
-    match try_to_ask(core, attributes, asked, object, old).await {
+    let began = Instant::now();
+    let answer = try_to_ask(core, attributes, asked, object, old).await;
+    let outcome = match &answer {
+        Ok(verdict) => verdict.refusal.as_ref().map_or(Outcome::Allowed, |refusal| Outcome::Refused(review::refusal(&webhook.name, refusal).code)),
+        Err(_) if webhook.must_answer => Outcome::Failed,
+        Err(_) => Outcome::FailedOpen,
+    };
+    core.metrics.admission.webhook(&webhook.name, step, attributes.operation, outcome, began.elapsed());
+    match answer {
         Ok(verdict) => {
             for warning in &verdict.warnings {
                 attributes.context.warn(warning.clone());

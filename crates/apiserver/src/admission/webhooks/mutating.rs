@@ -1,12 +1,14 @@
 //! MutatingAdmissionWebhook: webhooks that may change the object, one after the other; each sees what the one before made.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use meta::{ApiError, Object};
 use serde_json::Value;
 
 use crate::{
     admission::{
-        AdmissionPlugin, Attributes,
+        AdmissionPlugin, Attributes, Step,
         webhooks::{ask, configuration::Webhooks, matching, review},
     },
     core::Core,
@@ -51,6 +53,9 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         "MutatingAdmissionWebhook"
     }
+    fn steps(&self) -> &'static [Step] {
+        &[Step::Admit]
+    }
     async fn admit(&self, core: &Core, attributes: &Attributes<'_>, mut object: Option<&mut Object>, old: Option<&Object>) -> Result<(), ApiError> {
         let webhooks = self.webhooks.now(core);
         if webhooks.is_empty() || matching::is_exempt(attributes.kind.as_ref()) {
@@ -62,7 +67,10 @@ impl AdmissionPlugin for MutatingAdmissionWebhook {
                 continue;
             }
             let Some(asked) = matching::asked(core, attributes, webhook, object.as_deref(), old) else { continue };
-            let Some(verdict) = ask(core, attributes, &asked, object.as_deref(), old).await? else { continue };
+            let began = Instant::now();
+            let answer = ask(core, attributes, Step::Admit, &asked, object.as_deref(), old).await;
+            attributes.context.aside.waited(began.elapsed());
+            let Some(verdict) = answer? else { continue };
             if let Some(refusal) = verdict.refusal {
                 return Err(review::refusal(&webhook.name, &refusal));
             }
