@@ -11,7 +11,8 @@ use parking_lot::{Mutex, RwLock};
 use api::Json;
 use tokio::sync::{mpsc, watch};
 
-use crate::{FeedEvent, Index, ObjectKey, key_of, revision_of};
+use crate::pool::Shelf;
+use crate::{FeedEvent, Index, ObjectKey, Pool, key_of, revision_of};
 
 /// What an informer can hold: any type of the API.
 pub trait Watchable: kube_core::Resource + Json + Clone + Debug + Send + Sync + 'static {}
@@ -65,6 +66,8 @@ struct Shared<K> {
 
 struct Cache<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
+    /// Where others may have the same objects.
+    shelf: Shelf<K>,
     indexes: Vec<(&'static str, Index<K>)>,
 }
 
@@ -83,7 +86,12 @@ impl<K: Watchable> Default for Informer<K> {
 impl<K: Watchable> Informer<K> {
     /// An empty one that nothing feeds yet. Others get theirs from [`crate::Informers`].
     pub fn new() -> Self {
-        let cache = RwLock::new(Cache { objects: BTreeMap::new(), indexes: Vec::new() });
+        Self::sharing(&Pool::default())
+    }
+
+    /// The same, which keeps objects once that other informers of the pool have too.
+    pub fn sharing(pool: &Pool) -> Self {
+        let cache = RwLock::new(Cache { objects: BTreeMap::new(), shelf: pool.shelf(), indexes: Vec::new() });
         Self { shared: Arc::new(Shared { cache, handlers: Mutex::default(), position: watch::Sender::default() }) }
     }
 
@@ -234,7 +242,7 @@ impl<K: Watchable> Cache<K> {
         {
             return None;
         }
-        let new = Arc::new(object);
+        let new = self.shelf.share(object);
         self.objects.insert(key.clone(), new.clone());
         Some(self.reindex(Change { key, old, new: Some(new) }))
     }
@@ -265,6 +273,20 @@ mod tests {
         pod.metadata.managed_fields = Some(Vec::new());
         pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
         pod
+    }
+
+    #[test]
+    fn informers_of_a_pool_hold_an_object_once() {
+        let pool = crate::Pool::default();
+        let (one, other, stranger) = (Informer::sharing(&pool), Informer::sharing(&pool), Informer::new());
+        let mut pod = pod("a", 1, "x");
+        pod.metadata.uid = Some("uid".to_owned());
+        for informer in [&one, &other, &stranger] {
+            informer.apply(FeedEvent::Put(pod.clone()));
+        }
+        let held = |informer: &Informer<Pod>| informer.get_in("default", "a").unwrap();
+        assert!(Arc::ptr_eq(&held(&one), &held(&other)));
+        assert!(!Arc::ptr_eq(&held(&one), &held(&stranger)));
     }
 
     fn by_node(informer: &Informer<Pod>) -> Index<Pod> {

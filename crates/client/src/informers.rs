@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Informer, Selection, Source, Watchable, feed};
+use crate::{Informer, Pool, Selection, Source, Watchable, feed};
 
 /// Hands out informers. Cheap to clone; clones share their informers.
 #[derive(Clone)]
@@ -17,6 +17,7 @@ pub struct Informers {
 
 struct Inner {
     client: crate::Client,
+    pool: Pool,
     stop: CancellationToken,
     running: Mutex<HashMap<(TypeId, Selection), Box<dyn Any + Send + Sync>>>,
 }
@@ -24,7 +25,12 @@ struct Inner {
 impl Informers {
     /// Informers that read through `client` until `stop` is cancelled.
     pub fn new(client: crate::Client, stop: CancellationToken) -> Self {
-        Self { inner: Arc::new(Inner { client, stop, running: Mutex::default() }) }
+        Self::sharing(client, Pool::default(), stop)
+    }
+
+    /// The same, which keep objects once that other informers of the pool have too. All of them must read from the same cluster.
+    pub fn sharing(client: crate::Client, pool: Pool, stop: CancellationToken) -> Self {
+        Self { inner: Arc::new(Inner { client, pool, stop, running: Mutex::default() }) }
     }
 
     /// The informer of all objects of a kind. Must be called within a tokio runtime, as it may start the watch.
@@ -45,7 +51,7 @@ impl Informers {
         if let Some(informer) = running.get(&id).and_then(|informer| informer.downcast_ref::<Informer<K>>()) {
             return informer.clone();
         }
-        let informer = Informer::<K>::new();
+        let informer = Informer::<K>::sharing(&self.inner.pool);
         let source = Source::new::<K>(self.inner.client.clone(), &(), id.1.clone());
         let (fed, stop) = (informer.clone(), self.inner.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(feed::run(source, |event| fed.apply(event))).await });

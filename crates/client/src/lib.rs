@@ -9,7 +9,7 @@
 //! - [`feed`]: one list and watch, resumed after every kind of interruption
 //! - [`informer`], [`index`]: the objects of one feed, kept in memory, looked up by key and by secondary indexes
 //! - [`metadata`]: any object's metadata alone
-//! - [`informers`]: one informer per kind and process
+//! - [`informers`]: one informer per kind and process; [`Pool`]: what several of them hold alike, once
 //! - [`events`]: tells users what happened to an object
 //! - [`clock`]: where the time comes from
 //! - [`fake`]: a tiny API in memory, for tests of whoever is a client
@@ -30,6 +30,7 @@ pub mod informer;
 pub mod informers;
 pub mod kubeconfig;
 pub mod metadata;
+mod pool;
 pub mod requests;
 pub mod transport;
 mod in_process;
@@ -47,6 +48,7 @@ pub use index::Index;
 pub use informer::{Change, Informer, Watchable};
 pub use informers::Informers;
 pub use kubeconfig::Kubeconfig;
+pub use pool::Pool;
 pub use over_tls::{ConnectError, connect, connect_to_service, connect_with_tls};
 
 pub use meta::ObjectKey;

@@ -53,6 +53,7 @@ async fn serve(arguments: AgentArgs, host: Option<HostSide>) -> anyhow::Result<(
         cluster_domain: arguments.cluster_domain.clone(),
         client: membership.client.clone(),
         proxy_client: membership.client.clone(),
+        pool: client::Pool::default(),
         labels: Vec::new(),
         host,
         options: arguments.node.clone(),

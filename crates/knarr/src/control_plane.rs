@@ -31,6 +31,8 @@ pub struct ControlPlane {
     pub dialer: ClusterDialer,
     /// Where others reach the API.
     pub advertise: SocketAddr,
+    /// What parts of this process hold alike.
+    pub pool: client::Pool,
     store: Arc<EmbeddedStore>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -130,7 +132,9 @@ impl ControlPlane {
         server.core().metrics.pages.add("/metrics", move || store_size(&kept_in));
         // Before anybody can show it.
         ensure_token(&server, arguments.token.as_deref()).await?;
-        let informers = client::Informers::new(client::in_process(server.clone(), Identity::user("system:kube-proxy", &[])), stop.clone());
+        let pool = client::Pool::default();
+        let proxy = client::in_process(server.clone(), Identity::user("system:kube-proxy", &[]));
+        let informers = client::Informers::sharing(proxy, pool.clone(), stop.clone());
         // Made late, since nodes are found through the server that is made with the dialer.
         let _ = resolve.set(Box::new(crate::agent::resolver(&informers)));
         let tasks = TaskTracker::new();
@@ -143,7 +147,7 @@ impl ControlPlane {
             }
         });
         info!(%address, "the API is ready");
-        Ok(Self { server, authority, dialer, advertise, store, tasks, stop })
+        Ok(Self { server, authority, dialer, advertise, pool, store, tasks, stop })
     }
 
     /// Writes the administrator's kubeconfig.
@@ -168,7 +172,7 @@ impl ControlPlane {
 
     /// Starts the controllers and the scheduler, each with an identity of its own.
     pub fn start_controllers(&self, arguments: &ServerArgs) -> anyhow::Result<controller::Runner> {
-        let informers = client::Informers::new(self.client(Identity::user("system:kube-controller-manager", &[])), self.stop.clone());
+        let informers = client::Informers::sharing(self.client(Identity::user("system:kube-controller-manager", &[])), self.pool.clone(), self.stop.clone());
         let server = self.server.clone();
         let context = controllers::ControllerContext {
             informers,
@@ -188,7 +192,7 @@ impl ControlPlane {
         let counted = runner.metrics().clone();
         pages.add("/metrics", move || counted.text());
         let client = self.client(Identity::user("system:kube-scheduler", &[]));
-        let informers = client::Informers::new(client.clone(), self.stop.clone());
+        let informers = client::Informers::sharing(client.clone(), self.pool.clone(), self.stop.clone());
         let options = scheduler_options(arguments.scheduler_config.as_deref())?;
         let counted = scheduler::metrics::Metrics::default();
         let pods = informers.of();

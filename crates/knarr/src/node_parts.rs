@@ -46,6 +46,8 @@ pub struct NodeSettings {
     pub client: client::Client,
     /// The API, for the service proxy, the pod network and DNS.
     pub proxy_client: client::Client,
+    /// What parts of this process hold alike.
+    pub pool: client::Pool,
     /// Labels of the Node.
     pub labels: Vec<(String, String)>,
     /// The host, where the node lives in namespaces of its own.
@@ -121,7 +123,7 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
     let policy_options = network_policy::Options { cluster: settings.cluster.clone(), node_name: settings.name.clone() };
     let mut policies = PolicyKeeper::open(policy_options).context("network policies cannot be kept")?;
 
-    let informers = Informers::new(settings.proxy_client, stop.clone());
+    let informers = Informers::sharing(settings.proxy_client, settings.pool, stop.clone());
     {
         let (informers, stop) = (informers.clone(), stop.clone());
         tasks.spawn(async move { policies.run(&informers, stop).await });

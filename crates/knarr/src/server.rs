@@ -82,6 +82,7 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
             cluster_domain: arguments.cluster_domain.clone(),
             client: control_plane.client(Identity::node(&name)),
             proxy_client: control_plane.client(Identity::user("system:kube-proxy", &[])),
+            pool: control_plane.pool.clone(),
             labels: vec![("node-role.kubernetes.io/control-plane".to_owned(), String::new())],
             addresses,
             host,

@@ -13,7 +13,10 @@ mod text;
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
-use prometheus_client::metrics::{family::Family, histogram::Histogram};
+use prometheus_client::metrics::{
+    family::{Family, MetricConstructor},
+    histogram::Histogram,
+};
 
 pub use text::text;
 
@@ -26,12 +29,18 @@ pub fn exponential(first: f64, factor: f64, count: u16) -> Vec<f64> {
 }
 
 /// Makes the histograms of a [`Family`], all with the same buckets.
-pub type MakeHistogram = Arc<dyn Fn() -> Histogram + Send + Sync>;
+#[derive(Debug, Clone)]
+pub struct MakeHistogram(Arc<[f64]>);
+
+impl MetricConstructor<Histogram> for MakeHistogram {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
 
 /// A family of histograms with these upper bounds.
-pub fn histograms<Labels: Clone + std::hash::Hash + Eq>(bounds: impl Into<Vec<f64>>) -> Family<Labels, Histogram, MakeHistogram> {
-    let bounds = bounds.into();
-    Family::new_with_constructor(Arc::new(move || Histogram::new(bounds.iter().copied())))
+pub fn histograms<Labels: Clone + std::hash::Hash + Eq>(bounds: impl Into<Arc<[f64]>>) -> Family<Labels, Histogram, MakeHistogram> {
+    Family::new_with_constructor(MakeHistogram(bounds.into()))
 }
 
 /// Writes what one part has to say on a page, in the text format.
