@@ -243,9 +243,28 @@ pub fn choose(profile: &Profile, pod: &PodInfo, slots: &[usize], cluster: &mut C
     equals.nth(rand::rng().random_range(0..count.max(1))).unwrap_or_default()
 }
 
+/// Something that happened.
+#[derive(Clone, Copy)]
+pub struct Happened<'a> {
+    /// What.
+    pub event: ClusterEvent,
+    /// The slot of the node where it was one.
+    pub slot: Option<usize>,
+    /// Where it is about a pod on a node: as it is, and as it was where that may differ.
+    pub pods: &'a [Arc<PodInfo>],
+}
+
+impl Happened<'_> {
+    /// What is about no pod.
+    pub fn new(event: ClusterEvent, slot: Option<usize>) -> Self {
+        Self { event, slot, pods: &[] }
+    }
+}
+
 /// Whether what happened may let a refused pod fit: one of the filters that refused it says so. For what happened on one node, the
-/// filter is asked about that node.
-pub fn may_help(profile: &Profile, refused_by: &[usize], event: ClusterEvent, slot: Option<usize>, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> bool {
+/// filter is asked about that node, or where it looks beyond, about the pod that it happened to.
+pub fn may_help(profile: &Profile, refused_by: &[usize], happened: Happened<'_>, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> bool {
+    let Happened { event, slot, pods } = happened;
     // Where there were no nodes at all, no filter could refuse.
     if refused_by.is_empty() {
         return event == ClusterEvent::NodeAdded;
@@ -258,7 +277,9 @@ pub fn may_help(profile: &Profile, refused_by: &[usize], event: ClusterEvent, sl
         if event != ClusterEvent::NodeAdded && !filter.retry_on().contains(&event) {
             return false;
         }
-        let Some(slot) = slot.filter(|_| !filter.looks_beyond_the_node()) else { return true };
+        let Some(slot) = slot.filter(|_| !filter.looks_beyond_the_node()) else {
+            return pods.is_empty() || pods.iter().any(|other| filter.minds(pod, other, cluster));
+        };
         match filter.prepare(pod, cluster) {
             Prepared::Indifferent => true,
             Prepared::Nowhere(_) => false,

@@ -96,6 +96,11 @@ pub trait Filter: Send + Sync + 'static {
     fn looks_beyond_the_node(&self) -> bool {
         false
     }
+    /// Whether it matters to a refused pod that this other one came to a node, changed there, or went: asked of filters that look beyond
+    /// the node.
+    fn minds(&self, _waiting: &PodInfo, _other: &PodInfo, _cluster: &Cluster) -> bool {
+        true
+    }
 }
 
 /// How raw scores become 0 to 100. Source: Kubernetes `scheduler/framework/plugins/helper`, `DefaultNormalizeScore`.

@@ -20,7 +20,7 @@ use crate::{
     binding::{BindError, bind, bind_volumes},
     cluster::Cluster,
     configuration::SchedulerOptions,
-    decision::{Profile, Refusal, decide, may_help},
+    decision::{Happened, Profile, Refusal, decide, may_help},
     displacing::displace,
     extender::{self, Extender},
     framework::ClusterEvent,
@@ -188,13 +188,18 @@ impl Scheduler {
 
     /// Wakes refused pods that may fit after what happened, on the node of a slot where it was one.
     fn happened(&mut self, event: ClusterEvent, slot: Option<usize>) {
+        self.happened_to(event, slot, &[]);
+    }
+
+    /// The same, for what happened to a pod on a node: as it is, and as it was.
+    fn happened_to(&mut self, event: ClusterEvent, slot: Option<usize>, pods: &[Arc<PodInfo>]) {
         if !self.queue.has_waiting() {
             return;
         }
         let (profiles, cluster) = (&self.profiles, &mut self.cluster);
         self.queue.happened(event.name(), self.clock.elapsed(), |pod, refused_by| {
             let profile = profiles.iter().find(|profile| profile.name == pod.scheduler_name);
-            profile.is_some_and(|profile| may_help(profile, refused_by, event, slot, pod, cluster))
+            profile.is_some_and(|profile| may_help(profile, refused_by, Happened { event, slot, pods }, pod, cluster))
         });
     }
 
@@ -246,7 +251,7 @@ impl Scheduler {
                     let place = self.cluster.remove(&pod.uid);
                     self.cluster.volumes.reserved.retain(|_, holder| !claims_of(&pod).any(|claim| claim == *holder));
                     self.queue.failed(&pod.uid, self.clock.elapsed());
-                    self.happened(ClusterEvent::AssignedPodGone, place.map(|(_, slot)| slot));
+                    self.happened_to(ClusterEvent::AssignedPodGone, place.as_ref().map(|(_, slot)| *slot), std::slice::from_ref(&pod));
                 }
             }
             Message::NotDisplaced { uid } => {
@@ -307,16 +312,17 @@ impl Scheduler {
         let known = self.cluster.node(&info.node_name).and_then(|node| node.pods.get(&info.uid)).cloned();
         let is_first_sight = self.assumed.remove(&info.uid) || known.is_none();
         let changed = known.as_ref().is_none_or(|known| known.labels != info.labels || known.terminating != info.terminating);
-        let shrank = known.is_some_and(|known| known.requests != info.requests);
+        let shrank = known.as_ref().is_some_and(|known| known.requests != info.requests);
         let node = info.node_name.clone();
+        let states: Vec<Arc<PodInfo>> = known.into_iter().chain([info.clone()]).collect();
         self.cluster.place(info, &node);
         let slot = self.cluster.node(&node).map(|node| node.slot);
         if is_first_sight || changed {
-            self.happened(ClusterEvent::AssignedPodChanged, slot);
+            self.happened_to(ClusterEvent::AssignedPodChanged, slot, &states);
         }
         // A pod that was resized may leave room, as one that went does.
         if shrank {
-            self.happened(ClusterEvent::AssignedPodGone, slot);
+            self.happened_to(ClusterEvent::AssignedPodGone, slot, &states);
         }
     }
 
@@ -327,9 +333,10 @@ impl Scheduler {
         self.gated.remove(uid);
         let nominated = self.cluster.nomination_of(uid);
         self.cluster.forget_nomination(uid);
-        let slot = self.cluster.remove(uid).map(|(_, slot)| slot).or(nominated);
-        if slot.is_some() {
-            self.happened(ClusterEvent::AssignedPodGone, slot);
+        match self.cluster.remove(uid) {
+            Some((pod, slot)) => self.happened_to(ClusterEvent::AssignedPodGone, Some(slot), &[pod]),
+            None if nominated.is_some() => self.happened(ClusterEvent::AssignedPodGone, nominated),
+            None => {}
         }
     }
 

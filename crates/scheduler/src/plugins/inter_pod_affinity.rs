@@ -93,6 +93,10 @@ impl Filter for InterPodAffinity {
     fn looks_beyond_the_node(&self) -> bool {
         true
     }
+    fn minds(&self, waiting: &PodInfo, other: &PodInfo, cluster: &Cluster) -> bool {
+        let mut wanted = waiting.required_affinity.iter().chain(&waiting.required_anti_affinity);
+        wanted.any(|term| term.matches(other, &cluster.namespaces)) || other.required_anti_affinity.iter().any(|term| term.matches(waiting, &cluster.namespaces))
+    }
 }
 
 impl Score for InterPodAffinity {

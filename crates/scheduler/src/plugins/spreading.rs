@@ -51,7 +51,7 @@ struct Constraint {
 
 impl TopologySpread {
     fn constraints(&self, pod: &PodInfo, is_hard: bool, cluster: &mut Cluster) -> Vec<Constraint> {
-        let defaults: Vec<Spread> = if pod.spread.is_empty() && !pod.controller.is_empty() { self.defaults_for(pod) } else { Vec::new() };
+        let defaults = self.defaults_of(pod);
         let wanted = pod.spread.iter().chain(&defaults).filter(|spread| spread.is_hard == is_hard);
         wanted
             .map(|spread| Constraint {
@@ -61,6 +61,10 @@ impl TopologySpread {
                 count: cluster.count_of(&spread.counted),
             })
             .collect()
+    }
+    /// The constraints of a pod that says none.
+    fn defaults_of(&self, pod: &PodInfo) -> Vec<Spread> {
+        if pod.spread.is_empty() && !pod.controller.is_empty() { self.defaults_for(pod) } else { Vec::new() }
     }
     fn defaults_for(&self, pod: &PodInfo) -> Vec<Spread> {
         let spread = |default: &DefaultConstraint| {
@@ -113,6 +117,11 @@ impl Filter for TopologySpread {
     }
     fn looks_beyond_the_node(&self) -> bool {
         true
+    }
+    fn minds(&self, waiting: &PodInfo, other: &PodInfo, cluster: &Cluster) -> bool {
+        let defaults = self.defaults_of(waiting);
+        let mut rules = waiting.spread.iter().chain(&defaults).filter(|spread| spread.is_hard);
+        rules.any(|spread| spread.counted.counts(other, &cluster.namespaces))
     }
 }
 

@@ -362,7 +362,7 @@ fn company_that_is_nowhere_is_waited_for() {
 /// Upstream's events of each plug-in, as far as knarr tells events apart.
 #[test]
 fn filters_ask_again_after_what_may_change_their_mind() {
-    use crate::decision::may_help;
+    use crate::decision::{Happened, may_help};
     use crate::framework::ClusterEvent::{self, AssignedPodChanged, AssignedPodGone, NodeAdded, NodeChanged, NodeGone, StorageChanged};
     let profile = default_profile();
     let everything = [NodeAdded, NodeChanged, NodeGone, AssignedPodGone, AssignedPodChanged, StorageChanged];
@@ -382,19 +382,149 @@ fn filters_ask_again_after_what_may_change_their_mind() {
     ];
     for (name, expected) in table {
         let index = profile.filters.iter().position(|filter| filter.name() == name).expect(name);
-        let helpful: Vec<_> = everything.into_iter().filter(|event| may_help(&profile, &[index], *event, None, &pod("p", json!({})), &mut cluster(&[], &[]))).collect();
+        let helpful: Vec<_> = everything.into_iter().filter(|event| may_help(&profile, &[index], Happened::new(*event, None), &pod("p", json!({})), &mut cluster(&[], &[]))).collect();
         assert_eq!(helpful, expected, "{name}");
     }
 }
 
 #[test]
 fn a_domain_that_goes_with_its_last_node_is_no_longer_waited_for() {
-    use crate::{decision::may_help, framework::ClusterEvent::NodeGone};
+    use crate::{decision::{Happened, may_help}, framework::ClusterEvent::NodeGone};
     let full = json!({"status": {"allocatable": {"pods": "0"}}});
     let mut cluster = cluster(&[zoned("a", "x", json!({})), zoned("b", "y", full)], &[("a", pod("q", json!({})))]);
     let even = pod("p", spread(json!({})));
     let refusal = answer(&mut cluster, &even).unwrap_err();
     cluster.delete_node("b");
-    assert!(may_help(&default_profile(), &refusal.refused_by, NodeGone, None, &even, &mut cluster));
+    assert!(may_help(&default_profile(), &refusal.refused_by, Happened::new(NodeGone, None), &even, &mut cluster));
     check(&mut cluster, &even, "a");
+}
+
+/// What happens on the node `a` of a cluster.
+enum Deed {
+    Changes(Value),
+    Comes(Value),
+    Goes(Value),
+}
+
+/// Whether a pod that fits nowhere is tried again after a deed, and whether it then fits.
+#[track_caller]
+fn check_wakes(nodes: &[Node], placed: &[(&str, Arc<PodInfo>)], waiting: Value, deed: Deed, wakes: bool) {
+    use crate::{
+        decision::{Happened, may_help},
+        framework::ClusterEvent::{AssignedPodChanged, AssignedPodGone, NodeChanged},
+    };
+    let mut cluster = cluster(nodes, placed);
+    let waiting = pod("waiting", waiting);
+    let refusal = answer(&mut cluster, &waiting).expect_err("it fits");
+    let slot = cluster.node("a").map(|node| node.slot);
+    let (event, pods) = match deed {
+        Deed::Changes(extra) => {
+            cluster.apply_node(&node("a", extra));
+            (NodeChanged, Vec::new())
+        }
+        Deed::Comes(extra) => {
+            let other = pod("other", extra);
+            cluster.place(other.clone(), "a");
+            (AssignedPodChanged, vec![other])
+        }
+        Deed::Goes(name) => {
+            let (other, _) = cluster.remove(name.as_str().unwrap()).expect("it is there");
+            (AssignedPodGone, vec![other])
+        }
+    };
+    let happened = Happened { event, slot, pods: &pods };
+    assert_eq!(may_help(&default_profile(), &refusal.refused_by, happened, &waiting, &mut cluster), wakes, "{}", refusal.message());
+    if !wakes {
+        assert!(answer(&mut cluster, &waiting).is_err(), "it was left asleep although it fits");
+    }
+}
+
+/// A pod that waits for something is tried again when that comes, and sleeps through the rest.
+#[test]
+fn a_waiting_pod_is_woken_by_what_it_waits_for_and_by_nothing_else() {
+    use Deed::{Changes, Comes, Goes};
+    let asks = |cpu: &str| json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+    let with_port = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}});
+    let labels = |app: &str| json!({"metadata": {"labels": {"app": app}}});
+    let tainted = |key: &str| json!({"spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}});
+    let term = |app: &str| json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": app}}}]);
+    let wishing = |kind: &str, app: &str| {
+        let mut wish = json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term(app)}}}});
+        merge(&mut wish, labels("wishing"));
+        wish
+    };
+    let plain = [node("a", json!({}))];
+
+    // NodeResourcesFit: what makes room enough.
+    let full = [("a", pod("large", asks("1500m"))), ("a", pod("small", asks("100m")))];
+    check_wakes(&plain, &full, asks("1"), Goes(json!("large")), true);
+    check_wakes(&plain, &full, asks("1"), Goes(json!("small")), false);
+    check_wakes(&plain, &full, asks("1"), Changes(json!({"status": {"allocatable": {"cpu": "4"}}})), true);
+    check_wakes(&plain, &full, asks("1"), Changes(json!({"metadata": {"labels": {"new": "label"}}})), false);
+    check_wakes(&plain, &full, asks("1"), Comes(asks("100m")), false);
+    // An extended resource that a node's status is patched with.
+    let fake = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"example.com/fakecpu": "500"}}}]}});
+    check_wakes(&plain, &[], fake.clone(), Changes(json!({"status": {"allocatable": {"example.com/fakecpu": "1000"}}})), true);
+    check_wakes(&plain, &[], fake.clone(), Changes(json!({"status": {"allocatable": {"example.com/fakecpu": "499"}}})), false);
+    check_wakes(&plain, &[], fake, Changes(json!({"status": {"allocatable": {"example.com/other": "1000"}}})), false);
+
+    // TaintToleration and NodeUnschedulable: the taint that is not tolerated, and no other.
+    let kept_off = [node("a", tainted("k"))];
+    check_wakes(&kept_off, &[], json!({}), Changes(json!({})), true);
+    check_wakes(&kept_off, &[], json!({}), Changes(tainted("other")), false);
+    check_wakes(&kept_off, &[], json!({"spec": {"tolerations": [{"key": "other", "operator": "Exists"}]}}), Changes(tainted("other")), true);
+    check_wakes(&[node("a", json!({"spec": {"unschedulable": true}}))], &[], json!({}), Changes(json!({})), true);
+    check_wakes(&[node("a", json!({"spec": {"unschedulable": true}}))], &[], json!({}), Changes(json!({"spec": {"unschedulable": true}, "metadata": {"labels": {"x": "y"}}})), false);
+
+    // NodeAffinity: the label that is asked for.
+    let picky = json!({"spec": {"nodeSelector": {"disk": "ssd"}}});
+    check_wakes(&plain, &[], picky.clone(), Changes(json!({"metadata": {"labels": {"disk": "ssd"}}})), true);
+    check_wakes(&plain, &[], picky.clone(), Changes(json!({"metadata": {"labels": {"disk": "tape"}}})), false);
+    check_wakes(&plain, &[], picky, Changes(json!({"status": {"allocatable": {"cpu": "64"}}})), false);
+
+    // NodePorts: who holds the port.
+    let held = [("a", pod("holder", with_port.clone())), ("a", pod("bystander", json!({})))];
+    check_wakes(&plain, &held, with_port.clone(), Goes(json!("holder")), true);
+    check_wakes(&plain, &held, with_port, Goes(json!("bystander")), false);
+
+    // InterPodAffinity: company that is wanted comes, company that is not goes, or who objects does.
+    check_wakes(&plain, &[], wishing("podAffinity", "db"), Comes(labels("db")), true);
+    check_wakes(&plain, &[], wishing("podAffinity", "db"), Comes(labels("cache")), false);
+    let neighbours = [("a", pod("db", labels("db"))), ("a", pod("cache", labels("cache")))];
+    check_wakes(&plain, &neighbours, wishing("podAntiAffinity", "db"), Goes(json!("db")), true);
+    check_wakes(&plain, &neighbours, wishing("podAntiAffinity", "db"), Goes(json!("cache")), false);
+    let mut objects = wishing("podAntiAffinity", "web");
+    merge(&mut objects, labels("hermit"));
+    let hermit = [("a", pod("hermit", objects)), ("a", pod("cache", labels("cache")))];
+    check_wakes(&plain, &hermit, json!({}), Goes(json!("hermit")), true);
+    check_wakes(&plain, &hermit, json!({}), Goes(json!("cache")), false);
+
+    // PodTopologySpread: pods that the constraint counts.
+    let zones = [zoned("a", "x", json!({"status": {"allocatable": {"cpu": "500m"}}})), zoned("b", "y", json!({}))];
+    let lopsided = [("b", pod("one", asks("0"))), ("a", pod("filler", json!({"metadata": {"labels": {"app": "filler"}}})))];
+    check_wakes(&zones, &lopsided, spread(json!({})), Comes(json!({"spec": {"containers": [{"name": "c"}]}})), true);
+    check_wakes(&zones, &lopsided, spread(json!({})), Comes(labels("cache")), false);
+}
+
+#[test]
+fn a_toleration_for_a_time_lets_a_pod_come_as_one_for_ever_does() {
+    let no_execute = |key: &str| json!({"spec": {"taints": [{"key": key, "effect": "NoExecute"}]}});
+    let tolerating = |extra: Value| {
+        let mut toleration = json!({"key": "k", "operator": "Exists", "effect": "NoExecute"});
+        merge(&mut toleration, extra);
+        pod("p", json!({"spec": {"tolerations": [toleration]}}))
+    };
+    let refusal = "0/1 nodes are available: 1 node(s) had untolerated taint {k: }.";
+    for (taint, pod, expected) in [
+        ("k", tolerating(json!({"tolerationSeconds": 5})), "a"),
+        ("k", tolerating(json!({"tolerationSeconds": 0})), "a"),
+        ("k", tolerating(json!({"tolerationSeconds": null})), "a"),
+        ("k", tolerating(json!({"effect": "NoSchedule"})), refusal),
+        ("k", tolerating(json!({"key": "other", "tolerationSeconds": 5})), refusal),
+        // An empty key with Exists tolerates everything.
+        ("k", tolerating(json!({"key": "", "effect": ""})), "a"),
+        ("any", tolerating(json!({"key": null, "effect": null})), "a"),
+    ] {
+        check(&mut cluster(&[node("a", no_execute(taint))], &[]), &pod, expected);
+    }
 }
