@@ -164,9 +164,10 @@ pub fn validate(job: &Job, old: &Job) -> Vec<FieldError> {
     if (finished_changed || start_changed) && !never_begins && status.start_time.is_none() && new.finished() {
         problems.push(FieldError::required(&start, "startTime is required for finished job"));
     }
-    // Who resumes a job starts its time anew.
+    // Who resumes a job starts its time anew. Unlike upstream, which since 1.31 refuses another time too, only its removal is refused:
+    // the conformance tests of older releases ("Jobs, apply changes to status") move the start of a running job.
     let resumes = before.suspended && !new.suspended;
-    if start_changed && old_status.start_time.is_some() && spec.suspend != Some(true) && !resumes {
+    if status.start_time.is_none() && old_status.start_time.is_some() && spec.suspend != Some(true) && !resumes {
         problems.push(FieldError::required(&start, "startTime cannot be removed for unsuspended job"));
     }
 
@@ -273,6 +274,15 @@ mod tests {
         check(json!({"suspend": true}), running, json!({"failed": 1}), &[]);
         let suspended = json!({"startTime": START, "conditions": conditions(&["Suspended"])});
         check(json!({}), suspended, json!({"startTime": END, "conditions": [{"type": "Suspended", "status": "False"}]}), &[]);
+    }
+
+    #[test]
+    fn the_start_of_a_running_job_moves_but_does_not_vanish() {
+        let running = json!({"startTime": START, "active": 1});
+        check(json!({}), running.clone(), json!({"startTime": END, "active": 1}), &[]);
+        let gone = "status.startTime: Required value: startTime cannot be removed for unsuspended job";
+        check(json!({}), running.clone(), json!({"active": 1}), &[gone]);
+        check(json!({"suspend": true}), running, json!({"active": 0}), &[]);
     }
 
     #[test]
