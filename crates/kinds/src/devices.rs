@@ -18,15 +18,15 @@ use crate::{
 const MOST_REQUESTS: usize = 32;
 const MOST_SELECTORS: usize = 32;
 
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-fn label(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
+pub(crate) fn label(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
     if name.is_empty() {
         problems.push(FieldError::required(path, ""));
     } else {
@@ -200,7 +200,7 @@ impl Strategy for DeviceClassStrategy {
     }
 }
 
-fn driver(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
+pub(crate) fn driver(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
     const LONGEST: usize = 63;
     if name.is_empty() {
         problems.push(FieldError::required(path, ""));

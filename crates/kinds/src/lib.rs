@@ -11,13 +11,16 @@ pub mod cells;
 pub mod certificates;
 pub mod coordination;
 pub mod core;
+pub mod device_rules;
 pub mod devices;
 pub mod discovery;
 pub mod earlier_version;
 pub mod extension;
 pub mod flow_control;
+pub mod lease_candidate;
 pub mod networking;
 pub mod plain;
+pub mod pod_groups;
 pub mod policy;
 pub mod problems;
 pub mod quota;
@@ -30,6 +33,7 @@ pub mod scheme;
 pub mod served;
 pub(crate) mod status_rules;
 pub mod storage;
+pub mod storage_versions;
 pub mod strategy;
 
 #[cfg(test)]
@@ -107,4 +111,18 @@ fn serve_others(scheme: &mut Scheme) {
     scheme.serve("storage.k8s.io", "v1", "StorageClass", storage::StorageClassStrategy);
     scheme.serve("storage.k8s.io", "v1", "VolumeAttachment", storage::VolumeAttachmentStrategy);
     scheme.serve("storage.k8s.io", "v1", "VolumeAttributesClass", storage::VolumeAttributesClassStrategy);
+    serve_betas(scheme);
+}
+
+/// What has no stable version yet.
+fn serve_betas(scheme: &mut Scheme) {
+    scheme.serve("certificates.k8s.io", "v1beta1", "ClusterTrustBundle", certificates::cluster_trust_bundle::ClusterTrustBundleStrategy);
+    scheme.serve("certificates.k8s.io", "v1beta1", "PodCertificateRequest", certificates::pod_certificate_request::PodCertificateRequestStrategy);
+    scheme.serve("coordination.k8s.io", "v1beta1", "LeaseCandidate", lease_candidate::LeaseCandidateStrategy);
+    scheme.serve("internal.apiserver.k8s.io", "v1alpha1", "StorageVersion", storage_versions::StorageVersionStrategy);
+    scheme.serve("resource.k8s.io", "v1beta2", "DeviceTaintRule", device_rules::DeviceTaintRuleStrategy);
+    scheme.serve("resource.k8s.io", "v1alpha3", "ResourcePoolStatusRequest", device_rules::ResourcePoolStatusRequestStrategy);
+    scheme.serve("scheduling.k8s.io", "v1alpha2", "PodGroup", pod_groups::PodGroupStrategy);
+    scheme.serve("scheduling.k8s.io", "v1alpha2", "Workload", pod_groups::WorkloadStrategy);
+    scheme.serve("storagemigration.k8s.io", "v1beta1", "StorageVersionMigration", storage_versions::StorageVersionMigrationStrategy);
 }

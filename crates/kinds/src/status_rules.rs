@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, collections::HashSet, net::IpAddr};
 use api::apimachinery::pkg::{api::resource::Quantity as Text, apis::meta::v1::Condition};
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, validation as rules};
+use serde_json::Value;
 
 use crate::{problems::not_negative, resource_names};
 
@@ -44,6 +45,13 @@ pub fn conditions(conditions: Option<&Vec<Condition>>, path: &FieldPath, problem
             }
         }
     }
+}
+
+/// The same, of a kind that is read as a tree.
+pub fn untyped_conditions(list: &[Value], path: &FieldPath, problems: &mut Vec<FieldError>) {
+    // What does not have their shape was refused when it was read.
+    let typed: Vec<Condition> = list.iter().filter_map(|condition| serde_json::from_value(condition.clone()).ok()).collect();
+    conditions(Some(&typed), path, problems);
 }
 
 fn is_reason(text: &str) -> bool {

@@ -103,7 +103,7 @@ async fn a_trust_bundle_of_a_signer_comes_from_who_may_attest_for_it() {
     let path = format!("{bundles}/example.com:test:a");
     made["metadata"]["labels"] = json!({"seen": "yes"});
     let mut made = somebody.put(&path, &made).await.expect(200);
-    made["spec"]["trustBundle"] = json!(authority.certificate_pem().repeat(2));
+    made["spec"]["trustBundle"] = json!(format!("words\n{}", authority.certificate_pem()));
     let refused = somebody.put(&path, &made).await.expect(403);
     assert!(refused["message"].as_str().unwrap().ends_with("user not permitted to attest for signerName \"example.com/test\""), "{refused}");
 }

@@ -2,7 +2,7 @@
 //! field, kind of mistake and words. The families stand in `invalid/*.txt`, a section per kind; a kind without one fails the test.
 //!
 //! ```text
-//! == Deployment.apps
+//! == Deployment.apps                                in every version; `Kind.group !version` in all but one, `Kind.group/version` in one
 //! given metadata.name=other ; spec.replicas=2       what the cases below start from; without it, the smallest valid object
 //! create spec.replicas=-1                           the same with one or more fields set (`-` takes a field away), sent as a new object
 //!   spec.replicas: Invalid value: -1: must be …     every cause of the refusal, in any order
@@ -15,7 +15,7 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use serde_json::{Value, json};
-use testkit::{ApiHarness, api_harness::{Answer, Caller}};
+use testkit::api_harness::{Answer, Caller};
 
 use crate::{Subject, subjects};
 
@@ -23,6 +23,7 @@ const FAMILIES: &[&str] = &[
     include_str!("invalid/admission.txt"),
     include_str!("invalid/apps.txt"),
     include_str!("invalid/batch.txt"),
+    include_str!("invalid/betas.txt"),
     include_str!("invalid/core.txt"),
     include_str!("invalid/extension.txt"),
     include_str!("invalid/metadata.txt"),
@@ -47,6 +48,18 @@ struct Case<'a> {
     deed: Deed,
     changes: &'a str,
     causes: BTreeSet<&'a str>,
+}
+
+impl Case<'_> {
+    /// Whether its section is that of a kind: in all versions, in all but one, or in one.
+    fn is_about(&self, subject: &Subject) -> bool {
+        let (group, version) = subject.api_version.rsplit_once('/').unwrap_or(("", &subject.api_version));
+        let kind = format!("{}.{group}", subject.kind);
+        match self.kind.split_once(" !") {
+            Some((of, except)) => of == kind && except != version,
+            None => self.kind == kind || self.kind == format!("{}.{}", subject.kind, subject.api_version),
+        }
+    }
 }
 
 fn cases() -> Vec<Case<'static>> {
@@ -172,10 +185,8 @@ async fn send(caller: &Caller, subject: &Subject, case: &Case<'_>) -> Answer {
 
 /// The objects that the cases send and begin with, the smallest valid one first.
 pub fn objects_of(subject: &Subject) -> Vec<Value> {
-    let group = subject.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let (kind, versioned) = (format!("{}.{group}", subject.kind), format!("{}.{}", subject.kind, subject.api_version));
     let mut objects = vec![subject.object.clone()];
-    for case in cases().iter().filter(|case| case.kind == kind || case.kind == versioned || case.kind == "*") {
+    for case in cases().iter().filter(|case| case.is_about(subject) || case.kind == "*") {
         let mut object = subject.object.clone();
         change(&mut object, case.given);
         if !objects.contains(&object) {
@@ -239,17 +250,16 @@ fn judge(subject: &Subject, case: &Case<'_>, answer: &Answer, failures: &mut Vec
 
 #[tokio::test]
 async fn every_kind_refuses_a_family_of_invalid_objects_with_all_their_causes() {
-    let harness = ApiHarness::start().await;
+    // Every version is judged, also those that are off by default.
+    let harness = crate::with_betas().await;
     let caller = harness.administrator();
     caller.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
     let (subjects, cases) = (subjects(&harness), cases());
     let (mut failures, mut sent) = (Vec::new(), 0);
     for subject in &subjects {
-        let group = subject.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-        let (kind, versioned) = (format!("{}.{group}", subject.kind), format!("{}.{}", subject.kind, subject.api_version));
-        let own: Vec<&Case<'_>> = cases.iter().filter(|case| case.kind == kind || case.kind == versioned).collect();
+        let own: Vec<&Case<'_>> = cases.iter().filter(|case| case.is_about(subject)).collect();
         if own.is_empty() {
-            failures.push(format!("{kind} has no family of invalid objects\n"));
+            failures.push(format!("{} of {} has no family of invalid objects\n", subject.kind, subject.api_version));
         }
         for case in own.into_iter().chain(cases.iter().filter(|case| case.kind == "*")) {
             assert!(!case.causes.is_empty(), "{} {}: a case without causes", case.kind, case.changes);

@@ -46,6 +46,18 @@ fn certificate_request() -> String {
     base64::engine::general_purpose::STANDARD.encode(request)
 }
 
+/// The same in the form that nodes send it in.
+fn stub_request() -> String {
+    let pem = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(certificate_request()).unwrap()).unwrap();
+    pem.lines().filter(|line| !line.starts_with("-----")).collect()
+}
+
+/// The certificate of an authority.
+fn trust_bundle() -> String {
+    let directory = tempfile::tempdir().unwrap();
+    pki::ClusterAuthority::open_or_create(directory.path(), jiff::Timestamp::now()).unwrap().certificate_pem().to_owned()
+}
+
 /// A server with every version on.
 async fn with_betas() -> ApiHarness {
     let all = kinds::RuntimeConfig::parse("api/all=true").unwrap();
@@ -53,7 +65,10 @@ async fn with_betas() -> ApiHarness {
 }
 
 fn subjects(harness: &ApiHarness) -> Vec<Subject> {
-    let text = include_str!("minimal.yaml").replace("request: REQUEST", &format!("request: {}", certificate_request()));
+    let text = include_str!("minimal.yaml")
+        .replace("request: REQUEST", &format!("request: {}", certificate_request()))
+        .replace("stubPKCS10Request: STUB", &format!("stubPKCS10Request: {}", stub_request()))
+        .replace("trustBundle: BUNDLE", &format!("trustBundle: {}", json!(trust_bundle())));
     let objects: BTreeMap<String, Value> = serde_json::from_value(meta::read::parse_untyped_yaml(text.as_bytes()).unwrap()).unwrap();
     let scheme = harness.server().core().scheme.load();
     let mut subjects = Vec::new();

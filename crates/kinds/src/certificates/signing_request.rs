@@ -1,4 +1,4 @@
-//! The group `certificates.k8s.io`: CertificateSigningRequest.
+//! CertificateSigningRequest: somebody asks for a certificate.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     cells,
-    problems::filled,
+    certificates::signer_name,
     strategy::{Column, NameRule, Strategy, WriteContext},
 };
 
@@ -110,19 +110,10 @@ impl Strategy for CertificateSigningRequestStrategy {
             problems.push(FieldError::required(&path.child("usages"), ""));
         }
         let at = path.child("signerName");
-        filled(&spec.signer_name, &at, &mut problems);
-        if !spec.signer_name.is_empty() {
-            match spec.signer_name.split_once('/') {
-                Some((domain, name)) if !name.is_empty() && domain.contains('.') => {}
-                _ => problems.push(FieldError::invalid(
-                    &at,
-                    spec.signer_name.as_str(),
-                    "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-                )),
-            }
-            if spec.signer_name == "kubernetes.io/legacy-unknown" {
-                problems.push(FieldError::invalid(&at, spec.signer_name.as_str(), "the legacy signerName is not allowed via this API version"));
-            }
+        if spec.signer_name == "kubernetes.io/legacy-unknown" {
+            problems.push(FieldError::invalid(&at, spec.signer_name.as_str(), "the legacy signerName is not allowed via this API version"));
+        } else {
+            signer_name(&spec.signer_name, &at, &mut problems);
         }
         if let Some(seconds) = spec.expiration_seconds.filter(|seconds| *seconds < 600) {
             problems.push(FieldError::invalid(&path.child("expirationSeconds"), seconds, "may not specify a duration less than 600 seconds (10 minutes)"));
