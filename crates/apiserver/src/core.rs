@@ -116,6 +116,8 @@ pub struct RequestContext {
     pub now: Timestamp,
     /// What is told beside the answer.
     pub aside: Arc<Aside>,
+    /// It comes from within the process, and a watch may hand objects over in the place of text.
+    pub shares: bool,
 }
 
 /// What handling a request leaves beside its answer.
@@ -150,6 +152,7 @@ impl RequestContext {
             user_agent: "knarr".into(),
             now: (core.clock)(),
             aside: Arc::default(),
+            shares: false,
         }
     }
     /// What strategies may know.

@@ -127,6 +127,7 @@ impl ApiServer {
             user,
             query: Arc::new(query),
             aside,
+            shares: request.extensions().get::<client::shared::Wanted>().is_some(),
             info,
         };
         self.authorize(&context)?;

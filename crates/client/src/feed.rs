@@ -5,18 +5,19 @@
 //!
 //! Informers keep what a feed delivers; whoever wants another form (the garbage collector's graph) reads a feed itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::io::{AsyncBufRead, AsyncBufReadExt};
-use futures::FutureExt;
+use futures::StreamExt;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube_core::{Request, params::{ListParams, WatchParams}};
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Backoff, Watchable, requests::{Listing, exchange}};
+use crate::{Backoff, Watchable, requests::{Listing, exchange}, shared::{self, Handed}, transport::Events};
 
 /// The server closes a watch after this many seconds, more or less; it is then resumed. It bounds how long a connection that died
 /// unnoticed can be mistaken for a quiet one.
@@ -106,6 +107,18 @@ pub enum FeedEvent<K> {
     Progress(String),
 }
 
+impl<T> FeedEvent<T> {
+    /// The same event with its objects in another form.
+    pub fn map<U>(self, mut form: impl FnMut(T) -> U) -> FeedEvent<U> {
+        match self {
+            Self::Replaced { objects, revision } => FeedEvent::Replaced { objects: objects.into_iter().map(form).collect(), revision },
+            Self::Put(object) => FeedEvent::Put(form(object)),
+            Self::Deleted(object) => FeedEvent::Deleted(form(object)),
+            Self::Progress(revision) => FeedEvent::Progress(revision),
+        }
+    }
+}
+
 /// One line of a watch, before its object is read: the kinds' own code then sees plain JSON, and each kind is read by one piece of
 /// code for lists and watches.
 #[derive(Deserialize)]
@@ -132,14 +145,16 @@ struct Bookmark {
     metadata: ListMeta,
 }
 
-/// The lines of a watch. Boxed, so that the code behind it is this crate's alone.
+/// The lines of a watch.
 type Lines = Box<dyn AsyncBufRead + Send + Unpin>;
 
-fn open(client: &crate::Client, mut request: http::Request<Vec<u8>>) -> BoxFuture<'static, crate::Result<Lines>> {
+fn open(client: &crate::Client, mut request: http::Request<Vec<u8>>, shares: bool) -> BoxFuture<'static, crate::Result<Events>> {
     // Packing a watch would only cost time, as it comes from the same machine or network.
     request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
-    let client = client.clone();
-    async move { Ok(Box::new(Box::pin(client.request_stream(request).await?)) as Lines) }.boxed()
+    if shares {
+        request.extensions_mut().insert(shared::Wanted);
+    }
+    client.request_events(request)
 }
 
 /// The next line, none at the end. A line that the end cuts off counts as the end.
@@ -163,6 +178,16 @@ enum WatchEnd {
 
 /// Reads `source` and hands every event to `deliver`, for ever. Stop it by dropping the future.
 pub async fn run<K: Watchable>(source: Source, mut deliver: impl FnMut(FeedEvent<K>) + Send) {
+    follow(source, false, move |event: FeedEvent<Arc<K>>| deliver(event.map(Arc::unwrap_or_clone))).await;
+}
+
+/// As [`run`], for those who keep what they are told: in the process of the API server, they all keep the same objects (see
+/// [`shared`]).
+pub async fn run_shared<K: Watchable>(source: Source, deliver: impl FnMut(FeedEvent<Arc<K>>) + Send) {
+    follow(source, true, deliver).await;
+}
+
+async fn follow<K: Watchable>(source: Source, shares: bool, mut deliver: impl FnMut(FeedEvent<Arc<K>>) + Send) {
     let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
     let mut position: Option<String> = None;
     loop {
@@ -171,7 +196,7 @@ pub async fn run<K: Watchable>(source: Source, mut deliver: impl FnMut(FeedEvent
             None => match source.list::<K>().await {
                 Ok(listing) => {
                     let revision = listing.metadata.resource_version.unwrap_or_default();
-                    deliver(FeedEvent::Replaced { objects: listing.items, revision: revision.clone() });
+                    deliver(FeedEvent::Replaced { objects: listing.items.into_iter().map(Arc::new).collect(), revision: revision.clone() });
                     position.insert(revision)
                 }
                 Err(error) => {
@@ -181,7 +206,7 @@ pub async fn run<K: Watchable>(source: Source, mut deliver: impl FnMut(FeedEvent
             },
         };
         let started_at = revision.clone();
-        let end = watch(&source, revision, &mut deliver).await;
+        let end = watch(&source, shares, revision, &mut deliver).await;
         if *revision != started_at {
             backoff.reset();
         }
@@ -206,7 +231,7 @@ async fn wait(source: &Source, action: &str, error: &crate::Error, backoff: &mut
     tokio::time::sleep(delay).await;
 }
 
-async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &mut (impl FnMut(FeedEvent<K>) + Send)) -> WatchEnd {
+async fn watch<K: Watchable>(source: &Source, shares: bool, revision: &mut String, deliver: &mut (impl FnMut(FeedEvent<Arc<K>>) + Send)) -> WatchEnd {
     let seconds = rand::rng().random_range(WATCH_SECONDS);
     let parameters = WatchParams {
         label_selector: source.selection.labels.clone(),
@@ -222,21 +247,29 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
         Err(error) => return WatchEnd::Failed(crate::Error::BuildRequest(error)),
     };
     let reading = async {
-        let mut lines = match open(&source.client, request).await {
-            Ok(lines) => lines,
+        let mut events = match open(&source.client, request, shares).await {
+            Ok(events) => events,
             Err(error) => return failure(error),
         };
         let mut line = Vec::new();
         loop {
-            let read = match next_line(&mut lines, &mut line).await {
-                Ok(Some(line)) => read_frame::<K>(line),
-                Ok(None) => return WatchEnd::Closed,
-                Err(error) => Err(error),
+            let read = match &mut events {
+                Events::Lines(lines) => match next_line(lines, &mut line).await {
+                    Ok(Some(line)) => read_frame::<K>(line),
+                    Ok(None) => return WatchEnd::Closed,
+                    Err(error) => Err(error),
+                },
+                Events::Handed(handed) => match handed.next().await {
+                    Some(Handed::Put(object)) => shared::read(&*object).map(FeedEvent::Put).map_err(crate::Error::SerdeError),
+                    Some(Handed::Deleted(object)) => shared::read(&*object).map(FeedEvent::Deleted).map_err(crate::Error::SerdeError),
+                    Some(Handed::Line(line)) => read_frame::<K>(&line),
+                    None => return WatchEnd::Closed,
+                },
             };
             match read {
                 Ok(event) => {
                     match &event {
-                        FeedEvent::Put(object) | FeedEvent::Deleted(object) => advance(revision, object),
+                        FeedEvent::Put(object) | FeedEvent::Deleted(object) => advance(revision, &**object),
                         FeedEvent::Progress(newer) => revision.clone_from(newer),
                         FeedEvent::Replaced { .. } => {}
                     }
@@ -253,10 +286,10 @@ async fn watch<K: Watchable>(source: &Source, revision: &mut String, deliver: &m
     }
 }
 
-fn read_frame<K: Watchable>(line: &[u8]) -> crate::Result<FeedEvent<K>> {
+fn read_frame<K: Watchable>(line: &[u8]) -> crate::Result<FeedEvent<Arc<K>>> {
     let frame: Frame<'_> = serde_json::from_slice(line).map_err(crate::Error::SerdeError)?;
     let text = frame.object.get();
-    let object = || K::from_json_unmanaged(text.as_bytes()).map_err(crate::Error::SerdeError);
+    let object = || K::from_json_unmanaged(text.as_bytes()).map(Arc::new).map_err(crate::Error::SerdeError);
     Ok(match frame.kind {
         FrameKind::Added | FrameKind::Modified => FeedEvent::Put(object()?),
         FrameKind::Deleted => FeedEvent::Deleted(object()?),

@@ -193,6 +193,11 @@ impl<K: Watchable> Informer<K> {
 
     /// Takes in what the feed delivers. Public for tests, which play the feed.
     pub fn apply(&self, event: FeedEvent<K>) {
+        self.take_in(event.map(Arc::new));
+    }
+
+    /// Takes in what the feed delivers.
+    pub(crate) fn take_in(&self, event: FeedEvent<Arc<K>>) {
         let mut handlers = self.shared.handlers.lock();
         let mut changes = Vec::new();
         let (revision, synced) = match event {
@@ -200,20 +205,20 @@ impl<K: Watchable> Informer<K> {
                 let mut cache = self.shared.cache.write();
                 let mut gone: std::collections::BTreeSet<ObjectKey> = cache.objects.keys().cloned().collect();
                 for object in objects {
-                    gone.remove(&key_of(&object));
+                    gone.remove(&key_of(&*object));
                     changes.extend(cache.put(object));
                 }
                 changes.extend(gone.into_iter().filter_map(|key| cache.remove(key)));
                 (revision.parse().unwrap_or_default(), true)
             }
             FeedEvent::Put(object) => {
-                let revision = revision_of(&object);
+                let revision = revision_of(&*object);
                 changes.extend(self.shared.cache.write().put(object));
                 (revision, false)
             }
             FeedEvent::Deleted(object) => {
-                changes.extend(self.shared.cache.write().remove(key_of(&object)));
-                (revision_of(&object), false)
+                changes.extend(self.shared.cache.write().remove(key_of(&*object)));
+                (revision_of(&*object), false)
             }
             FeedEvent::Progress(revision) => (revision.parse().unwrap_or_default(), false),
         };
@@ -230,10 +235,12 @@ impl<K: Watchable> Informer<K> {
 }
 
 impl<K: Watchable> Cache<K> {
-    fn put(&mut self, mut object: K) -> Option<Change<K>> {
+    fn put(&mut self, mut object: Arc<K>) -> Option<Change<K>> {
         // Nobody but the API server looks at managed fields, and they are often half of an object.
-        object.meta_mut().managed_fields = None;
-        let key = key_of(&object);
+        if object.meta().managed_fields.is_some() {
+            Arc::make_mut(&mut object).meta_mut().managed_fields = None;
+        }
+        let key = key_of(&*object);
         let old = self.objects.get(&key).cloned();
         if let Some(old) = &old
             && old.meta().uid == object.meta().uid

@@ -54,7 +54,7 @@ impl Informers {
         let informer = Informer::<K>::sharing(&self.inner.pool);
         let source = Source::new::<K>(self.inner.client.clone(), &(), id.1.clone());
         let (fed, stop) = (informer.clone(), self.inner.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(feed::run(source, |event| fed.apply(event))).await });
+        tokio::spawn(async move { stop.run_until_cancelled(feed::run_shared(source, |event| fed.take_in(event))).await });
         running.insert(id, Box::new(informer.clone()));
         informer
     }

@@ -8,6 +8,7 @@
 //! - [`identity`]: who an in-process request is from
 //! - [`feed`]: one list and watch, resumed after every kind of interruption
 //! - [`informer`], [`index`]: the objects of one feed, kept in memory, looked up by key and by secondary indexes
+//! - [`shared`]: watches in process, whose objects are read once for all
 //! - [`metadata`]: any object's metadata alone
 //! - [`informers`]: one informer per kind and process; [`Pool`]: what several of them hold alike, once
 //! - [`events`]: tells users what happened to an object
@@ -32,6 +33,7 @@ pub mod kubeconfig;
 pub mod metadata;
 mod pool;
 pub mod requests;
+pub mod shared;
 pub mod transport;
 mod in_process;
 mod over_tls;

@@ -62,21 +62,20 @@ impl<K> Default for Known<K> {
 
 impl<K: Watchable> Shelf<K> {
     /// The same object as somebody else has it, or else this one.
-    pub(crate) fn share(&self, object: K) -> Arc<K> {
+    pub(crate) fn share(&self, object: Arc<K>) -> Arc<K> {
         let meta = object.meta();
-        let (Some(uid), Some(revision)) = (&meta.uid, &meta.resource_version) else { return Arc::new(object) };
+        let (Some(uid), Some(revision)) = (&meta.uid, &meta.resource_version) else { return object };
         let id = self.hashing.hash_one((uid, revision));
         let mut known = self.known.lock();
         if let Some(other) = known.objects.get(&id).and_then(Weak::upgrade) {
             let is_same = other.meta().uid == meta.uid && other.meta().resource_version == meta.resource_version;
-            return if is_same { other } else { Arc::new(object) };
+            return if is_same { other } else { object };
         }
         if known.objects.len() >= known.sweep_at {
             known.objects.retain(|_, object| object.strong_count() > 0);
             // A gone object's place is not free before its entry is, so they are not left to become many.
             known.sweep_at = (known.objects.len() + known.objects.len() / 8).max(SMALLEST_SWEEP);
         }
-        let object = Arc::new(object);
         known.objects.insert(id, Arc::downgrade(&object));
         object
     }
@@ -88,11 +87,11 @@ mod tests {
 
     use super::*;
 
-    fn pod(uid: &str, revision: &str) -> Pod {
+    fn pod(uid: &str, revision: &str) -> Arc<Pod> {
         let mut pod = Pod::default();
         pod.metadata.uid = Some(uid.to_owned());
         pod.metadata.resource_version = Some(revision.to_owned());
-        pod
+        Arc::new(pod)
     }
 
     #[test]
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn what_has_no_revision_is_nobody_elses() {
         let shelf = Pool::default().shelf();
-        assert!(!Arc::ptr_eq(&shelf.share(Pod::default()), &shelf.share(Pod::default())));
+        assert!(!Arc::ptr_eq(&shelf.share(Arc::default()), &shelf.share(Arc::<Pod>::default())));
     }
 
     #[test]

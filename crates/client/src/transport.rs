@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::io::AsyncBufRead;
+use futures::stream::BoxStream;
 use futures::{FutureExt, TryStreamExt};
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -14,6 +15,8 @@ pub use kube_core::Status;
 use kube_core::discovery::v2::{ACCEPT_AGGREGATED_DISCOVERY_V2, APIGroupDiscoveryList};
 use serde::de::DeserializeOwned;
 use tower::{BoxError, Service, ServiceExt};
+
+use crate::shared::{Handed, Handover};
 
 /// The body of a request: all of it, since every request of a client is known before it is sent.
 pub type Body = Full<Bytes>;
@@ -150,6 +153,23 @@ impl Client {
         self.request(request).await
     }
 
+    /// An answer to be read as it comes, or the objects that it would tell of, where the API server is in this process and the request
+    /// has the extension [`Wanted`](crate::shared::Wanted).
+    ///
+    /// # Errors
+    /// As [`Self::request_text`], until the answer begins.
+    pub fn request_events(&self, request: Request<Vec<u8>>) -> BoxFuture<'static, Result<Events>> {
+        let client = self.clone();
+        async move {
+            let answer = client.accepted(request).await?;
+            if let Some(handed) = answer.extensions().get::<Handover>().and_then(Handover::take) {
+                return Ok(Events::Handed(handed));
+            }
+            Ok(Events::Lines(lines(answer.into_body())))
+        }
+        .boxed()
+    }
+
     /// An answer to be read as it comes.
     ///
     /// # Errors
@@ -157,11 +177,22 @@ impl Client {
     pub fn request_stream(&self, request: Request<Vec<u8>>) -> BoxFuture<'static, Result<Box<dyn AsyncBufRead + Send + Unpin>>> {
         let client = self.clone();
         async move {
-            let body = client.accepted(request).await?.into_body().into_data_stream().map_err(std::io::Error::other);
-            Ok(Box::new(Box::pin(body.into_async_read())) as Box<dyn AsyncBufRead + Send + Unpin>)
+            Ok(lines(client.accepted(request).await?.into_body()))
         }
         .boxed()
     }
+}
+
+/// The events of a watch.
+pub enum Events {
+    /// As text.
+    Lines(Box<dyn AsyncBufRead + Send + Unpin>),
+    /// As objects of the API server in this process.
+    Handed(BoxStream<'static, Handed>),
+}
+
+fn lines(body: AnswerBody) -> Box<dyn AsyncBufRead + Send + Unpin> {
+    Box::new(Box::pin(body.into_data_stream().map_err(std::io::Error::other).into_async_read()))
 }
 
 #[cfg(test)]

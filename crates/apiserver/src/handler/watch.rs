@@ -6,6 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use client::shared::{Handed, Handover};
 use futures::{StreamExt, stream};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
@@ -22,7 +23,7 @@ use crate::{
     core::{Core, RequestContext},
     custom_resources::conversion,
     handler::{Selection, read},
-    http_body::{Body, BoxError, Request, full},
+    http_body::{Body, BoxError, Request, empty, full},
     negotiation::{Encoding, Form, Negotiated, negotiate_for},
     options::VersionMatch,
     rendering::{self, Included},
@@ -36,6 +37,22 @@ const BATCH: usize = 128;
 /// How often a watcher that wants bookmarks gets one while other objects change. Source: upstream's watch cache, about a minute.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// What is told of an event.
+enum Told {
+    Frame(Bytes),
+    /// To a reader in this process: the object itself.
+    Object(EventType, Arc<StoredObject>),
+}
+
+impl Told {
+    fn into_frame(self) -> Bytes {
+        match self {
+            Self::Frame(frame) => frame,
+            Self::Object(kind, object) => json_frame(kind.as_str(), &object.json),
+        }
+    }
+}
+
 struct Watcher {
     core: Arc<Core>,
     context: RequestContext,
@@ -48,7 +65,9 @@ struct Watcher {
     initial: VecDeque<Arc<StoredObject>>,
     /// Whether a bookmark tells that `initial` is over.
     tells_initial_end: bool,
-    pending: VecDeque<Bytes>,
+    pending: VecDeque<Told>,
+    /// Whether the reader is in this process and takes objects.
+    shares: bool,
     bookmarks: bool,
     deadline: Instant,
     next_bookmark: Instant,
@@ -77,13 +96,13 @@ impl Watcher {
         }
     }
 
-    async fn event_frame(&mut self, event: &ViewEvent, kind: EventType) -> Result<Option<Bytes>, ApiError> {
+    async fn event_frame(&mut self, event: &ViewEvent, kind: EventType) -> Result<Option<Told>, ApiError> {
         let Some(shown) = event.shown(kind) else { return Ok(None) };
         if self.negotiated == Negotiated::JSON && self.core.is_plain(&self.kind, &shown) {
-            return Ok(event.frame(kind));
+            return Ok(if self.shares { Some(Told::Object(kind, shown)) } else { event.frame(kind).map(Told::Frame) });
         }
         let shown = conversion::readable(&self.core, &self.kind, shown).await?;
-        self.object_frame(kind, &shown).map(Some)
+        self.object_frame(kind, &shown).map(|frame| Some(Told::Frame(frame)))
     }
 
     fn error_frame(&self, error: &ApiError) -> Bytes {
@@ -151,22 +170,25 @@ impl Watcher {
     }
 
     /// The next frame, where it need not be waited for.
-    fn ready(&mut self) -> Option<Bytes> {
+    fn ready(&mut self) -> Option<Told> {
         if let Some(object) = self.initial.pop_front() {
-            return Some(self.object_frame(EventType::Added, &object).unwrap_or_else(|error| {
+            if self.shares && self.negotiated == Negotiated::JSON && self.core.is_plain(&self.kind, &object) {
+                return Some(Told::Object(EventType::Added, object));
+            }
+            return Some(Told::Frame(self.object_frame(EventType::Added, &object).unwrap_or_else(|error| {
                 self.ended = true;
                 self.initial.clear();
                 self.tells_initial_end = false;
                 self.error_frame(&error)
-            }));
+            })));
         }
         if std::mem::take(&mut self.tells_initial_end) {
-            return Some(self.bookmark_frame(true));
+            return Some(Told::Frame(self.bookmark_frame(true)));
         }
         self.pending.pop_front()
     }
 
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Told> {
         loop {
             if let Some(frame) = self.ready() {
                 return Some(frame);
@@ -178,7 +200,7 @@ impl Watcher {
             match self.collect().await {
                 Err(error) => {
                     self.ended = true;
-                    return Some(self.error_frame(&error));
+                    return Some(Told::Frame(self.error_frame(&error)));
                 }
                 Ok(more) if more || !self.pending.is_empty() => {
                     // A long history that does not concern this watch must not keep others from the thread.
@@ -201,7 +223,7 @@ impl Watcher {
                     if self.bookmarks && newest > self.last_told && !self.changes.has_changed().unwrap_or(true) {
                         self.cursor = self.cursor.max(newest);
                         self.last_told = self.cursor;
-                        return Some(self.bookmark_frame(false));
+                        return Some(Told::Frame(self.bookmark_frame(false)));
                     }
                 }
             }
@@ -234,7 +256,7 @@ fn check(context: &RequestContext) -> Result<(), ApiError> {
 /// A client that takes nothing for long loses it, as it does elsewhere: after a pause the history may have gone on without it anyway.
 fn over_websocket(request: &mut Request, watcher: Watcher) -> Response<Body> {
     let encoding = watcher.negotiated.encoding;
-    let events = stream::unfold(watcher, |mut watcher| async move { Some((watcher.next().await?, watcher)) }).map(move |event| match encoding {
+    let events = stream::unfold(watcher, |mut watcher| async move { Some((watcher.next().await?.into_frame(), watcher)) }).map(move |event| match encoding {
         Encoding::Protobuf => event.slice(codec::PROTOBUF_FRAME_LENGTH_BYTES..),
         Encoding::Json | Encoding::Yaml => event,
     });
@@ -283,6 +305,7 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
         initial: VecDeque::new(),
         tells_initial_end: false,
         pending: VecDeque::new(),
+        shares: context.shares && negotiated == Negotiated::JSON,
         bookmarks: query.bookmarks,
         deadline: now + timeout,
         next_bookmark: now + BOOKMARK_INTERVAL,
@@ -311,16 +334,29 @@ pub async fn watch(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn Ser
     if streaming::handshake::is_websocket(request.headers()) {
         return Ok(over_websocket(&mut request, watcher));
     }
+    if watcher.shares {
+        let events = stream::unfold(watcher, |mut watcher| async move {
+            let handed = match watcher.next().await? {
+                Told::Frame(line) => Handed::Line(line),
+                Told::Object(EventType::Deleted, object) => Handed::Deleted(object),
+                Told::Object(EventType::Added | EventType::Modified, object) => Handed::Put(object),
+            };
+            Some((handed, watcher))
+        });
+        let mut response = Response::new(empty());
+        response.extensions_mut().insert(Handover::new(events.boxed()));
+        return Ok(response);
+    }
     let frames = stream::unfold(watcher, |mut watcher| async move {
-        let frame = watcher.next().await?;
+        let frame = watcher.next().await?.into_frame();
         // Frames that are ready go out together: one write to the socket instead of many.
         let Some(second) = watcher.ready() else { return Some((frame, watcher)) };
         let mut joined = bytes::BytesMut::from(&frame[..]);
-        joined.extend_from_slice(&second);
+        joined.extend_from_slice(&second.into_frame());
         while joined.len() < 64 * 1024
             && let Some(more) = watcher.ready()
         {
-            joined.extend_from_slice(&more);
+            joined.extend_from_slice(&more.into_frame());
         }
         Some((joined.freeze(), watcher))
     });

@@ -52,6 +52,17 @@ pub struct StoredObject {
     revision_digits: u32,
     /// What it was rendered as, as far as that is still kept.
     pub(crate) rendered: Rendered,
+    /// What informers in this process read it as.
+    decoded: client::shared::Decoded,
+}
+
+impl client::shared::Shared for StoredObject {
+    fn text(&self) -> &[u8] {
+        &self.json
+    }
+    fn decoded(&self) -> &client::shared::Decoded {
+        &self.decoded
+    }
 }
 
 /// Why bytes from the store could not be read.
@@ -250,6 +261,7 @@ impl StoredObject {
             item_start,
             revision_digits: u32::try_from(digits.len()).unwrap_or_default(),
             rendered: Rendered::default(),
+            decoded: Default::default(),
         })
     }
 
@@ -271,6 +283,7 @@ impl StoredObject {
             item_start: self.item_start,
             revision_digits: u32::try_from(digits.len()).unwrap_or_default(),
             rendered: Rendered::default(),
+            decoded: Default::default(),
         }
     }
 
