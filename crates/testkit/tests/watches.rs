@@ -1,6 +1,8 @@
 //! Watches and the forms objects are shown in.
 
-use client::{Identity, PostParams};
+use std::sync::Arc;
+
+use client::{Identity, Informers, PostParams};
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 use testkit::ApiHarness;
@@ -189,4 +191,39 @@ async fn discovery_lists_every_kind_in_both_forms() {
     }
     let accept = ("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
     assert_eq!(administrator.send("GET", "/apis", &[accept], "").await.expect(200)["kind"], "APIGroupDiscoveryList");
+}
+
+/// Parts of the server's process follow the same objects, each with a watch of its own and as somebody else.
+#[tokio::test]
+async fn informers_of_one_process_keep_the_same_object_and_nobody_is_handed_what_he_may_not_watch() {
+    let api = ApiHarness::start().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let following = |user: &str, groups: &[&str]| Informers::new(api.client(Identity::user(user, groups)), stop.clone()).of::<ConfigMap>();
+    let informers = [following("one", &["system:masters"]), following("other", &["system:masters"])];
+    let stranger = following("stranger", &[]);
+    for informer in &informers {
+        informer.has_synced().await;
+    }
+    let administrator = api.administrator();
+    let one = format!("{MAPS}/shared");
+    administrator.post(MAPS, &map("shared")).await.expect(201);
+    for value in ["two", "three"] {
+        let written = administrator.patch(&one, "merge-patch", &json!({ "data": { "key": value } })).await.expect(200);
+        let revision = written["metadata"]["resourceVersion"].as_str().and_then(|revision| revision.parse().ok()).unwrap();
+        for informer in &informers {
+            informer.caught_up_with(revision).await;
+        }
+        let [first, second] = [&informers[0], &informers[1]].map(|informer| informer.get_in("default", "shared").unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!((&first.data.as_ref().unwrap()["key"], &first.metadata.managed_fields), (&value.to_owned(), &None));
+    }
+    administrator.delete(&one).await.expect(200);
+    let last = administrator.post(MAPS, &map("last")).await.expect(201);
+    let revision = last["metadata"]["resourceVersion"].as_str().and_then(|revision| revision.parse().ok()).unwrap();
+    for informer in &informers {
+        informer.caught_up_with(revision).await;
+        assert!(informer.get_in("default", "shared").is_none());
+    }
+    assert!(!stranger.is_synced() && stranger.is_empty());
+    stop.cancel();
 }
