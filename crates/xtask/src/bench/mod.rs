@@ -3,6 +3,7 @@
 //! A benchmark, not a test: numbers depend on the machine, and nothing fails for being slow. Load comes from `wrk` over TLS with
 //! keep-alive, with the token of a service account whose rights are checked at each request.
 
+mod alone;
 mod load;
 mod placement;
 mod scheduling;
@@ -11,12 +12,12 @@ mod server;
 use std::{
     fs,
     path::PathBuf,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     shell::{cargo, output, run, say},
 };
 use load::{load, milliseconds};
-use server::{PORT, Server, eventually};
+use server::{PORT, Server, Start, eventually};
 
 /// What `cargo xtask bench` takes.
 #[derive(Debug, Args)]
@@ -41,6 +42,26 @@ pub struct Arguments {
     /// Measure scheduling alone.
     #[arg(long)]
     scheduling: bool,
+    /// Measure this alone, on a server of its own.
+    #[arg(long, value_enum)]
+    only: Vec<Row>,
+}
+
+/// What can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Row {
+    /// 5,000 nodes and 150,000 pods.
+    FullCluster,
+    /// 100 pods with probes on one node.
+    ProbedPods,
+    /// Start with 1,000 definitions of custom resources.
+    Definitions,
+    /// A config map's change reaches a mounted file.
+    MountedChange,
+}
+
+impl Row {
+    const ALL: [Self; 4] = [Self::MountedChange, Self::ProbedPods, Self::Definitions, Self::FullCluster];
 }
 
 /// A line of the table.
@@ -71,7 +92,13 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     let mut table = Vec::new();
     let mut note = |what, measured: String, target| table.push(Measured { what, measured, target });
 
+    let tools = alone::Tools { binary: &binary, kubectl: &clients.kubectl, load: load::program, seconds: arguments.seconds };
+    let alone = |rows: &[Row]| rows.iter().map(|row| tools.measure(*row)).collect::<Result<Vec<_>>>().map(|rows| rows.into_iter().flatten());
+    if !arguments.only.is_empty() {
+        return print(&alone(&arguments.only)?.collect::<Vec<_>>(), arguments.output.as_deref());
+    }
     let program = load::program()?;
+    let alone = if arguments.scheduling { Vec::new() } else { alone(&Row::ALL)?.collect() };
     note("durable bindings, 5000 pods on 200 nodes", scheduling::measure(&scheduling::SMALL, &binary, &clients.kubectl, &program)?, "5000 /s");
     let large = "durable bindings, 10000 pods on 5000 nodes, 30 % spread over zones, 20 % apart";
     note(large, scheduling::measure(&scheduling::LARGE, &binary, &clients.kubectl, &program)?, "2000 /s");
@@ -79,20 +106,10 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     if arguments.scheduling {
         return print(&table, arguments.output.as_deref());
     }
-    let directory = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let kubeconfig = directory.path().join("data/admin.kubeconfig");
-    let run_directory = format!("/run/knarr-bench-{}", std::process::id());
     say("starting a server with an empty data directory");
-    let log = fs::File::create(directory.path().join("log")).context("cannot write a log")?;
-    let started = Instant::now();
-    let mut command = Command::new(&binary);
-    command.arg("server").arg("--data-dir").arg(directory.path().join("data")).args(["--run-dir", &run_directory, "--port", PORT]);
-    command.args(["--cluster-name", "bench", "--node-name", "bench", "--cluster-cidr", "10.190.0.0/16", "--service-cidr", "10.191.0.0/16"]);
-    let process = command.stdin(Stdio::null()).stderr(log).spawn().with_context(|| format!("cannot start {}", binary.display()))?;
-    let mut server = Server { process, kubectl: clients.kubectl, kubeconfig, run_directory, _directory: directory };
-    let probe = format!("https://127.0.0.1:{PORT}/readyz");
+    let (server, started) = Server::start(&Start { binary: &binary, kubectl: &clients.kubectl, name: "bench", arguments: &[] })?;
     let curl = |words: &[&str]| output(Command::new("curl").args(["--silent", "--insecure", "--fail", "--noproxy", "*"]).args(words));
-    eventually("the API is ready", || curl(&[&probe]).is_ok())?;
+    server.ready()?;
     note("exec to /readyz", format!("{:.2} s", started.elapsed().as_secs_f64()), "0.6 s");
     eventually("kubectl works", || server.kubectl(&["get", "node", "bench"]).is_ok())?;
     server.kubectl(&["wait", "--for=condition=Ready", "node/bench", "--timeout=60s"])?;
@@ -173,36 +190,13 @@ pub fn measure(arguments: &Arguments) -> Result<()> {
     let applied = load::own(&program, &server, &["apply", "load-apply", "200", "20"])?;
     let rate = applied["objects_per_second"].as_f64().unwrap_or(f64::NAN);
     note("unchanged server-side apply, of 200 objects", format!("{rate:.0} /s"), "2000 /s");
-    say("storing 1000 definitions");
-    load::own(&program, &server, &["definitions", "1000"])?;
-    let mut memories = Vec::new();
-    let mut started_in = Duration::ZERO;
-    for definitions in [true, false] {
-        if !definitions {
-            // kubectl itself would wait for one after the other, at five requests a second.
-            server.kubectl(&["delete", "customresourcedefinitions", "--all", "--wait=false"])?;
-            let gone = || server.kubectl(&["get", "customresourcedefinitions", "--output=name"]).is_ok_and(|names| names.trim().is_empty());
-            eventually("the definitions are gone", gone)?;
-        }
-        server.stop();
-        let started = Instant::now();
-        server.process = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
-        eventually("the API is ready again", || curl(&[&probe]).is_ok())?;
-        if definitions {
-            started_in = started.elapsed();
-        }
-        std::thread::sleep(Duration::from_secs(5)); // What starting stirred up is to settle before memory is measured.
-        memories.push(server.memory_kibibytes() as f64 / 1024.0);
-    }
-    note("start with 1000 definitions stored", format!("{:.2} s", started_in.as_secs_f64()), "2 s");
-    let more = memories.first().zip(memories.get(1)).map_or(f64::NAN, |(with, without)| with - without);
-    note("memory that 1000 definitions take after it", format!("{more:.0} MiB"), "100 MiB");
     let size = fs::metadata(&binary).map(|found| found.len()).unwrap_or_default();
     note("binary", format!("{:.1} MB", size as f64 / 1e6), "40 MB");
 
+    table.extend(alone);
     say("counting what reads cost");
     for counted in load::counted()? {
-        note("counted, of 1000 objects of 1 KiB", counted, "");
+        table.push(Measured { what: "counted, of 1000 objects of 1 KiB", measured: counted, target: "" });
     }
 
     print(&table, arguments.output.as_deref())

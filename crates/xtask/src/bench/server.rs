@@ -2,26 +2,73 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::shell::output;
 
 /// The server being measured, ended with this value.
 pub struct Server {
     pub process: Child,
+    /// Its name as a cluster, which is in what it leaves behind.
+    pub name: &'static str,
     pub kubectl: PathBuf,
     pub kubeconfig: PathBuf,
     pub run_directory: String,
-    pub _directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
+    /// How it is started again.
+    pub command: Command,
 }
 
 /// Port of its API.
 pub const PORT: &str = "16543";
+
+/// A server's arguments that differ between what is measured.
+pub struct Start<'a> {
+    pub binary: &'a Path,
+    pub kubectl: &'a Path,
+    /// Its name as a cluster.
+    pub name: &'static str,
+    /// Further arguments.
+    pub arguments: &'a [&'a str],
+}
+
+impl Server {
+    /// Starts a server with an empty data directory, and says when that was; it need not be ready yet.
+    pub fn start(start: &Start<'_>) -> Result<(Self, Instant)> {
+        let directory = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let run_directory = format!("/run/knarr-{}-{}", start.name, std::process::id());
+        let log = fs::File::create(directory.path().join("log")).context("cannot write a log")?;
+        let mut command = Command::new(start.binary);
+        command.arg("server").arg("--data-dir").arg(directory.path().join("data")).args(["--run-dir", &run_directory, "--port", PORT]);
+        command.args(["--cluster-name", start.name, "--node-name", "bench", "--cluster-cidr", "10.190.0.0/16", "--service-cidr", "10.191.0.0/16"]);
+        command.args(start.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let started = Instant::now();
+        let process = command.spawn().with_context(|| format!("cannot start {}", start.binary.display()))?;
+        let kubeconfig = directory.path().join("data/admin.kubeconfig");
+        let server = Self { process, name: start.name, kubectl: start.kubectl.to_owned(), kubeconfig, run_directory, directory, command };
+        Ok((server, started))
+    }
+
+    /// Ends the process and starts it anew on what it stored; says when that was.
+    pub fn restart(&mut self) -> Result<Instant> {
+        self.stop();
+        let started = Instant::now();
+        self.process = self.command.spawn().context("cannot start the server again")?;
+        Ok(started)
+    }
+
+    /// Waits until the API is ready.
+    pub fn ready(&self) -> Result<()> {
+        let probe = format!("https://127.0.0.1:{PORT}/readyz");
+        let curl = || output(Command::new("curl").args(["--silent", "--insecure", "--fail", "--noproxy", "*", &probe]));
+        eventually("the API is ready", || curl().is_ok())
+    }
+}
 
 impl Server {
     pub fn kubectl(&self, words: &[&str]) -> Result<String> {
@@ -40,12 +87,13 @@ impl Server {
         ours.filter(|process| *process != std::process::id()).collect()
     }
 
+    /// Memory of the server alone, without shims.
+    pub fn own_memory_kibibytes(&self) -> u64 {
+        memory_of(self.process.id())
+    }
+
     pub fn memory_kibibytes(&self) -> u64 {
-        let of = |process: &u32| {
-            let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().split(' ').next()?.parse::<u64>().ok())
-        };
-        self.processes().iter().filter_map(of).sum()
+        self.processes().into_iter().map(memory_of).sum()
     }
 
     /// Clock ticks used so far; a hundred a second.
@@ -57,6 +105,12 @@ impl Server {
         };
         self.processes().iter().filter_map(of).sum()
     }
+}
+
+/// A process's share of memory (PSS) in KiB.
+fn memory_of(process: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().split(' ').next()?.parse().ok()).unwrap_or_default()
 }
 
 impl Server {
@@ -72,15 +126,16 @@ impl Drop for Server {
         self.stop();
         // A server that stops leaves what its pods need; here are none, so everything may go.
         for part in ["runtime", "node"] {
-            let _ = Command::new("umount").args(["--lazy", &format!("{}/bench/{part}", self.run_directory)]).stderr(Stdio::null()).status();
+            let _ = Command::new("umount").args(["--lazy", &format!("{}/{}/{part}", self.run_directory, self.name)]).stderr(Stdio::null()).status();
         }
         let _ = fs::remove_dir_all(&self.run_directory);
-        for table in ["knarr-bench-bench-pods", "knarr-bench-bench-services"] {
-            let _ = Command::new("nft").args(["delete", "table", "inet", table]).stderr(Stdio::null()).status();
+        for table in ["pods", "services"].map(|what| format!("knarr-{}-bench-{what}", self.name)) {
+            let _ = Command::new("nft").args(["delete", "table", "inet", &table]).stderr(Stdio::null()).status();
         }
         let _ = Command::new("ip").args(["route", "delete", "unreachable", "10.190.0.0/24"]).stderr(Stdio::null()).status();
-        let cgroups = "for group in /sys/fs/cgroup/*/knarr-bench /sys/fs/cgroup/knarr-bench; do [ -d $group ] && find $group -depth -type d -exec rmdir {} +; done";
-        let _ = Command::new("sh").args(["-c", cgroups]).stderr(Stdio::null()).status();
+        let name = self.name;
+        let cgroups = format!("for group in /sys/fs/cgroup/*/knarr-{name} /sys/fs/cgroup/knarr-{name}; do [ -d $group ] && find $group -depth -type d -exec rmdir {{}} +; done");
+        let _ = Command::new("sh").args(["-c", &cgroups]).stderr(Stdio::null()).status();
     }
 }
 
