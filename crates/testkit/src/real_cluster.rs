@@ -249,13 +249,19 @@ impl RealCluster {
             let table = line.strip_prefix("table ")?;
             table.contains(&self.name).then(|| format!("delete table {table}"))
         });
-        let range = format!("10.{}.", 110 + self.range());
-        if let Ok(routes) = Command::new("ip").args(["route", "show", "proto", "75"]).output() {
-            for route in String::from_utf8_lossy(&routes.stdout).lines().filter(|route| route.contains(&range)) {
-                let words = route.split_whitespace().take_while(|word| *word != "proto");
-                let _ = Command::new("ip").args(["route", "delete"]).args(words).stderr(Stdio::null()).status();
-            }
+        // Pods' routes have the first protocol number, those of Services the second.
+        let ranges = [110, 180].map(|first| format!("10.{}.", first + self.range()));
+        let ours = |line: &str| ranges.iter().any(|range| line.contains(range.as_str()));
+        for protocol in ["75", "76"] {
+            run_quietly("ip", &["route", "show", "proto", protocol], |route| {
+                let words: Vec<_> = route.split_whitespace().take_while(|word| *word != "proto" && *word != "scope").collect();
+                ours(route).then(|| format!("route delete {}", words.join(" ")))
+            });
         }
+        run_quietly("ip", &["-oneline", "address", "show", "dev", "lo"], |address| {
+            let address = address.split_whitespace().nth(3).filter(|address| ours(address))?;
+            Some(format!("address delete {address} dev lo"))
+        });
         let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|root| root.path());
         for root in roots.chain([PathBuf::from("/sys/fs/cgroup")]) {
             let cgroup = root.join(format!("knarr-{}", self.name));
@@ -291,7 +297,7 @@ fn run_quietly(program: &str, words: &[&str], command: impl Fn(&str) -> Option<S
     let Ok(output) = Command::new(program).args(words).output() else { return };
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         if let Some(command) = command(line) {
-            let _ = Command::new(program).arg(command).stderr(Stdio::null()).status();
+            let _ = Command::new(program).args(command.split_whitespace()).stderr(Stdio::null()).status();
         }
     }
 }

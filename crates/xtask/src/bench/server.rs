@@ -76,7 +76,7 @@ impl Server {
     }
 
     /// The server and the shims it started, without what serves the measurement.
-    fn processes(&self) -> Vec<u32> {
+    pub fn processes(&self) -> Vec<u32> {
         let mark = self.run_directory.clone();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let ours = entries.filter_map(|entry| {
@@ -133,6 +133,8 @@ impl Drop for Server {
             let _ = Command::new("nft").args(["delete", "table", "inet", &table]).stderr(Stdio::null()).status();
         }
         let _ = Command::new("ip").args(["route", "delete", "unreachable", "10.190.0.0/24"]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip").args(["route", "delete", "10.191.0.0/16", "dev", "lo"]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip").args(["address", "delete", "10.191.0.10/32", "dev", "lo"]).stderr(Stdio::null()).status();
         let name = self.name;
         let cgroups = format!("for group in /sys/fs/cgroup/*/knarr-{name} /sys/fs/cgroup/knarr-{name}; do [ -d $group ] && find $group -depth -type d -exec rmdir {{}} +; done");
         let _ = Command::new("sh").args(["-c", &cgroups]).stderr(Stdio::null()).status();
