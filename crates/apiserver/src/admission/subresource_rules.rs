@@ -69,6 +69,14 @@ fn approve(new: &mut Object, old: &Object, now: &str) -> Vec<FieldError> {
     problems
 }
 
+/// What is wrong with the finalizers that a namespace is to have.
+/// Source: Kubernetes 1.36, `ValidateNamespaceFinalizeUpdate`.
+fn finalizers(namespace: &Object) -> Vec<FieldError> {
+    let path = FieldPath::new("spec").child("finalizers");
+    let names = list(namespace, &["spec", "finalizers"]).iter().filter_map(Value::as_str).enumerate();
+    names.flat_map(|(index, name)| kinds::core::namespace::finalizer_problems(name, &path.index(index))).collect()
+}
+
 #[async_trait]
 impl AdmissionPlugin for SubresourceRules {
     fn name(&self) -> &'static str {
@@ -83,7 +91,7 @@ impl AdmissionPlugin for SubresourceRules {
         let problems = match (&*info.kind.group, &*info.plural, attributes.subresource) {
             ("", "namespaces", "finalize") => {
                 restore(new, old, "status");
-                Vec::new()
+                finalizers(new)
             }
             ("certificates.k8s.io", "certificatesigningrequests", "approval") => approve(new, old, &format_time((core.clock)())),
             _ => Vec::new(),
@@ -98,6 +106,14 @@ mod tests {
 
     fn request(conditions: Value, spec: &str) -> Object {
         Object::from_value(json!({"metadata": {"name": "c"}, "spec": {"signerName": spec}, "status": {"conditions": conditions}})).unwrap()
+    }
+
+    #[test]
+    fn a_namespace_may_only_wait_for_finalizers_that_it_could_have() {
+        let namespace = Object::from_value(json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes", "mine", "a.b/c", "a b/c"]}})).unwrap();
+        let problems = finalizers(&namespace);
+        let fields: Vec<_> = problems.iter().map(|problem| problem.path.to_string()).collect();
+        assert_eq!(fields, ["spec.finalizers[1]", "spec.finalizers[3]"], "{problems:?}");
     }
 
     #[test]

@@ -19,6 +19,16 @@ fn label_with_name(namespace: &mut Namespace) {
     }
 }
 
+/// What is wrong with a finalizer of a namespace.
+/// Source: Kubernetes 1.36, `validateFinalizerName`.
+pub fn finalizer_problems(finalizer: &str, path: &FieldPath) -> Vec<FieldError> {
+    let mut problems = meta::validation::invalid_each(path, finalizer, meta::validation::qualified_name_problems(finalizer));
+    if !finalizer.contains('/') && finalizer != "kubernetes" {
+        problems.push(FieldError::invalid(path, finalizer, "name is neither a standard finalizer name nor is it fully qualified"));
+    }
+    problems
+}
+
 impl Strategy for NamespaceStrategy {
     type Kind = Namespace;
 
@@ -41,10 +51,7 @@ impl Strategy for NamespaceStrategy {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec").child("finalizers");
         for finalizer in namespace.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten()) {
-            problems.extend(meta::validation::invalid_each(&path, finalizer, meta::validation::qualified_name_problems(finalizer)));
-            if !finalizer.contains('/') && finalizer != "kubernetes" {
-                problems.push(FieldError::invalid(&path, finalizer.as_str(), "name is neither a standard finalizer name nor is it fully qualified"));
-            }
+            problems.extend(finalizer_problems(finalizer, &path));
         }
         problems
     }
