@@ -100,6 +100,8 @@ pub fn ensure_all() -> Result<Clients> {
     }
     folder_once(&clients.folder, "python", |part| run(pip("install").arg("--target").arg(part).arg(PYTHON_CLIENT)))?;
     folder_once(&clients.folder, "kopf", |part| run(pip("install").arg("--target").arg(part).arg(KOPF)))?;
+    // What was fetched on another day may have outlived what runs it.
+    node()?;
     folder_once(&clients.folder, "javascript", javascript_client)?;
     rust_client(&clients.folder.join("rust"))?;
     Ok(clients)
@@ -121,10 +123,12 @@ fn folder_once(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>
 }
 
 /// Node from elsewhere brings npm along, and Debian's would not go with it.
+fn node() -> Result<()> {
+    let is_there = Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success());
+    if is_there { Ok(()) } else { packages::ensure(&["nodejs", "npm"]) }
+}
+
 fn javascript_client(folder: &Path) -> Result<()> {
-    if !Command::new("npm").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        packages::ensure(&["nodejs", "npm"])?;
-    }
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"]).arg(folder).arg(JAVASCRIPT_CLIENT))
 }

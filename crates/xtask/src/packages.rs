@@ -14,6 +14,7 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libseccomp-dev", "pkg-config"]
 pub const RUN: &[&str] = &[
     "busybox-static",
     "conntrack",
+    "curl",
     "docker-registry",
     // A file system that can be made to fail.
     "e2fsprogs",
