@@ -41,6 +41,16 @@ pub(crate) struct Bench {
     stop: CancellationToken,
 }
 
+impl Drop for Bench {
+    /// The pods' mounts would keep the directory from being removed.
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let left = crate::volume::mounts::unmount_below(self.directory.path());
+        // A test that fails anyway says why by itself.
+        assert!(left.is_ok() || std::thread::panicking(), "{left:?}");
+    }
+}
+
 impl Bench {
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
