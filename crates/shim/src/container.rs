@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::epoll::{self, EventData, EventFlags};
 use shim::Message;
 
 use crate::{
@@ -126,6 +127,15 @@ impl Sink {
         Delivery::Sent
     }
 
+    /// Has the event loop tell when the client takes output again. It may be waiting already: what was left may have been
+    /// sent along with something new, before the loop came to say that it could be.
+    pub fn wait_in(&self, epoll: &OwnedFd) -> rustix::io::Result<()> {
+        match epoll::add(epoll, &self.descriptor, EventData::new_u64(self.token), EventFlags::OUT) {
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Whether the container has to wait for it.
     pub fn is_behind(&self) -> bool {
         self.unsent.len() > MAX_LAG_BYTES
@@ -187,6 +197,24 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn a_client_may_fall_behind_again_before_the_loop_comes_to_it() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        let mut sink = Sink { token: 1, stream: Stream::Output, descriptor: write, unsent: Vec::new(), last_taken: Instant::now() };
+        for _ in 0..3 {
+            assert_eq!(sink.send(&[0; 100_000]), Delivery::Waits);
+            sink.wait_in(&epoll).expect("it is still a client");
+            let mut taken = 0;
+            while taken < 100_000 {
+                taken += rustix::io::read(read.as_fd(), &mut vec![0; 100_000 - taken]).unwrap();
+                sink.send(&[]);
+            }
+            assert!(sink.unsent.is_empty());
+        }
+    }
 
     #[test]
     fn a_client_that_has_read_while_we_were_held_up_is_not_deaf() {

@@ -575,16 +575,9 @@ impl Shim {
         let mut lost = Vec::new();
         for client in &mut container.clients {
             for sink in client.sinks.iter_mut().filter(|sink| sink.stream == stream) {
-                let waited = !sink.unsent.is_empty();
-                match sink.send(bytes) {
-                    Delivery::Sent => {}
-                    Delivery::Waits if waited => {}
-                    Delivery::Waits => {
-                        if epoll::add(&self.epoll, &sink.descriptor, EventData::new_u64(sink.token), EventFlags::OUT).is_err() {
-                            lost.push(client.connection);
-                        }
-                    }
-                    Delivery::Lost => lost.push(client.connection),
+                let delivery = sink.send(bytes);
+                if delivery == Delivery::Lost || (delivery == Delivery::Waits && sink.wait_in(&self.epoll).is_err()) {
+                    lost.push(client.connection);
                 }
             }
         }
