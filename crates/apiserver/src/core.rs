@@ -43,6 +43,8 @@ pub struct ClusterFacts {
     pub issuer: String,
     /// Audiences of service account tokens where none is asked for.
     pub audiences: Vec<String>,
+    /// Whether tokens that are made for pods by themselves live for a year: clients of before 2019 read theirs once.
+    pub extend_token_expiration: bool,
     /// How long events live.
     pub event_lifetime: Duration,
     /// Address and port clients in the cluster reach this server at (back end of the `kubernetes` Service).

@@ -99,6 +99,9 @@ impl ApiServer {
         if !info.is_resource {
             return info.group.is_empty() && info.version.is_empty();
         }
+        if let Some(remote) = self.core.aggregation.answers(info) {
+            return remote.lists(&info.full_resource());
+        }
         let kind = self.core.kind_at(info);
         kind.is_ok_and(|kind| info.subresource.is_empty() || kind.info().subresource(&info.subresource).is_some())
     }

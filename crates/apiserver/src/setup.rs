@@ -25,6 +25,7 @@ use crate::{
         service::ServiceEffects,
         token::TokenHandler,
     },
+    metrics::Metrics,
     server::ApiServer,
     view::MemoryView,
 };
@@ -45,6 +46,8 @@ pub struct Parts {
     pub front_proxy: Option<FrontProxy>,
     /// Which built-in kinds are served.
     pub runtime_config: kinds::RuntimeConfig,
+    /// What an administrator says about admission.
+    pub admission: admission::configuration::Settings,
     /// The clock; [`system_clock`] but in tests.
     pub clock: Clock,
 }
@@ -60,9 +63,6 @@ pub enum OpenError {
     /// The store could not be read.
     #[error("the store cannot be read")]
     Store(#[source] StoreError),
-    /// The front proxy's certificate cannot be used.
-    #[error("the certificate for aggregated servers cannot be used")]
-    FrontProxy(#[source] pki::PkiError),
     /// What every cluster begins with could not be written.
     #[error("the cluster's first objects could not be written")]
     Bootstrap(#[source] ApiError),
@@ -93,7 +93,7 @@ fn effects() -> EffectsTable {
 }
 
 /// Plug-ins in upstream's order.
-fn admission() -> AdmissionChain {
+fn admission(settings: admission::configuration::Settings) -> AdmissionChain {
     AdmissionChain {
         plugins: vec![
             Arc::new(admission::subresource_rules::SubresourceRules),
@@ -103,7 +103,7 @@ fn admission() -> AdmissionChain {
             Arc::new(admission::service_account::ServiceAccount),
             Arc::new(admission::node_restriction::NodeRestriction),
             Arc::new(admission::taint_nodes::TaintNodesByCondition),
-            Arc::new(admission::pod_security::PodSecurity),
+            Arc::new(admission::pod_security::PodSecurity::new(settings.pod_security)),
             Arc::new(admission::priority::Priority),
             Arc::new(admission::default_tolerations::DefaultTolerationSeconds),
             Arc::new(admission::storage::DefaultStorageClass),
@@ -115,7 +115,7 @@ fn admission() -> AdmissionChain {
             // Policies in CEL, mutating and validating, have their places before the webhooks of their kind.
             Arc::new(admission::webhooks::mutating::MutatingAdmissionWebhook::default()),
             Arc::new(admission::webhooks::validating::ValidatingAdmissionWebhook::default()),
-            Arc::new(admission::resource_quota::ResourceQuota::default()),
+            Arc::new(admission::resource_quota::ResourceQuota::new(settings.resource_quota)),
         ],
     }
 }
@@ -126,10 +126,11 @@ fn admission() -> AdmissionChain {
 /// Where the store cannot be read or written.
 pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
     let view = MemoryView::open(parts.store).await.map_err(OpenError::Store)?;
+    let metrics = Metrics::default();
     let mut authentication = Authentication::default();
     if let Some(tokens) = &parts.tokens {
-        let authenticator =
-            ServiceAccountTokenAuthenticator::new(view.clone(), tokens.verifier.clone(), parts.facts.audiences.clone(), parts.clock.clone());
+        let (verifier, audiences, uses) = (tokens.verifier.clone(), parts.facts.audiences.clone(), metrics.token_uses.clone());
+        let authenticator = ServiceAccountTokenAuthenticator::new(view.clone(), verifier, audiences, parts.clock.clone(), uses);
         authentication.tokens.push(Arc::new(authenticator));
     }
     authentication.tokens.push(Arc::new(BootstrapTokenAuthenticator::new(view.clone(), parts.clock.clone())));
@@ -143,16 +144,16 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         built_in,
         clock: parts.clock,
         authentication,
-        admission: admission(),
+        admission: admission(parts.admission),
         effects: effects(),
         facts: parts.facts,
         renderings: Default::default(),
         openapi: Default::default(),
-        metrics: Default::default(),
+        metrics,
         service_account_tokens: parts.tokens,
         dialer: parts.dialer,
         tunnels: parts.tunnels,
-        aggregation: Aggregation::new(parts.front_proxy.clone()).map_err(OpenError::FrontProxy)?,
+        aggregation: Aggregation::new(parts.front_proxy.as_ref()),
         starting: Mutex::new(vec!["bootstrap"]),
     });
     bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;

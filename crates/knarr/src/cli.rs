@@ -122,6 +122,14 @@ pub struct ServerArgs {
     /// File with an EncryptionConfiguration: how which resources are encrypted on the disk. Without one, Secrets are.
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// File with an AdmissionConfiguration: settings of PodSecurity (levels where a namespace names none, and who is exempt) and of
+    /// ResourceQuota (what may be used only where a quota limits it).
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// Let the tokens that pods get by themselves work for a year, for programs that read theirs only once; pods still get a new one every
+    /// hour. `/metrics` counts uses of tokens that should have been replaced (serviceaccount_stale_tokens_total).
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub service_account_extend_token_expiration: bool,
     /// Reserved: the address of an etcd cluster to keep objects in.
     #[arg(long, value_name = "URL")]
     pub datastore_endpoint: Option<String>,

@@ -76,6 +76,7 @@ impl ControlPlane {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address}: is another server running there? Choose another port with --port, or another address with --bind")
         })?;
+        let admission_settings = arguments.admission_control_config_file.as_deref().map(apiserver::admission::configuration::Settings::read).transpose()?.unwrap_or_default();
         let store_directory = data.join("store");
         let encryption_rules = arguments.encryption_provider_config.as_deref().map(crate::encryption_configuration::read).transpose()?.unwrap_or_default();
         let store_options = store_embedded::Options { encryption_rules, ..store_embedded::Options::default() };
@@ -105,6 +106,7 @@ impl ControlPlane {
             cluster_domain: arguments.cluster_domain.clone(),
             audiences: vec![issuer.clone()],
             issuer,
+            extend_token_expiration: arguments.service_account_extend_token_expiration,
             event_lifetime: EVENT_LIFETIME,
             advertise: Some(advertise),
             own_node: (!arguments.disable_agent).then(|| arguments.node_name.clone().unwrap_or_else(crate::server::host_name)),
@@ -112,9 +114,11 @@ impl ControlPlane {
         // An authority of its own: nobody whose certificate the cluster's authority signed may speak for others.
         let proxy_authority = ClusterAuthority::open_or_create(&data.join("pki").join("front-proxy"), now)?;
         let proxy_subject = pki::Subject::new(apiserver::aggregation::trust::FRONT_PROXY_NAME, std::iter::empty::<String>());
+        let authority_pem = proxy_authority.certificate_pem().to_owned();
+        let proxy_client = Renewed::new(move |now| proxy_authority.ensure_client("client", &proxy_subject, now), now)?;
         let front_proxy = apiserver::aggregation::FrontProxy {
-            client: proxy_authority.ensure_client("client", &proxy_subject, now)?,
-            authority_pem: proxy_authority.certificate_pem().to_owned(),
+            certificate: proxy_client.certificate(),
+            authority_pem,
             client_authority_pem: authority.certificate_pem().to_owned(),
         };
         let kept_in = data.join("store");
@@ -126,6 +130,7 @@ impl ControlPlane {
             tunnels: Some(dialer.tunnels.clone()),
             front_proxy: Some(front_proxy),
             runtime_config: arguments.runtime_config.clone(),
+            admission: admission_settings,
             clock: setup::system_clock(),
         })
         .await?;
@@ -140,6 +145,7 @@ impl ControlPlane {
         let tasks = TaskTracker::new();
         tasks.spawn(serving_certificate.keep(stop.clone()));
         tasks.spawn(node_client.keep(stop.clone()));
+        tasks.spawn(proxy_client.keep(stop.clone()));
         let serving = server.clone().serve(listener, tls, stop.clone());
         tasks.spawn(async move {
             if let Err(failure) = serving.await {
@@ -150,15 +156,25 @@ impl ControlPlane {
         Ok(Self { server, authority, dialer, advertise, pool, store, tasks, stop })
     }
 
-    /// Writes the administrator's kubeconfig.
+    /// Writes the administrator's kubeconfig, and writes it again, with another certificate, before the certificate in it ends.
     pub fn write_kubeconfig(&self, path: &Path, name: &str) -> anyhow::Result<()> {
-        let kubeconfig = Kubeconfig {
-            name: name.to_owned(),
-            server: format!("https://{}", SocketAddr::new(self.reachable(), self.advertise.port())),
-            authority_pem: self.authority.certificate_pem().to_owned(),
-            user: pki::kubeconfig::KubeconfigUser::Certificate(self.authority.issue_admin(Timestamp::now())?),
+        let (file, name) = (path.to_owned(), name.to_owned());
+        let server = format!("https://{}", SocketAddr::new(self.reachable(), self.advertise.port()));
+        let authority = self.authority.clone();
+        let write = move |now| {
+            let credential = authority.issue_admin(now)?;
+            let kubeconfig = Kubeconfig {
+                name: name.clone(),
+                server: server.clone(),
+                authority_pem: authority.certificate_pem().to_owned(),
+                user: pki::kubeconfig::KubeconfigUser::Certificate(credential.clone()),
+            };
+            pki::private_file::write(&file, kubeconfig.to_yaml().as_bytes())?;
+            Ok(credential)
         };
-        pki::private_file::write(path, kubeconfig.to_yaml().as_bytes()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))
+        let renewed = Renewed::new(write, Timestamp::now()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))?;
+        self.tasks.spawn(renewed.keep(self.stop.clone()));
+        Ok(())
     }
 
     fn reachable(&self) -> IpAddr {

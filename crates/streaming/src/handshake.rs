@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
 use http::header::{SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Response, StatusCode};
 
@@ -89,6 +89,9 @@ pub enum UpgradeError {
     /// Several sub-protocols where at most one has a meaning.
     #[error("unable to upgrade: the header Sec-WebSocket-Protocol must name one protocol at most, not {0:?}")]
     SeveralProtocols(Vec<String>),
+    /// A browser would have named the page that opens the WebSocket, and here everybody has to.
+    #[error("unable to upgrade: the header Origin must name where the request comes from, by a URL")]
+    Origin,
     /// No protocol in common.
     #[error("unable to upgrade: unable to negotiate protocol: client supports {requested:?}, server accepts {accepted:?}")]
     NoCommonProtocol {
@@ -111,7 +114,7 @@ impl UpgradeError {
         let status = match self {
             Self::NotAnUpgrade | Self::Key | Self::SeveralProtocols(_) | Self::Ports | Self::NoStream => StatusCode::BAD_REQUEST,
             Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::NoCommonProtocol { .. } => StatusCode::FORBIDDEN,
+            Self::NoCommonProtocol { .. } | Self::Origin => StatusCode::FORBIDDEN,
         };
         let mut response = Response::new(Bytes::from(format!("{self}\n")));
         *response.status_mut() = status;
@@ -152,6 +155,11 @@ fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
         .filter(|token| !token.is_empty())
 }
 
+/// Whether a text is a URL with a scheme, or a path from the root. Source: Go `net/url`, `ParseRequestURI`.
+fn is_request_uri(text: &str) -> bool {
+    text.starts_with('/') || text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some())
+}
+
 impl Upgrade {
     /// Chooses a dialect for exec and attach.
     pub fn remote_command(headers: &HeaderMap) -> Result<Self, UpgradeError> {
@@ -171,8 +179,9 @@ impl Upgrade {
         Self::negotiate(headers, DOWNLOAD_WEBSOCKET, &[])
     }
 
-    /// Agrees to whatever protocol a client names, as long as it is one. Source: Go `x/net/websocket`, `AcceptHandshake`, which upstream
-    /// serves watches with.
+    /// Agrees to whatever protocol a client names, as long as it is one, and to any origin, as long as there is one. Source: Go
+    /// `x/net/websocket`, `AcceptHandshake` and `checkOrigin`, which upstream serves watches with; everything else that upstream serves
+    /// over WebSocket asks for no origin.
     pub(crate) fn messages(headers: &HeaderMap) -> Result<Self, UpgradeError> {
         if !is_websocket(headers) {
             return Err(UpgradeError::NotAnUpgrade);
@@ -181,6 +190,9 @@ impl Upgrade {
         let mut named: Vec<String> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect();
         if named.len() > 1 {
             return Err(UpgradeError::SeveralProtocols(named));
+        }
+        if !headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()).is_some_and(is_request_uri) {
+            return Err(UpgradeError::Origin);
         }
         Ok(Self { wire: BINARY, version: 1, protocol: named.pop().map(Cow::Owned), accept })
     }
@@ -316,5 +328,17 @@ mod tests {
         let mut keyless = websocket("v5.channel.k8s.io");
         keyless.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("short"));
         assert_eq!(Upgrade::remote_command(&keyless), Err(UpgradeError::Key));
+    }
+
+    #[test]
+    fn watches_ask_for_an_origin_and_nothing_else_does() {
+        let mut from_nowhere = websocket("binary.k8s.io");
+        assert_eq!(Upgrade::messages(&from_nowhere), Err(UpgradeError::Origin));
+        assert_eq!(UpgradeError::Origin.response().status(), StatusCode::FORBIDDEN);
+        assert!(Upgrade::download(&from_nowhere).is_ok());
+        for (origin, is_taken) in [("null", false), ("", false), ("page.example", false), ("https://page.example", true), ("http://localhost:8001", true), ("/", true)] {
+            from_nowhere.insert(ORIGIN, HeaderValue::from_static(origin));
+            assert_eq!(Upgrade::messages(&from_nowhere).is_ok(), is_taken, "{origin:?}");
+        }
     }
 }

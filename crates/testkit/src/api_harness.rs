@@ -39,6 +39,7 @@ impl ApiHarness {
             cluster_domain: "cluster.local".to_owned(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
+            extend_token_expiration: true,
             event_lifetime: Duration::from_secs(3600),
             advertise: None,
             own_node: None,
@@ -51,6 +52,7 @@ impl ApiHarness {
             tunnels: None,
             front_proxy: None,
             runtime_config: kinds::RuntimeConfig::default(),
+            admission: Default::default(),
             clock: setup::system_clock(),
         };
         edit(&mut parts);

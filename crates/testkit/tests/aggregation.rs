@@ -94,7 +94,7 @@ async fn another_server_answers_for_its_group_and_learns_who_asks() {
     let (address, authority) = serve(directory.path(), &front).await;
     let subject = pki::Subject::new(apiserver::aggregation::trust::FRONT_PROXY_NAME, std::iter::empty::<String>());
     let front_proxy = apiserver::aggregation::FrontProxy {
-        client: front.issue_client(&subject, pki::authority::CERTIFICATE_LIFETIME, now).unwrap(),
+        certificate: pki::SwappableCertificate::new(&front.issue_client(&subject, pki::authority::CERTIFICATE_LIFETIME, now).unwrap()).unwrap(),
         authority_pem: front.certificate_pem().to_owned(),
         client_authority_pem: String::new(),
     };
@@ -137,6 +137,23 @@ async fn another_server_answers_for_its_group_and_learns_who_asks() {
         })
     );
     harness.stranger().get(flunders).await.expect(403);
+
+    // What it lists is counted by name, also where it is a stream; what it does not list is nobody's name but the caller's.
+    caller.get(&format!("{flunders}?watch=true")).await.expect(200);
+    caller.get("/apis/wardle.example.com/v1alpha1/inventions?watch=true").await.expect(200);
+    for (group, resource, version, scope) in [("wardle.example.com", "flunders", "v1alpha1", "namespace"), ("", "", "", "cluster")] {
+        let line = format!(r#"apiserver_request_total{{code="200",component="apiserver",dry_run="",group="{group}",resource="{resource}",scope="{scope}",subresource="",verb="WATCH",version="{version}"}} 1"#);
+        let counted = async {
+            let mut page = caller.get("/metrics").await;
+            while !String::from_utf8_lossy(&page.body).lines().any(|one| one == line) {
+                // It counts when the connection behind it is put away, which nothing tells.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                page = caller.get("/metrics").await;
+            }
+            assert!(!String::from_utf8_lossy(&page.body).contains("inventions"));
+        };
+        tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap_or_else(|_| panic!("{line} is not there"));
+    }
 
     let groups = caller.get("/apis").await.expect(200);
     assert!(groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == "wardle.example.com"));

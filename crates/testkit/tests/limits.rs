@@ -138,3 +138,84 @@ async fn a_namespace_says_how_much_pods_may_do() {
     created.expect(201);
     assert!(created.header("warning").contains("would violate PodSecurity \\\"restricted:latest\\\": allowPrivilegeEscalation != false"), "{}", created.header("warning"));
 }
+
+#[tokio::test]
+async fn an_administrator_says_how_much_pods_may_do_where_a_namespace_does_not_and_who_is_exempt() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("admission.yaml");
+    let text = r#"{
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [
+            {"name": "PodSecurity", "configuration": {
+                "apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration",
+                "defaults": {"enforce": "baseline", "audit": "restricted", "warn": "restricted"},
+                "exemptions": {"usernames": ["trusted"], "namespaces": ["kube-system"], "runtimeClasses": ["isolated"]}}},
+            {"name": "ResourceQuota", "configuration": {
+                "apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
+                "limitedResources": [{"resource": "services", "matchContains": ["loadbalancers"]}]}}]}"#;
+    std::fs::write(&file, text).unwrap();
+    let api = ApiHarness::start_with(|parts| parts.admission = apiserver::admission::configuration::Settings::read(&file).unwrap()).await;
+    let caller = api.administrator();
+    for namespace in ["default", "kube-system"] {
+        caller.post(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &json!({"metadata": {"name": "default"}})).await.expect(201);
+    }
+    let isolated = json!({"metadata": {"name": "isolated"}, "handler": "isolated"});
+    caller.post("/apis/node.k8s.io/v1/runtimeclasses", &isolated).await.expect(201);
+    let pod = |name: &str, more: Value| {
+        let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    let host = |name: &str| pod(name, json!({"hostPID": true}));
+    let words = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostPID=true)";
+    caller.post("/api/v1/namespaces/default/pods", &host("p")).await.refused(403, "Forbidden", words);
+    let created = caller.post("/api/v1/namespaces/default/pods", &pod("plain", json!({}))).await;
+    created.expect(201);
+    assert!(created.header("warning").contains("would violate PodSecurity \\\"restricted:latest\\\""), "{}", created.header("warning"));
+
+    // The exempt: a namespace, a user, a runtime class.
+    let silent = caller.post("/api/v1/namespaces/kube-system/pods", &host("p")).await;
+    silent.expect(201);
+    assert_eq!(silent.header("warning"), "");
+    api.caller(client::Identity::user("trusted", &["system:masters"])).post("/api/v1/namespaces/default/pods", &host("by-trusted")).await.expect(201);
+    let mut of_class = host("of-class");
+    of_class["spec"]["runtimeClassName"] = json!("isolated");
+    caller.post("/api/v1/namespaces/default/pods", &of_class).await.expect(201);
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let told = caller.patch("/api/v1/namespaces/kube-system", "merge-patch", &labels).await;
+    told.expect(200);
+    assert!(told.header("warning").contains("is exempt from Pod Security, and the policy (enforce=restricted:latest) will be ignored"), "{}", told.header("warning"));
+
+    let page = caller.get("/metrics").await;
+    let page = String::from_utf8_lossy(&page.body);
+    for line in [
+        r#"pod_security_exemptions_total{request_operation="create",resource="pod",subresource=""} 3"#,
+        r#"pod_security_evaluations_total{decision="deny",policy_level="baseline",policy_version="latest",mode="enforce",request_operation="create",resource="pod",subresource=""} 1"#,
+        r#"pod_security_evaluations_total{decision="deny",policy_level="restricted",policy_version="latest",mode="audit",request_operation="create",resource="pod",subresource=""} 2"#,
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line} is not in {}", page.lines().filter(|line| line.starts_with("pod_security")).collect::<Vec<_>>().join("\n"));
+    }
+
+    let service = |kind: &str| json!({"metadata": {"generateName": "s-"}, "spec": {"type": kind, "ports": [{"port": 80}]}});
+    caller.post("/api/v1/namespaces/default/services", &service("ClusterIP")).await.expect(201);
+    let refused = caller.post("/api/v1/namespaces/default/services", &service("LoadBalancer")).await;
+    assert!(refused.expect(403)["message"].as_str().unwrap().ends_with("insufficient quota to consume: services.loadbalancers"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_pod_from_before_its_namespace_became_strict_is_updated_like_others_but_not_with_other_images() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    caller.post("/api/v1/namespaces", &json!({"metadata": {"name": "stricter"}})).await.expect(201);
+    caller.post("/api/v1/namespaces/stricter/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"hostPID": true, "containers": [{"name": "c", "image": "i"}]}});
+    caller.post("/api/v1/namespaces/stricter/pods", &pod).await.expect(201);
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    let told = caller.patch("/api/v1/namespaces/stricter", "merge-patch", &labels).await;
+    let warnings: Vec<_> = told.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect();
+    assert!(warnings.iter().any(|warning| warning.contains("p: host namespaces")), "{warnings:?}");
+    let path = "/api/v1/namespaces/stricter/pods/p";
+    caller.patch(path, "merge-patch", &json!({"spec": {"activeDeadlineSeconds": 600}})).await.expect(200);
+    caller.patch(path, "strategic-merge-patch", &json!({"spec": {"containers": [{"name": "c", "image": "j"}]}})).await.expect(403);
+    let debugging = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i"}]}});
+    caller.patch(&format!("{path}/ephemeralcontainers"), "strategic-merge-patch", &debugging).await.expect(403);
+}

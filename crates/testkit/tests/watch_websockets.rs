@@ -29,6 +29,8 @@ fn administrator() -> Identity {
 /// Opens a watch, and says which sub-protocol was agreed on.
 async fn open(api: &ApiHarness, identity: Identity, path: &str, headers: &[(&'static str, &str)]) -> Result<(WebSocketStream<DuplexStream>, Option<String>), Error> {
     let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
+    // As a browser says it.
+    request.headers_mut().insert("origin", "https://page.example".parse().unwrap());
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
     }
@@ -65,7 +67,8 @@ fn named(kind: &str, name: &str) -> (String, String) {
 async fn refused(api: &ApiHarness, identity: Identity, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
     let handshake =
         [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
-    let answer = api.caller(identity).send("GET", path, &[&handshake[..], headers].concat(), "").await;
+    let origin: &[_] = if headers.iter().any(|(name, _)| *name == "origin") { &[] } else { &[("origin", "https://page.example")] };
+    let answer = api.caller(identity).send("GET", path, &[&handshake[..], origin, headers].concat(), "").await;
     assert_ne!(answer.status, 101, "{path} must be refused");
     (answer.status, serde_json::from_slice(&answer.body).unwrap_or_default())
 }
@@ -123,6 +126,48 @@ async fn a_sub_protocol_is_agreed_to_and_changes_nothing() {
     }
     let (status, _) = refused(&api, administrator(), &format!("{MAPS}?watch=true"), &[("sec-websocket-protocol", "binary.k8s.io, base64.binary.k8s.io")]).await;
     assert_eq!(status, 400, "several are refused, as upstream does");
+}
+
+#[tokio::test]
+async fn whoever_does_not_say_where_it_comes_from_is_refused() {
+    let api = ApiHarness::start().await;
+    for origin in ["", "null", "page.example"] {
+        let (status, _) = refused(&api, administrator(), &format!("{MAPS}?watch=true"), &[("origin", origin)]).await;
+        assert_eq!(status, 403, "{origin:?}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_counted_as_under_way_for_as_long_as_it_lasts() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    let labels = r#"component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="WATCH",version="v1""#;
+    let mut under_way = 0;
+    let counted = async |line: &str| {
+        let page = caller.get("/metrics").await;
+        String::from_utf8_lossy(&page.body).lines().any(|one| one == line)
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let mut socket = watch(&api, &format!("{MAPS}?watch=true")).await;
+        caller.post(MAPS, &map(&format!("map-{under_way}"))).await.expect(201);
+        next_named(&mut socket).await;
+        under_way += 1;
+        sockets.push(socket);
+        assert!(counted(&format!("apiserver_longrunning_requests{{{labels}}} {under_way}")).await);
+    }
+    for mut socket in sockets {
+        socket.close(None).await.unwrap();
+        while tokio::time::timeout(PATIENCE, socket.next()).await.expect("the connection ends").is_some() {}
+    }
+    let none = format!("apiserver_longrunning_requests{{{labels}}} 0");
+    // Nothing tells a client when the server has put its end away.
+    let gone = async {
+        while !counted(&none).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("watches that are over are not counted");
 }
 
 #[tokio::test]

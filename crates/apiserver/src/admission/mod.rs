@@ -2,6 +2,7 @@
 //! [`AdmissionChain::plugins`] is upstream's.
 
 pub mod certificates;
+pub mod configuration;
 pub mod default_ingress_class;
 pub mod default_tolerations;
 pub mod limit_ranger;

@@ -20,7 +20,7 @@ use std::{collections::HashMap, sync::Arc};
 use arc_swap::ArcSwap;
 use http::Response;
 use meta::ApiError;
-use pki::{PkiError, SwappableCertificate};
+use pki::SwappableCertificate;
 use serde_json::Value;
 
 use crate::{
@@ -34,8 +34,8 @@ use back_end::BackEndServer;
 /// What proves to other servers that a request comes from this one.
 #[derive(Clone)]
 pub struct FrontProxy {
-    /// Shown to them.
-    pub client: pki::Credential,
+    /// Shown to them; renewed by whoever made it.
+    pub certificate: Arc<SwappableCertificate>,
     /// Issued it; they are told to believe no other.
     pub authority_pem: String,
     /// Issues the certificates of users, whom they may believe directly.
@@ -60,6 +60,13 @@ pub struct Remote {
     pub documents: documents::RemoteDocuments,
 }
 
+impl Remote {
+    /// Whether its server has listed a resource, or the subresource after a slash.
+    pub fn lists(&self, resource: &str) -> bool {
+        self.resources.iter().any(|listed| listed.get("name").and_then(Value::as_str) == Some(resource))
+    }
+}
+
 /// Every version that is served elsewhere, the ones of higher priority first.
 pub type Remotes = Vec<Arc<Remote>>;
 
@@ -74,12 +81,8 @@ pub struct Aggregation {
 
 impl Aggregation {
     /// Nothing is aggregated yet. Without a front proxy's certificate other servers take requests for anonymous ones.
-    ///
-    /// # Errors
-    /// Where the certificate cannot be used.
-    pub fn new(front_proxy: Option<FrontProxy>) -> Result<Self, PkiError> {
-        let certificate = front_proxy.as_ref().map(|proxy| SwappableCertificate::new(&proxy.client)).transpose()?;
-        Ok(Self { remotes: ArcSwap::default(), priorities: ArcSwap::default(), certificate })
+    pub fn new(front_proxy: Option<&FrontProxy>) -> Self {
+        Self { certificate: front_proxy.map(|proxy| proxy.certificate.clone()), ..Self::default() }
     }
 
     /// Every version that is served elsewhere.

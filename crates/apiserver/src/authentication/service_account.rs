@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use meta::ApiError;
 
-use crate::{authentication::TokenAuthenticator, core::Clock, user::User, view::MemoryView};
+use crate::{authentication::TokenAuthenticator, core::Clock, metrics::TokenUses, user::User, view::MemoryView};
 
 /// Checks tokens that this cluster signed.
 pub struct ServiceAccountTokenAuthenticator {
@@ -16,12 +16,13 @@ pub struct ServiceAccountTokenAuthenticator {
     verifier: Arc<pki::TokenVerifier>,
     audiences: Vec<String>,
     clock: Clock,
+    uses: TokenUses,
 }
 
 impl ServiceAccountTokenAuthenticator {
     /// Takes tokens for one of the audiences.
-    pub fn new(view: Arc<MemoryView>, verifier: Arc<pki::TokenVerifier>, audiences: Vec<String>, clock: Clock) -> Self {
-        Self { view, verifier, audiences, clock }
+    pub fn new(view: Arc<MemoryView>, verifier: Arc<pki::TokenVerifier>, audiences: Vec<String>, clock: Clock, uses: TokenUses) -> Self {
+        Self { view, verifier, audiences, clock, uses }
     }
 
     fn uid_of(&self, prefix: &str, key: &str) -> Option<(String, bool)> {
@@ -68,6 +69,9 @@ impl ServiceAccountTokenAuthenticator {
             if !node.uid.is_empty() {
                 extra.insert("authentication.kubernetes.io/node-uid".to_owned(), vec![node.uid.clone()]);
             }
+        }
+        if let Some(warn_after) = bound.warnafter.filter(|after| *after != 0) {
+            self.uses.used(now.as_second() > warn_after);
         }
         extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", claims.jti)]);
         let mut user = User::authenticated(claims.user(), bound.serviceaccount.uid.clone(), claims.groups().to_vec());

@@ -18,7 +18,8 @@ use crate::{
     core::{Core, RequestContext},
     effects::{Handler, forward},
     handler::read,
-    http_body::{Body, Request, answer, empty},
+    http_body::{Body, Request, answer, empty, held_by},
+    metrics::requests::Stream,
     options::Query,
 };
 
@@ -192,7 +193,9 @@ fn sent(request: &mut Request, response: Response<Body>) -> Response<Body> {
     if !streaming::handshake::is_websocket(request.headers()) {
         return response;
     }
-    let switched = streaming::serve_download(request, response.into_body()).unwrap_or_else(|error| error.response());
+    let under_way = request.extensions().get::<Arc<Stream>>().cloned();
+    let body = held_by(response.into_body(), under_way);
+    let switched = streaming::serve_download(request, body).unwrap_or_else(|error| error.response());
     switched.map(|bytes| Full::new(bytes).map_err(|never| match never {}).boxed_unsync())
 }
 

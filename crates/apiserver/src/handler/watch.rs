@@ -24,6 +24,7 @@ use crate::{
     custom_resources::conversion,
     handler::{Selection, read},
     http_body::{Body, BoxError, Request, empty, full},
+    metrics::requests::Stream,
     negotiation::{Encoding, Form, Negotiated, negotiate_for},
     options::VersionMatch,
     rendering::{self, Included},
@@ -256,7 +257,10 @@ fn check(context: &RequestContext) -> Result<(), ApiError> {
 /// A client that takes nothing for long loses it, as it does elsewhere: after a pause the history may have gone on without it anyway.
 fn over_websocket(request: &mut Request, watcher: Watcher) -> Response<Body> {
     let encoding = watcher.negotiated.encoding;
-    let events = stream::unfold(watcher, |mut watcher| async move { Some((watcher.next().await?.into_frame(), watcher)) }).map(move |event| match encoding {
+    // It is under way, and counted so, until the last event is told and not only until the connection has switched.
+    let under_way = request.extensions().get::<Arc<Stream>>().cloned();
+    let events = stream::unfold((watcher, under_way), |(mut watcher, under_way)| async move { Some((watcher.next().await?.into_frame(), (watcher, under_way))) });
+    let events = events.map(move |event| match encoding {
         Encoding::Protobuf => event.slice(codec::PROTOBUF_FRAME_LENGTH_BYTES..),
         Encoding::Json | Encoding::Yaml => event,
     });

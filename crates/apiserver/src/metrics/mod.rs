@@ -31,7 +31,7 @@ pub struct PodSecurityLabels {
     pub policy_level: &'static str,
     /// `latest`, `v1.N`, or `future` for a version that is not known yet
     pub policy_version: String,
-    /// `enforce` or `warn`
+    /// `enforce`, `audit` or `warn`
     pub mode: &'static str,
     /// `create` or `update`
     pub request_operation: &'static str,
@@ -39,6 +39,56 @@ pub struct PodSecurityLabels {
     pub resource: &'static str,
     /// Empty, or `ephemeralcontainers`
     pub subresource: String,
+}
+
+/// A request that PodSecurity had to do with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PodSecurityRequest {
+    /// `create` or `update`
+    pub request_operation: &'static str,
+    /// `pod` or `controller`
+    pub resource: &'static str,
+    /// Empty, or `ephemeralcontainers`
+    pub subresource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PodSecurityErrorLabels {
+    fatal: &'static str,
+    request_operation: &'static str,
+    resource: &'static str,
+    subresource: String,
+}
+
+/// What is counted of PodSecurity.
+#[derive(Default)]
+pub struct PodSecurityMetrics {
+    evaluations: Family<PodSecurityLabels, Counter>,
+    exemptions: Family<PodSecurityRequest, Counter>,
+    errors: Family<PodSecurityErrorLabels, Counter>,
+}
+
+impl PodSecurityMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let new = Self::default();
+        registry.register("pod_security_evaluations", "[ALPHA] Pods and templates that were held against a level of PodSecurity", new.evaluations.clone());
+        registry.register("pod_security_exemptions", "[ALPHA] Pods and templates that are exempt from PodSecurity", new.exemptions.clone());
+        registry.register("pod_security_errors", "[ALPHA] Labels of PodSecurity that could not be read when they were needed", new.errors.clone());
+        new
+    }
+    /// A pod was held against a level.
+    pub fn evaluated(&self, labels: PodSecurityLabels) {
+        self.evaluations.get_or_create(&labels).inc();
+    }
+    /// A pod was not looked at.
+    pub fn exempt(&self, request: PodSecurityRequest) {
+        self.exemptions.get_or_create(&request).inc();
+    }
+    /// The labels of its namespace could not be read.
+    pub fn failed(&self, request: PodSecurityRequest) {
+        let PodSecurityRequest { request_operation, resource, subresource } = request;
+        self.errors.get_or_create(&PodSecurityErrorLabels { fatal: "false", request_operation, resource, subresource }).inc();
+    }
 }
 
 /// A version that is not to be used any more, and was.
@@ -64,6 +114,20 @@ struct CheckedLabels {
     r#type: &'static str,
 }
 
+/// Uses of service accounts' tokens that live for longer than they were asked for. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct TokenUses {
+    valid: Counter,
+    stale: Counter,
+}
+
+impl TokenUses {
+    /// One was used; a stale one should have been replaced by then.
+    pub fn used(&self, is_stale: bool) {
+        if is_stale { &self.stale } else { &self.valid }.inc();
+    }
+}
+
 /// The server's metrics.
 pub struct Metrics {
     /// Of requests.
@@ -72,8 +136,11 @@ pub struct Metrics {
     pub admission: AdmissionMetrics,
     /// What other parts of the process count, by path: parts that share the server's port.
     pub pages: Pages,
+    /// Of PodSecurity.
+    pub pod_security: PodSecurityMetrics,
+    /// Of tokens.
+    pub token_uses: TokenUses,
     registry: Registry,
-    pod_security: Family<PodSecurityLabels, Counter>,
     deprecated: Family<DeprecatedLabels, Gauge>,
     /// What `/metrics/slis` shows.
     health: Registry,
@@ -89,8 +156,10 @@ impl Default for Metrics {
         let admission = AdmissionMetrics::new(&mut registry);
         let deprecated = Family::<DeprecatedLabels, Gauge>::default();
         registry.register("apiserver_requested_deprecated_apis", "[STABLE] Versions that are not to be used any more and were", deprecated.clone());
-        let pod_security = Family::<PodSecurityLabels, Counter>::default();
-        registry.register("pod_security_evaluations", "[ALPHA] Pods and templates that were held against a level of PodSecurity", pod_security.clone());
+        let pod_security = PodSecurityMetrics::new(&mut registry);
+        let token_uses = TokenUses::default();
+        registry.register("serviceaccount_valid_tokens", "[ALPHA] Uses of tokens with an extended life within the time they were asked for", token_uses.valid.clone());
+        registry.register("serviceaccount_stale_tokens", "[ALPHA] Uses of tokens with an extended life that should have been replaced by then", token_uses.stale.clone());
         let started = Gauge::<f64, AtomicU64>::default();
         started.set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         registry.register("process_start_time_seconds", "When the process started, in seconds since 1970", started);
@@ -98,15 +167,11 @@ impl Default for Metrics {
         let (checks, checked) = (Family::<CheckLabels, Gauge>::default(), Family::<CheckedLabels, Counter>::default());
         health.register("kubernetes_healthcheck", "[STABLE] What a check said last: 1 where all is well", checks.clone());
         health.register("kubernetes_healthchecks", "[STABLE] Checks that were made, by what they said", checked.clone());
-        Self { requests, admission, pages: Pages::default(), registry, pod_security, deprecated, health, checks, checked }
+        Self { requests, admission, pages: Pages::default(), token_uses, registry, pod_security, deprecated, health, checks, checked }
     }
 }
 
 impl Metrics {
-    /// A pod was held against a level of PodSecurity.
-    pub fn pod_security(&self, labels: PodSecurityLabels) {
-        self.pod_security.get_or_create(&labels).inc();
-    }
     /// A version was asked for that is not to be used any more.
     pub fn deprecated(&self, info: &RequestInfo) {
         let labels = DeprecatedLabels {

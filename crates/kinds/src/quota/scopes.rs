@@ -35,7 +35,7 @@ pub fn selects_claim(quota: &ResourceQuota, claim: &PersistentVolumeClaim) -> bo
 
 /// A claim is of every class that it asks for, has, or is being given.
 /// Source: Kubernetes 1.36, `pvcMatchesScopeFunc`.
-fn attributes_match(requirement: &ScopedResourceSelectorRequirement, claim: &PersistentVolumeClaim) -> bool {
+pub fn attributes_match(requirement: &ScopedResourceSelectorRequirement, claim: &PersistentVolumeClaim) -> bool {
     let status = claim.status.as_ref();
     let asked = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
     let has = status.and_then(|status| status.current_volume_attributes_class_name.as_deref());
@@ -51,7 +51,8 @@ fn attributes_match(requirement: &ScopedResourceSelectorRequirement, claim: &Per
     }
 }
 
-fn matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
+/// Whether a pod is of a scope.
+pub fn matches(requirement: &ScopedResourceSelectorRequirement, pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let is_terminating = spec.active_deadline_seconds.is_some();
     let is_best_effort = || quality::class_of(spec) == "BestEffort";

@@ -1,12 +1,16 @@
 """What a program with the Python client does, in the kubeconfig's namespace, which holds a pod `web` that serves a page."""
 
 import os
+import queue
+import socket
 import threading
+import urllib.parse
 
+import urllib3
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.rest import ApiException
 from kubernetes.leaderelection import electionconfig, leaderelection
-from kubernetes.leaderelection.resourcelock.configmaplock import ConfigMapLock
+from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 from kubernetes.stream import portforward, stream
 
 config.load_kube_config()
@@ -69,13 +73,125 @@ try:
 except ApiException as error:
     assert (error.status, error.reason) == (404, "Not Found")
 
-leading = threading.Event()
-election = electionconfig.Config(
-    ConfigMapLock("leader", NAMESPACE, "me"), lease_duration=3, renew_deadline=2, retry_period=1,
-    onstarted_leading=leading.set, onstopped_leading=lambda: None,
-)
-threading.Thread(target=leaderelection.LeaderElection(election).run, daemon=True).start()
-assert leading.wait(30), "nobody else wants to lead"
+
+
+class Wire:
+    """Between the client and the server, and can be cut: nobody gets through until it is mended."""
+
+    def __init__(self, far):
+        self.far, self.port, self.sockets = far, 0, []
+        self.mend()
+
+    def mend(self):
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, args=[self.listener], daemon=True).start()
+
+    def accept(self, listener):
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self.far)
+            self.sockets += [near, far]
+            for one, other in [(near, far), (far, near)]:
+                threading.Thread(target=self.pass_on, args=[one, other], daemon=True).start()
+
+    @staticmethod
+    def pass_on(one, other):
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+        except OSError:
+            pass
+        for end in one, other:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self):
+        # A thread that waits for a connection is woken by this, and not by closing alone.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for end in self.sockets:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.sockets.clear()
+
+
+server = urllib.parse.urlparse(client.Configuration.get_default_copy().host)
+wire = Wire((server.hostname, server.port))
+over_wire = client.Configuration.get_default_copy()
+over_wire.host = f"https://127.0.0.1:{wire.port}"
+over_wire.retries = False
+wired = client.CoreV1Api(client.ApiClient(over_wire))
+
+
+def on_wire(name):
+    core.create_namespaced_config_map(NAMESPACE, client.V1ConfigMap(metadata=client.V1ObjectMeta(name=name, labels={"wire": ""})))
+
+
+# A watch whose connection is cut goes on by its version, and misses nothing.
+on_wire("stays")
+on_wire("goes")
+watcher = watch.Watch()
+version = wired.list_namespaced_config_map(NAMESPACE, label_selector="wire").metadata.resource_version
+events = watcher.stream(wired.list_namespaced_config_map, NAMESPACE, label_selector="wire", resource_version=version)
+core.patch_namespaced_config_map("stays", NAMESPACE, {"data": {"a": "1"}})
+assert next(events)["object"].data == {"a": "1"}
+version = watcher.resource_version
+wire.cut()
+try:
+    next(events)
+    raise AssertionError("the connection is cut")
+except (urllib3.exceptions.HTTPError, StopIteration):
+    pass
+core.delete_namespaced_config_map("goes", NAMESPACE)
+on_wire("comes")
+wire.mend()
+seen = []
+watcher = watch.Watch()
+for event in watcher.stream(wired.list_namespaced_config_map, NAMESPACE, label_selector="wire", resource_version=version):
+    seen.append((event["type"], event["object"].metadata.name))
+    if len(seen) == 2:
+        watcher.stop()
+assert seen == [("DELETED", "goes"), ("ADDED", "comes")], seen
+
+# So much happens meanwhile that its version is not kept any more: it is told 410.
+for count in range(20):
+    core.patch_namespaced_config_map("stays", NAMESPACE, {"data": {"a": f"{count}{'x' * 900_000}"}})
+try:
+    for event in watch.Watch().stream(wired.list_namespaced_config_map, NAMESPACE, label_selector="wire", resource_version=version):
+        raise AssertionError(f"that is gone: {event['type']}")
+    raise AssertionError("the watch ended without a word")
+except ApiException as error:
+    assert error.status == 410, error
+names = [map.metadata.name for map in wired.list_namespaced_config_map(NAMESPACE, label_selector="wire").items]
+assert names == ["comes", "stays"], names
+
+# Two candidates. The first one dies: its requests get nowhere, and it renews no more.
+leaders = queue.Queue()
+
+
+def candidate(identity, api):
+    lock = LeaseLock("leader", NAMESPACE, identity)
+    lock.api_instance = client.CoordinationV1Api(api)
+    election = electionconfig.Config(
+        lock, lease_duration=3, renew_deadline=2, retry_period=1,
+        onstarted_leading=lambda: leaders.put(identity), onstopped_leading=lambda: None,
+    )
+    threading.Thread(target=leaderelection.LeaderElection(election).run, daemon=True).start()
+
+
+candidate("one", wired.api_client)
+assert leaders.get(timeout=30) == "one", "nobody else wants to lead yet"
+candidate("other", core.api_client)
+wire.cut()
+assert leaders.get(timeout=30) == "other", "the dead leader's lease runs out"
 
 print("all is well", flush=True)
 # The election's thread goes on for as long as the program does, and may be in the middle of printing when Python takes itself apart.

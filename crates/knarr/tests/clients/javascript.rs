@@ -1,5 +1,5 @@
-//! The JavaScript client, `@kubernetes/client-node`: informers, watches, commands, logs, ports, server-side apply. It has no election of
-//! leaders.
+//! The JavaScript client, `@kubernetes/client-node`: informers, also through cut connections and lost history, watches, commands, logs,
+//! ports, server-side apply. It has no election of leaders; `client.mjs` brings one, on its Lease.
 
 use testkit::kubectl::client_program;
 

@@ -1,4 +1,5 @@
-//! The Python client: it lists, watches, patches, runs commands, forwards ports, applies and elects leaders.
+//! The Python client: it lists, watches, also through cut connections and lost history, patches, runs commands, forwards ports, applies and
+//! elects leaders, of whom one dies.
 
 use testkit::kubectl::client_program;
 

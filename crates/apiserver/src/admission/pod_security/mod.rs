@@ -1,14 +1,18 @@
 //! PodSecurity: pods keep to the level that their namespace's labels name: `privileged`, `baseline` or `restricted`.
 //!
-//! A pod that breaks the level of `enforce` is refused; breaking that of `warn` is told to the client, also for the templates
-//! of workloads. [`baseline`] and [`restricted`] hold the rules of the levels, each with the [`version`] that began to have it.
-//! Labels that name no level or version are refused, and whoever makes a namespace stricter is told which of its pods break
-//! the new level. There is no configuration, so nobody is exempt. Source: Kubernetes `pod-security-admission`, and the page "Pod Security Standards".
+//! A pod that breaks the level of `enforce` is refused; breaking that of `warn` is told to the client, that of `audit` is counted, both also
+//! for the templates of workloads. [`baseline`] and [`restricted`] hold the rules of the levels, each with the [`version`] that began to
+//! have it. Labels that name no level or version are refused, and whoever makes a namespace stricter is told which of its pods break the new
+//! level. [`configuration`] says what holds without labels, and who is exempt. There is no log of requests that annotations of `audit` could
+//! go to. Source: Kubernetes `pod-security-admission`, and the page "Pod Security Standards".
 
 mod baseline;
+mod configuration;
 mod restricted;
 mod version;
 mod violations;
+
+use std::collections::HashSet;
 
 use async_trait::async_trait;
 use meta::{ApiError, FieldError, FieldPath, Object};
@@ -17,13 +21,31 @@ use serde_json::Value;
 use crate::{
     admission::{AdmissionPlugin, Attributes, Operation, Step},
     core::Core,
+    metrics::{PodSecurityLabels, PodSecurityRequest},
 };
 
 use version::Version;
 use violations::Violations;
 
+pub use configuration::Configuration;
+
 /// The plug-in.
-pub struct PodSecurity;
+#[derive(Default)]
+pub struct PodSecurity {
+    configuration: Configuration,
+}
+
+impl PodSecurity {
+    /// With an administrator's settings.
+    pub fn new(configuration: Configuration) -> Self {
+        Self { configuration }
+    }
+}
+
+/// What a level may be.
+const LEVEL_WORDS: &str = "must be one of privileged, baseline, restricted";
+/// What a version may be.
+const VERSION_WORDS: &str = "must be \"latest\" or \"v1.x\"";
 
 /// How much a pod may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,17 +90,18 @@ impl std::fmt::Display for Policy {
     }
 }
 
+/// All labels of a namespace that count here.
+const LABELS: [&str; 6] = [
+    "pod-security.kubernetes.io/enforce",
+    "pod-security.kubernetes.io/enforce-version",
+    "pod-security.kubernetes.io/audit",
+    "pod-security.kubernetes.io/audit-version",
+    "pod-security.kubernetes.io/warn",
+    "pod-security.kubernetes.io/warn-version",
+];
+
 fn label(mode: &str, suffix: &str) -> String {
     format!("pod-security.kubernetes.io/{mode}{suffix}")
-}
-
-fn policy(namespace: &Object, mode: &str) -> Policy {
-    let value = |suffix: &str| namespace.labels().and_then(|labels| labels.get(&label(mode, suffix))).and_then(Value::as_str);
-    Policy {
-        // As upstream, what cannot be read restricts.
-        level: value("").map_or(Level::Privileged, |text| Level::parse(text).unwrap_or(Level::Restricted)),
-        version: value("-version").and_then(Version::parse).unwrap_or(Version::Latest),
-    }
 }
 
 /// What is wrong with the labels of a namespace.
@@ -86,8 +109,8 @@ fn label_problems(namespace: &Object) -> Vec<FieldError> {
     let mut problems = Vec::new();
     for mode in ["enforce", "audit", "warn"] {
         for (suffix, is_good, words) in [
-            ("", (|text| Level::parse(text).is_some()) as fn(&str) -> bool, "must be one of privileged, baseline, restricted"),
-            ("-version", |text| Version::parse(text).is_some(), "must be \"latest\" or \"v1.x\""),
+            ("", (|text| Level::parse(text).is_some()) as fn(&str) -> bool, LEVEL_WORDS),
+            ("-version", |text| Version::parse(text).is_some(), VERSION_WORDS),
         ] {
             let name = label(mode, suffix);
             let value = namespace.labels().and_then(|labels| labels.get(&name)).and_then(Value::as_str);
@@ -138,29 +161,87 @@ fn broken_by_pods<'a>(policy: Policy, pods: impl Iterator<Item = &'a Object>) ->
     by_reason.into_iter().map(line).collect()
 }
 
-/// A namespace gets labels that can be read, and whoever makes it stricter is told of the pods that are in it.
-fn namespace(core: &Core, attributes: &Attributes<'_>, new: &Object, old: Option<&Object>) -> Result<(), ApiError> {
-    let problems = label_problems(new);
-    // Labels that were wrong before do not keep anybody from changing something else.
-    if !problems.is_empty() && old.is_none_or(|old| label_problems(old).is_empty()) {
-        return Err(ApiError::invalid(&attributes.kind.info().kind.group_kind(), new.name(), problems));
-    }
-    let Some(old) = old else { return Ok(()) };
-    let (after, before) = (policy(new, "enforce"), policy(old, "enforce"));
-    if after == before || after.level == Level::Privileged || (after.version == before.version && after.level <= before.level) {
-        return Ok(());
-    }
-    let snapshot = core.view.snapshot(&core.view_named("pods"));
-    let pods: Vec<Object> =
-        snapshot.range(&format!("{}/", new.name()), None).take(MOST_PODS).filter_map(|stored| stored.object().ok()).collect();
-    let lines = broken_by_pods(after, pods.iter());
-    if !lines.is_empty() {
-        attributes.context.warn(format!("existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}", new.name(), after.to_string()));
-        for line in lines {
-            attributes.context.warn(line);
+/// The uid of whoever made a pod and keeps it.
+fn controller_of(pod: &Object) -> Option<String> {
+    let owners = pod.get(&["metadata", "ownerReferences"]).and_then(Value::as_array);
+    let controller = owners.into_iter().flatten().find(|owner| owner.get("controller") == Some(&Value::Bool(true)))?;
+    controller.get("uid").and_then(Value::as_str).map(str::to_owned)
+}
+
+/// Pods in the order in which they are looked at: of each controller one first, since its others will be alike.
+fn of_different_controllers_first(pods: impl Iterator<Item = Object>) -> Vec<Object> {
+    let mut controllers = HashSet::new();
+    let (mut first, rest): (Vec<Object>, Vec<Object>) = pods.partition(|pod| match controller_of(pod) {
+        Some(uid) => controllers.insert(uid),
+        None => true,
+    });
+    first.extend(rest);
+    first
+}
+
+impl PodSecurity {
+    /// A namespace gets labels that can be read, and whoever makes it stricter is told of the pods that are in it.
+    fn namespace(&self, core: &Core, attributes: &Attributes<'_>, new: &Object, old: Option<&Object>) -> Result<(), ApiError> {
+        let problems = label_problems(new);
+        // Labels that were wrong before in the same way do not keep anybody from changing something else.
+        if !problems.is_empty() && old.is_none_or(|old| label_problems(old) != problems) {
+            return Err(ApiError::invalid(&attributes.kind.info().kind.group_kind(), new.name(), problems));
         }
+        let is_exempt = self.configuration.exempts_namespace(new.name());
+        let tell_if_ignored = || {
+            if let Some(words) = self.configuration.ignored(new) {
+                attributes.context.warn(words);
+            }
+        };
+        let Some(old) = old else {
+            if is_exempt {
+                tell_if_ignored();
+            }
+            return Ok(());
+        };
+        let (after, before) = (self.configuration.policies(new).enforce, self.configuration.policies(old).enforce);
+        if after == before || after.level == Level::Privileged || (after.version == before.version && after.level <= before.level) {
+            return Ok(());
+        }
+        if is_exempt {
+            tell_if_ignored();
+            return Ok(());
+        }
+        let snapshot = core.view.snapshot(&core.view_named("pods"));
+        let prefix = format!("{}/", new.name());
+        let pods = snapshot.range(&prefix, None).filter_map(|stored| stored.object().ok());
+        let pods = of_different_controllers_first(pods.filter(|pod| !pod.get(&["spec"]).is_some_and(|spec| self.configuration.exempts_runtime_class(spec))));
+        let lines = broken_by_pods(after, pods.iter().take(MOST_PODS));
+        if pods.len() > MOST_PODS {
+            attributes.context.warn(format!("new PodSecurity enforce level only checked against the first {MOST_PODS} of {} existing pods", pods.len()));
+        }
+        if !lines.is_empty() {
+            attributes.context.warn(format!("existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}", new.name(), after.to_string()));
+            for line in lines {
+                attributes.context.warn(line);
+            }
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Whether an update of a pod may change what a level says of it: other images, or other containers. All else of a pod's specification that
+/// can be changed makes none less secure, and pods from before the labels are to be updated like others.
+/// Source: upstream's `isSignificantPodUpdate`.
+fn is_significant(new: &Value, old: &Value) -> bool {
+    fn containers<'a>(spec: &'a Value, field: &str) -> &'a [Value] {
+        spec.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+    let differ = |field: &str| {
+        let (new, old) = (containers(new, field), containers(old, field));
+        new.len() != old.len() || new.iter().zip(old).any(|(new, old)| new.get("image") != old.get("image"))
+    };
+    let of_debugging = |spec| containers(spec, "ephemeralContainers");
+    let is_new = |container: &Value| {
+        let before = of_debugging(old).iter().find(|old| old.get("name") == container.get("name"));
+        before.is_none_or(|old| old.get("image") != container.get("image"))
+    };
+    differ("containers") || differ("initContainers") || of_debugging(new).iter().any(is_new)
 }
 
 /// Where the pod of an object is: itself, or the template in a workload.
@@ -185,46 +266,75 @@ impl AdmissionPlugin for PodSecurity {
         &[Step::Validate]
     }
     async fn validate(&self, core: &Core, attributes: &Attributes<'_>, object: Option<&Object>, old: Option<&Object>) -> Result<(), ApiError> {
-        let is_write =
-            matches!(attributes.operation, Operation::Create | Operation::Update) && matches!(attributes.subresource, "" | "ephemeralcontainers");
         let info = attributes.kind.info();
-        if let Some(new) = object.filter(|_| is_write && info.kind.group.is_empty() && &*info.plural == "namespaces" && attributes.subresource.is_empty()) {
-            return namespace(core, attributes, new, old);
+        let is_pod = info.kind.group.is_empty() && &*info.plural == "pods";
+        let is_looked_at = attributes.subresource.is_empty() || is_pod && matches!(attributes.subresource, "ephemeralcontainers" | "resize");
+        let is_write = matches!(attributes.operation, Operation::Create | Operation::Update) && is_looked_at;
+        let Some(object) = object.filter(|_| is_write) else { return Ok(()) };
+        if info.kind.group.is_empty() && &*info.plural == "namespaces" {
+            return self.namespace(core, attributes, object, old);
         }
-        let Some(object) = object.filter(|_| is_write && !attributes.namespace.is_empty()) else { return Ok(()) };
+        if attributes.namespace.is_empty() {
+            return Ok(());
+        }
         let Some((metadata, spec)) = pod_of(attributes, object) else { return Ok(()) };
+        let request_operation = if attributes.operation == Operation::Create { "create" } else { "update" };
+        let resource = if is_pod { "pod" } else { "controller" };
+        let subresource = attributes.subresource.to_owned();
+        let metrics = &core.metrics.pod_security;
+        let exempt = || metrics.exempt(PodSecurityRequest { request_operation, resource, subresource: subresource.clone() });
+        if self.configuration.exempts(attributes.namespace, &attributes.user.name) {
+            exempt();
+            return Ok(());
+        }
         let Some(stored) = core.view_named("namespaces").get(attributes.namespace) else { return Ok(()) };
-        if ["enforce", "warn"].into_iter().all(|mode| stored.label(&format!("pod-security.kubernetes.io/{mode}")).is_none()) {
-            return Ok(());
-        }
-        if old.and_then(|old| pod_of(attributes, old)).is_some_and(|(_, old_spec)| old_spec == spec) {
-            // Only what is changed is judged, so that pods from before the labels can still be updated and deleted.
-            return Ok(());
-        }
-        let namespace = stored.object().map_err(ApiError::internal)?;
+        // Most namespaces have none of these labels, and are not read.
+        let is_labelled = LABELS.iter().any(|label| stored.label(label).is_some());
+        let namespace = if is_labelled { stored.object().map_err(ApiError::internal)? } else { Object::default() };
+        let policies = self.configuration.policies(&namespace);
         let count = |denied: bool, policy: Policy, mode: &'static str| {
-            core.metrics.pod_security(crate::metrics::PodSecurityLabels {
+            metrics.evaluated(PodSecurityLabels {
                 decision: if denied { "deny" } else { "allow" },
                 policy_level: policy.level.name(),
                 policy_version: if policy.level == Level::Privileged { "latest".to_owned() } else { policy.version.in_metrics() },
                 mode,
-                request_operation: if attributes.operation == Operation::Create { "create" } else { "update" },
-                resource: if &*info.plural == "pods" { "pod" } else { "controller" },
-                subresource: attributes.subresource.to_owned(),
+                request_operation,
+                resource,
+                subresource: subresource.clone(),
             });
         };
-        let (enforced, warned) = (policy(&namespace, "enforce"), policy(&namespace, "warn"));
-        let is_pod = &*attributes.kind.info().plural == "pods";
-        if is_pod {
-            let words = violations(enforced, metadata, spec).in_words();
-            count(words.is_some(), enforced, "enforce");
-            if let Some(words) = words {
-                return Err(attributes.forbidden(format!("violates PodSecurity {:?}: {words}", enforced.to_string())));
-            }
+        let are_wrong = !label_problems(&namespace).is_empty();
+        if !are_wrong && is_pod && policies.allow_everything() {
+            count(false, policies.enforce, "enforce");
+            return Ok(());
         }
-        if let Some(words) = violations(warned, metadata, spec).in_words() {
-            count(true, warned, "warn");
-            attributes.context.warn(format!("would violate PodSecurity {:?}: {words}", warned.to_string()));
+        if !are_wrong && !is_pod && policies.warn.level == Level::Privileged && policies.audit.level == Level::Privileged {
+            return Ok(());
+        }
+        if is_pod && attributes.operation == Operation::Update && old.and_then(|old| old.get(&["spec"])).is_some_and(|old| !is_significant(spec, old)) {
+            return Ok(());
+        }
+        if self.configuration.exempts_runtime_class(spec) {
+            exempt();
+            return Ok(());
+        }
+        if are_wrong {
+            metrics.failed(PodSecurityRequest { request_operation, resource, subresource: subresource.clone() });
+        }
+        let in_words = |policy: Policy| violations(policy, metadata, spec).in_words();
+        let enforced = if is_pod { in_words(policies.enforce) } else { None };
+        if is_pod {
+            count(enforced.is_some(), policies.enforce, "enforce");
+        }
+        if in_words(policies.audit).is_some() {
+            count(true, policies.audit, "audit");
+        }
+        if let Some(words) = enforced {
+            return Err(attributes.forbidden(format!("violates PodSecurity {:?}: {words}", policies.enforce.to_string())));
+        }
+        if let Some(words) = in_words(policies.warn) {
+            count(true, policies.warn, "warn");
+            attributes.context.warn(format!("would violate PodSecurity {:?}: {words}", policies.warn.to_string()));
         }
         Ok(())
     }
@@ -317,10 +427,11 @@ mod tests {
         let enforce = "metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \"strict\": must be one of privileged, baseline, restricted";
         let version = "metadata.labels[pod-security.kubernetes.io/warn-version]: Invalid value: \"v1.01\": must be \"latest\" or \"v1.x\"";
         assert_eq!(texts, [enforce, version]);
-        assert_eq!(policy(&bad, "enforce"), Policy { level: Level::Restricted, version: Version::Latest });
+        let enforced = |namespace| Configuration::default().policies(namespace).enforce;
+        assert_eq!(enforced(&bad), Policy { level: Level::Restricted, version: Version::Latest });
         let good = labelled(json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.28"}));
         assert!(label_problems(&good).is_empty());
-        assert_eq!(policy(&good, "enforce").to_string(), "baseline:v1.28");
+        assert_eq!(enforced(&good).to_string(), "baseline:v1.28");
     }
 
     #[test]

@@ -10,14 +10,14 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Pod},
 };
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, reflector, watcher},
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::election::Contender;
+use crate::{election::Contender, wire::Wire};
 
 /// Runs everything.
 pub async fn run() -> anyhow::Result<()> {
@@ -35,6 +35,7 @@ async fn everything(client: &Client) -> anyhow::Result<()> {
     ensure!(matches!(&missing, kube::Error::Api(status) if status.code == 404 && status.reason == "NotFound"), "{missing}");
     informer(client, watcher::Config::default()).await.context("an informer")?;
     informer(client, watcher::Config::default().streaming_lists()).await.context("an informer whose list is a watch")?;
+    cut_informer(client).await.context("an informer whose connection is cut")?;
     command(&pods).await.context("a command")?;
     log_and_port(&pods).await.context("a log and a port")?;
     applied(client).await.context("server-side apply")?;
@@ -72,6 +73,60 @@ async fn informer(client: &Client, config: watcher::Config) -> anyhow::Result<()
     while data("before").is_some() {
         events.try_next().await?.context("the watch ended")?;
     }
+    Ok(())
+}
+
+/// An informer goes on by itself after its connection was cut, also where what it had seen is not kept any more.
+async fn cut_informer(client: &Client) -> anyhow::Result<()> {
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let map = |name: &str| serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": name, "labels": {"wire": ""}}, "data": {"a": ""}}));
+    let mut config = Config::infer().await?;
+    let far = config.cluster_url.authority().context("a server has an address")?.to_string();
+    let mut wire = Wire::to(far).await?;
+    config.cluster_url = format!("https://{}", wire.near()).parse()?;
+    let wired: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config)?);
+    let (reader, writer) = reflector::store();
+    let events = reflector(writer, watcher(wired, watcher::Config::default().labels("wire"))).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let names = || {
+        let mut names: Vec<String> = reader.state().iter().filter_map(|map| map.metadata.name.clone()).collect();
+        names.sort();
+        names
+    };
+    for name in ["goes", "stays"] {
+        maps.create(&PostParams::default(), &map(name)?).await?;
+    }
+    while names() != ["goes", "stays"] {
+        events.try_next().await?.context("the watch ended")?;
+    }
+    wire.cut().await;
+    maps.delete("goes", &DeleteParams::default()).await?;
+    maps.create(&PostParams::default(), &map("comes")?).await?;
+    wire.mend().await?;
+    let mut lists = 0;
+    while names() != ["comes", "stays"] {
+        // It tells of the cut, and goes on.
+        match events.next().await.context("the watch ended")? {
+            Ok(watcher::Event::Init) => lists += 1,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    ensure!(lists == 0, "it goes on by its version, without a list");
+    wire.cut().await;
+    maps.delete("comes", &DeleteParams::default()).await?;
+    for count in 0..20 {
+        let data = json!({"data": {"a": format!("{count}{}", "x".repeat(900_000))}});
+        maps.patch("stays", &PatchParams::default(), &Patch::Merge(data)).await?;
+    }
+    wire.mend().await?;
+    while names() != ["stays"] {
+        match events.next().await.context("the watch ended")? {
+            Ok(watcher::Event::Init) => lists += 1,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    ensure!(lists == 1, "it is told 410, and lists once: {lists}");
+    maps.delete("stays", &DeleteParams::default()).await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod client;
 mod election;
 mod operator;
 mod webhooks;
+mod wire;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -1,0 +1,113 @@
+//! Tokens of service accounts, asked for as the volume of a pod does and as anybody else, and what becomes of them with time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use base64::Engine as _;
+use jiff::{SignedDuration, Timestamp};
+use pki::authority::ClusterAuthority;
+use serde_json::{Value, json};
+use testkit::{ApiHarness, api_harness::Caller};
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+const HOUR: i64 = 3600;
+
+/// A cluster whose time a test can move.
+struct Cluster {
+    api: ApiHarness,
+    seconds: Arc<AtomicI64>,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start(extends: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = ClusterAuthority::open_or_create(directory.path(), Timestamp::now()).unwrap();
+        let signer = authority.token_signer(ISSUER).unwrap();
+        let verifier = Arc::new(pki::TokenVerifier::new([ISSUER], [signer.public_key()]));
+        let seconds: Arc<AtomicI64> = Arc::default();
+        let passed = seconds.clone();
+        let api = ApiHarness::start_with(|parts| {
+            parts.tokens = Some(apiserver::core::ServiceAccountTokens { signer, verifier });
+            parts.facts.extend_token_expiration = extends;
+            parts.clock = Arc::new(move || Timestamp::now() + SignedDuration::from_secs(passed.load(Ordering::Relaxed)));
+        })
+        .await;
+        let caller = api.administrator();
+        caller.post(ACCOUNTS, &json!({"metadata": {"name": "default"}})).await.expect(201);
+        let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "main", "image": "busybox:1"}]}});
+        caller.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+        Self { api, seconds, _directory: directory }
+    }
+
+    /// Asks for a token of the pod, or of the account alone; the token, what it says, and when it is said to end.
+    async fn token(&self, seconds: i64, of_pod: bool, audiences: &[&str]) -> (String, Value, Timestamp) {
+        let mut spec = json!({"expirationSeconds": seconds, "audiences": audiences});
+        if of_pod {
+            spec["boundObjectRef"] = json!({"kind": "Pod", "apiVersion": "v1", "name": "web"});
+        }
+        let answer = self.api.administrator().post(&format!("{ACCOUNTS}/default/token"), &json!({"spec": spec})).await.expect(201);
+        assert_eq!(answer["spec"]["expirationSeconds"], seconds);
+        let token = answer["status"]["token"].as_str().unwrap().to_owned();
+        let payload = token.split('.').nth(1).unwrap();
+        let claims = serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+        (token, claims, answer["status"]["expirationTimestamp"].as_str().unwrap().parse().unwrap())
+    }
+
+    /// Whether a token opens the door.
+    async fn opens(&self, token: &str) -> bool {
+        let answer = self.api.stranger().send("GET", "/apis", &[("authorization", &format!("Bearer {token}"))], "").await;
+        assert!(matches!(answer.status, 200 | 401), "{}", answer.status);
+        answer.status == 200
+    }
+
+    async fn counted(&self, caller: &Caller, name: &str) -> f64 {
+        let page = caller.get("/metrics").await;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("{name} is not counted"))
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_a_pod_gets_by_itself_works_for_a_year_and_late_uses_are_counted() {
+    let cluster = Cluster::start(true).await;
+    let caller = cluster.api.administrator();
+    let (token, claims, ends) = cluster.token(3607, true, &[]).await;
+    let issued = claims["iat"].as_i64().unwrap();
+    assert_eq!(claims["exp"].as_i64().unwrap() - issued, 365 * 24 * HOUR);
+    assert_eq!(claims["kubernetes.io"]["warnafter"].as_i64().unwrap() - issued, 3607);
+    // What the node renews it by is as asked.
+    assert_eq!(ends.as_second() - issued, 3607);
+
+    assert!(cluster.opens(&token).await);
+    assert_eq!((cluster.counted(&caller, "serviceaccount_valid_tokens_total").await, cluster.counted(&caller, "serviceaccount_stale_tokens_total").await), (1.0, 0.0));
+    cluster.seconds.store(2 * HOUR, Ordering::Relaxed);
+    assert!(cluster.opens(&token).await, "a program that read its token once goes on");
+    assert_eq!((cluster.counted(&caller, "serviceaccount_valid_tokens_total").await, cluster.counted(&caller, "serviceaccount_stale_tokens_total").await), (1.0, 1.0));
+    cluster.seconds.store(366 * 24 * HOUR, Ordering::Relaxed);
+    assert!(!cluster.opens(&token).await);
+}
+
+#[tokio::test]
+async fn only_what_pods_get_by_themselves_for_this_server_is_extended() {
+    let cluster = Cluster::start(true).await;
+    for (seconds, of_pod, audiences) in [(3600, true, &[][..]), (3607, false, &[]), (3607, true, &["vault"]), (3607, true, &[ISSUER, "vault"])] {
+        let (_, claims, _) = cluster.token(seconds, of_pod, audiences).await;
+        assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), seconds, "{of_pod} {audiences:?}");
+        assert!(claims["kubernetes.io"].get("warnafter").is_none(), "{of_pod} {audiences:?}");
+    }
+    let (_, claims, _) = cluster.token(3607, true, &[ISSUER]).await;
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 365 * 24 * HOUR);
+}
+
+#[tokio::test]
+async fn nothing_is_extended_where_that_is_turned_off() {
+    let cluster = Cluster::start(false).await;
+    let (token, claims, _) = cluster.token(3607, true, &[]).await;
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 3607);
+    cluster.seconds.store(2 * HOUR, Ordering::Relaxed);
+    assert!(!cluster.opens(&token).await);
+}
