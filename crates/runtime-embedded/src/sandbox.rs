@@ -186,13 +186,17 @@ impl Inner {
             .map_err(|problem| RuntimeError::Internal(format!("failed to create pod sandbox: {problem}")))?;
         let number = |name: &str| answer.number(name).and_then(|pid| i32::try_from(pid).ok());
         let pid = number("pid").unwrap_or(0);
+        let first_process = number("first_process");
         {
             let mut record = sandbox.record.lock();
             record.shim = ProcessIdentity::of(pid);
-            record.first_process = number("first_process");
+            record.first_process = first_process;
         }
         sandbox.write_record().map_err(failed("could not write the sandbox's record".to_owned()))?;
-        self.settle_shim(pid);
+        // The pod lives no longer than either.
+        for process in [Some(pid), first_process].into_iter().flatten() {
+            self.settle_shim(process);
+        }
         let connection = self.watch_shim(sandbox).await.map_err(failed("could not talk to the new shim".to_owned()))?;
         self.follow_shim(sandbox, connection);
         Ok(())

@@ -60,6 +60,31 @@ async fn a_shared_process_namespace_has_a_first_process_that_reaps() {
     node.finish().await;
 }
 
+/// Whoever may trace processes may do so with pid 1 of the pod, too: so that is to have nothing and to be able to do nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_process_of_a_pod_is_no_way_out() {
+    let (node, image) = Node::with_busybox().await;
+    let secret = node.directory.path().join("secret");
+    std::fs::write(&secret, "the node's").unwrap();
+    let mut spec = node.sandbox_spec("traced");
+    spec.host.share_process = true;
+    let sandbox = node.runtime().run_sandbox(&spec).await.unwrap().id;
+    let mut tracer = container("tracer", &image, &FOREVER);
+    tracer.security.add_capabilities = vec!["SYS_PTRACE".to_owned()];
+    let (tracer, other) = (node.run(&sandbox, &tracer).await, node.run(&sandbox, &container("other", &image, &FOREVER)).await);
+    let script = format!("cat /proc/1/root{0} /proc/1/cwd{0}; ls -A /proc/1/root/ /proc/1/cwd/; grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs|Seccomp):' /proc/1/status", secret.display());
+    let (_, told) = node.exec(&tracer, &script).await;
+    assert!(!told.contains("the node's"), "{told}");
+    let listed = told.lines().filter(|line| !line.contains("No such file")).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|line| !line.is_empty());
+    let nothing = "0000000000000000";
+    let expected = ["/proc/1/cwd/:".to_owned(), "/proc/1/root/:".to_owned(), format!("CapPrm: {nothing}"), format!("CapEff: {nothing}"), format!("CapBnd: {nothing}"), "NoNewPrivs: 1".to_owned(), "Seccomp: 1".to_owned()];
+    assert_eq!(listed.collect::<std::collections::BTreeSet<_>>(), expected.into_iter().collect(), "{told}");
+    // Without that right, not even root may look at it.
+    let (_, told) = node.exec(&other, "ls /proc/1/root/ /proc/1/exe 2>&1; kill -9 1; kill -STOP 1; cat /proc/1/comm").await;
+    assert!(told.contains("Permission denied") && told.ends_with("pod-init\n"), "{told}");
+    node.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_can_use_the_nodes_namespaces() {
     let (node, image) = Node::with_busybox().await;

@@ -139,14 +139,7 @@ fn make_inside(configuration: &Message, mut words: &File, steps: &mut File) -> R
     // SAFETY: without CLONE_VM this is fork, and this process has one thread.
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
         ..=-1 => Err(failed("start the pod's first process")(io::Error::last_os_error())),
-        0 => {
-            // SAFETY: closes what we will not use again; the name is a zero-terminated string.
-            unsafe {
-                libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
-                libc::prctl(libc::PR_SET_NAME, c"pod-init".as_ptr());
-            }
-            be_first_process()
-        }
+        0 => be_first_process(),
         pid => Ok(i32::try_from(pid).ok()),
     }
 }
@@ -196,12 +189,64 @@ fn start_first_process() -> io::Result<u32> {
 }
 
 /// What pid 1 of a pod does: nothing. The kernel reaps for it, and it dies with the shim.
+///
+/// The pod's containers see it, and one with CAP_SYS_PTRACE may look at what it has open and make it run what it likes. So it
+/// keeps nothing of the node: no file, no rights, and no system calls but those for reading and writing.
 pub fn be_first_process() -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    // SAFETY: ignoring a signal runs no code of ours; children of a process that ignores SIGCHLD leave no zombies.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    // SAFETY: ignoring a signal runs no code of ours; children of a process that ignores SIGCHLD leave no zombies. The name is a
+    // zero-terminated string, nothing that is open will be used again, and the pipe is ours.
+    let waits_at = unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"pod-init".as_ptr());
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+        let mut ends = [0; 2];
+        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 || leave_the_node().is_err() {
+            // The shim sees it end, and the pod fails: better than one whose first process is a way out.
+            libc::_exit(1);
+        }
+        // A kernel without this has no filters for the containers either.
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT);
+        ends[0]
+    };
     loop {
-        // SAFETY: pause takes no arguments and touches no memory.
-        unsafe { libc::pause() };
+        // Nobody writes, and we hold the other end ourselves.
+        // SAFETY: the byte outlives the call.
+        unsafe { libc::read(waits_at, [0_u8].as_mut_ptr().cast(), 1) };
     }
+}
+
+/// Gives up the file system and all rights.
+fn leave_the_node() -> rustix::io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    const EMPTY: &str = "/proc";
+    // SAFETY: no file descriptor table is unshared, and this process has one thread.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    mount("pod-init", EMPTY, "tmpfs", flags, Some(c"mode=0555,size=4k"))?;
+    rustix::process::chdir(EMPTY)?;
+    // The very first root of a machine cannot be put away, only hidden.
+    if rustix::process::pivot_root(".", ".").is_ok() {
+        unmount(".", UnmountFlags::DETACH)?;
+    } else {
+        rustix::process::chroot(".")?;
+    }
+    rustix::process::chdir("/")?;
+
+    // Agents without that right look at us as our equals.
+    let is_found_anyway = capabilities(None)?.effective.contains(CapabilitySet::SYS_PTRACE);
+    // SAFETY: plain system calls that touch no memory. The first number that is no capability ends the loop.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        let _ = (0..=63).find(|number: &libc::c_ulong| libc::prctl(libc::PR_CAPBSET_DROP, *number, 0, 0, 0) != 0);
+    }
+    let nothing = CapabilitySets { effective: CapabilitySet::empty(), permitted: CapabilitySet::empty(), inheritable: CapabilitySet::empty() };
+    set_capabilities(None, nothing)?;
+    if is_found_anyway {
+        // SAFETY: as above.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    }
+    Ok(())
 }
