@@ -1,12 +1,12 @@
 //! Attached clients: their input to a container, its output to them, and what happens when one is slow or goes away.
 
-use std::os::fd::OwnedFd;
+use std::{collections::HashMap, os::fd::OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use shim::Message;
 
 use crate::{
-    container::{Client, Delivery, Sink},
+    container::{Client, Container, Delivery, Sink},
     log_file::Stream,
     serve::{Shim, Source},
 };
@@ -55,7 +55,7 @@ impl Shim {
         found.clients = kept;
         for mut client in gone {
             if client.input.is_some() && found.stdin_once {
-                found.stdin = None;
+                found.close_input(&self.epoll, &mut self.sources);
             }
             let (waiting, over) = std::mem::take(&mut client.sinks).into_iter().partition::<Vec<_>, _>(|sink| !lost && found.ended.is_some() && !sink.unsent.is_empty());
             client.sinks = over;
@@ -111,12 +111,24 @@ impl Shim {
         self.set_pause(id);
     }
 
+    /// Removes everything of a container.
+    pub(crate) fn forget(&mut self, id: &str) {
+        let clients: Vec<u64> = self.containers.get(id).into_iter().flat_map(|container| &container.clients).map(|client| client.connection).collect();
+        for connection in clients {
+            self.detach(id, connection, true);
+        }
+        let Some(mut container) = self.containers.remove(id) else { return };
+        container.close_input(&self.epoll, &mut self.sources);
+        self.sources.retain(|_, source| !matches!(source, Source::Output(of, _) if of == id));
+    }
+
     pub(crate) fn attach(&mut self, token: u64, request: &Message, descriptors: Vec<OwnedFd>) {
         let id = request.text("id").unwrap_or("").to_owned();
         if !self.containers.get(&id).is_some_and(|container| container.ended.is_none() && container.pid.is_some()) {
             self.send(token, &Message::new("failed").with("error", "the container is not running"));
             return;
         }
+        let is_blocked = input_token(&self.sources, &id).is_some();
         let mut descriptors = descriptors.into_iter();
         let mut client = Client { connection: token, input: None, sinks: Vec::new() };
         for (name, stream) in [("stdin", None), ("stdout", Some(Stream::Output)), ("stderr", Some(Stream::Error))] {
@@ -127,9 +139,11 @@ impl Shim {
             match stream {
                 None => {
                     let input = self.token(Source::ClientInput(id.clone()));
-                    let added = epoll::add(&self.epoll, &descriptor, EventData::new_u64(input), EventFlags::IN);
-                    if added.is_ok() {
+                    // While the container takes no input, nobody is read: what was read would only pile up.
+                    if is_blocked || epoll::add(&self.epoll, &descriptor, EventData::new_u64(input), EventFlags::IN).is_ok() {
                         client.input = Some((input, descriptor));
+                    } else {
+                        self.sources.remove(&input);
                     }
                 }
                 Some(stream) => {
@@ -164,7 +178,7 @@ impl Shim {
                 client.input = None;
                 self.sources.remove(&token);
                 if container.stdin_once && container.unread_input.is_empty() {
-                    container.stdin = None;
+                    container.close_input(&self.epoll, &mut self.sources);
                 }
             }
         }
@@ -173,7 +187,7 @@ impl Shim {
     /// Hands waiting input to the container. While it takes none, its clients are not read.
     pub(crate) fn give_input(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let paused = self.sources.iter().find(|(_, source)| matches!(source, Source::Input(container) if container == id)).map(|(token, _)| *token);
+        let paused = input_token(&self.sources, id);
         let Some(stdin) = &container.stdin else { return container.unread_input.clear() };
         let mut blocked = false;
         let mut broken = false;
@@ -185,9 +199,8 @@ impl Shim {
                 Err(_) => broken = true,
             }
         }
-        let inputs = || container.clients.iter().filter_map(|client| client.input.as_ref());
         if blocked && paused.is_none() {
-            for (_, input) in inputs() {
+            for (_, input) in container.inputs() {
                 let _ = epoll::delete(&self.epoll, input);
             }
             // A second descriptor, since the same one may be in the loop for reading (a terminal).
@@ -195,22 +208,14 @@ impl Shim {
             if epoll::add(&self.epoll, stdin, EventData::new_u64(self.next_token), EventFlags::OUT).is_ok() {
                 self.sources.insert(self.next_token, Source::Input(id.to_owned()));
             }
-        } else if !blocked && let Some(token) = paused {
-            let _ = epoll::delete(&self.epoll, stdin);
-            self.sources.remove(&token);
-            for (token, input) in inputs() {
-                let _ = epoll::add(&self.epoll, input, EventData::new_u64(*token), EventFlags::IN);
-            }
+        } else if !blocked && paused.is_some() {
+            container.unblock_input(&self.epoll, &mut self.sources);
         }
-        if broken {
-            container.unread_input = Vec::new();
-            container.stdin = None;
+        let last_left = !blocked && container.stdin_once && paused.is_some() && container.inputs().next().is_none();
+        if broken || last_left {
+            container.close_input(&self.epoll, &mut self.sources);
         } else if !blocked {
             container.unread_input = Vec::new();
-            let last_left = container.stdin_once && paused.is_some() && !container.clients.iter().any(|client| client.input.is_some());
-            if last_left {
-                container.stdin = None;
-            }
         }
     }
 
@@ -223,4 +228,33 @@ impl Shim {
             let _ = rustix::termios::tcsetwinsize(terminal, size);
         }
     }
+}
+
+impl Container {
+    fn inputs(&self) -> impl Iterator<Item = &(u64, OwnedFd)> {
+        self.clients.iter().filter_map(|client| client.input.as_ref())
+    }
+
+    /// Reads clients again, where the container took no input.
+    fn unblock_input(&self, epoll: &OwnedFd, sources: &mut HashMap<u64, Source>) {
+        let Some(token) = input_token(sources, &self.id) else { return };
+        // A terminal has a second descriptor for output, which would keep this one in the loop.
+        let _ = self.stdin.as_ref().map(|stdin| epoll::delete(epoll, stdin));
+        sources.remove(&token);
+        for (token, input) in self.inputs() {
+            let _ = epoll::add(epoll, input, EventData::new_u64(*token), EventFlags::IN);
+        }
+    }
+
+    /// The container gets no more input.
+    pub(crate) fn close_input(&mut self, epoll: &OwnedFd, sources: &mut HashMap<u64, Source>) {
+        self.unblock_input(epoll, sources);
+        self.unread_input = Vec::new();
+        self.stdin = None;
+    }
+}
+
+/// What stands for a container's input in the event loop, while it takes none.
+fn input_token(sources: &HashMap<u64, Source>, id: &str) -> Option<u64> {
+    sources.iter().find(|(_, source)| matches!(source, Source::Input(of) if of == id)).map(|(token, _)| *token)
 }

@@ -27,6 +27,10 @@ use crate::{
 /// Bytes read at once. One buffer serves all, so that an idle shim holds nothing.
 const READ_BYTES: usize = 32 * 1024;
 
+/// Most reads of what a container printed before it ended: twice what a pipe holds at most (1 MiB, but for the mightiest). More is from
+/// somebody who goes on writing, and is taken in turn.
+const MAX_LAST_READS: usize = 64;
+
 /// What a token of the event loop stands for.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
@@ -113,36 +117,45 @@ impl Shim {
 
     /// Serves until an agent says `end`, or the pod's pid 1 is gone.
     pub fn run(mut self) {
-        let mut events = Vec::with_capacity(32);
         let mut buffer = vec![0; READ_BYTES];
         while !self.over {
             // Only while a container waits for a client is there anything that time alone decides.
             let waiting = self.containers.values().any(|container| container.paused);
-            let second = epoll_second();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), waiting.then_some(&second)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-            for event in events.drain(..) {
-                let token = event.data.u64();
-                // An earlier event of this round may have taken the source away.
-                let Some(source) = self.sources.get(&token).cloned() else { continue };
-                match source {
-                    Source::Signals => self.take_signals(&mut buffer),
-                    Source::Listener => self.accept(),
-                    Source::Connection => self.take_requests(token),
-                    Source::Result(helper) => self.take_result(token, helper, &mut buffer),
-                    Source::Console(helper) => self.take_terminal(token, helper),
-                    Source::Output(container, stream) => self.take_output(&container, stream, &mut buffer),
-                    Source::Input(container) => self.give_input(&container),
-                    Source::ClientInput(container) => self.take_input(token, &container, &mut buffer),
-                    Source::ClientOutput(container) => self.give_output(token, &container),
-                }
+            let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            if self.round(waiting.then_some(&second), &mut buffer).is_err() {
+                return;
             }
             if waiting {
                 self.let_go_of_the_deaf();
             }
         }
+    }
+
+    /// Waits for events and deals with them; gives how many there were.
+    fn round(&mut self, limit: Option<&rustix::event::Timespec>, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        let mut events = Vec::with_capacity(32);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), limit) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        let count = events.len();
+        for event in events {
+            let token = event.data.u64();
+            // An earlier event of this round may have taken the source away.
+            let Some(source) = self.sources.get(&token).cloned() else { continue };
+            match source {
+                Source::Signals => self.take_signals(buffer),
+                Source::Listener => self.accept(),
+                Source::Connection => self.take_requests(token),
+                Source::Result(helper) => self.take_result(token, helper, buffer),
+                Source::Console(helper) => self.take_terminal(token, helper),
+                Source::Output(container, stream) => self.take_output(&container, stream, buffer),
+                Source::Input(container) => self.give_input(&container),
+                Source::ClientInput(container) => self.take_input(token, &container, buffer),
+                Source::ClientOutput(container) => self.give_output(token, &container),
+            }
+        }
+        Ok(count)
     }
 
     pub(crate) fn token(&mut self, source: Source) -> u64 {
@@ -238,8 +251,11 @@ impl Shim {
             }
             "watch" => self.watch(token),
             "start" => {
+                let is_new = !self.containers.contains_key(id);
                 if let Err(problem) = self.start(token, request) {
-                    self.containers.remove(id);
+                    if is_new {
+                        self.forget(id);
+                    }
                     self.send(token, &Message::new("failed").with("error", problem));
                 }
             }
@@ -267,8 +283,7 @@ impl Shim {
             "forget" => {
                 let found = self.containers.get(id).is_some_and(|container| container.ended.is_some());
                 if found {
-                    self.containers.remove(id);
-                    self.sources.retain(|_, source| !matches!(source, Source::Output(container, _) if container == id));
+                    self.forget(id);
                 }
                 self.send(token, &Message::new(if found { "done" } else { "gone" }));
             }
@@ -492,20 +507,24 @@ impl Shim {
         // What is read does not matter: one signal may stand for many ends.
         while rustix::io::read(&self.signals, &mut *buffer).is_ok_and(|count| count > 0) {}
         while let Some((pid, ended)) = process::reap() {
-            if self.first_process == Some(pid) {
-                // The kernel killed everything in the pod with its pid 1; without it nothing new can start.
-                self.over = true;
-            } else if let Some((key, helper)) = self.helpers.iter_mut().find(|(_, helper)| helper.pid == pid) {
-                helper.ended = Some(ended);
-                let key = *key;
-                self.finish_helper(key);
-            } else if let Some(id) = self.containers.values().find(|container| container.pid == Some(pid)).map(|container| container.id.clone()) {
-                self.finish_container(&id, ended, String::new());
-            } else if let Some(token) = self.connections.iter().find(|(_, connection)| connection.process == Some(pid)).map(|(token, _)| *token) {
-                self.finish_process(token, ended);
-            } else if !self.helpers.is_empty() {
-                self.early.insert(pid, ended);
-            }
+            self.take_end(pid, ended);
+        }
+    }
+
+    fn take_end(&mut self, pid: i32, ended: Ended) {
+        if self.first_process == Some(pid) {
+            // The kernel killed everything in the pod with its pid 1; without it nothing new can start.
+            self.over = true;
+        } else if let Some((key, helper)) = self.helpers.iter_mut().find(|(_, helper)| helper.pid == pid) {
+            helper.ended = Some(ended);
+            let key = *key;
+            self.finish_helper(key);
+        } else if let Some(id) = self.containers.values().find(|container| container.pid == Some(pid) && container.ended.is_none()).map(|container| container.id.clone()) {
+            self.finish_container(&id, ended, String::new());
+        } else if let Some(token) = self.connections.iter().find(|(_, connection)| connection.process == Some(pid)).map(|(token, _)| *token) {
+            self.finish_process(token, ended);
+        } else if !self.helpers.is_empty() {
+            self.early.insert(pid, ended);
         }
     }
 
@@ -528,11 +547,11 @@ impl Shim {
         // What it printed before it ended is part of its log.
         let mut buffer = vec![0; READ_BYTES];
         for stream in [Stream::Output, Stream::Error] {
-            while self.read_some(id, stream, &mut buffer) {}
+            let _ = (0..MAX_LAST_READS).find(|_| !self.read_some(id, stream, &mut buffer));
         }
         let Some(container) = self.containers.get_mut(id) else { return };
         container.log.finish();
-        container.stdin = None;
+        container.close_input(&self.epoll, &mut self.sources);
         // Where the record cannot be written, agents still hear it from us.
         drop(container.write_record());
         let news = container.describe("exited");
@@ -589,10 +608,6 @@ impl Shim {
     }
 }
 
-fn epoll_second() -> rustix::event::Timespec {
-    rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 }
-}
-
 /// Binds a listening socket whose path may be longer than an address: by way of its directory.
 pub fn listen(path: &std::path::Path) -> io::Result<OwnedFd> {
     let directory = std::fs::File::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(std::path::Path::new(".")))?;
@@ -630,4 +645,195 @@ fn last_words(diagnosis: &std::path::Path, ended: Option<Ended>) -> String {
     let tail: String = text.chars().rev().take(1000).collect::<Vec<_>>().into_iter().rev().collect();
     let code = ended.map_or(-1, |ended| ended.code);
     format!("the helper ended with code {code} and without a result: {}", tail.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const NO_TIME: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+
+    /// A shim to which nobody connects and no child ends; and what keeps it so.
+    fn shim() -> (Shim, [OwnedFd; 2]) {
+        let ((listener, one), (signals, two)) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
+        rustix::io::ioctl_fionbio(&signals, true).unwrap();
+        (Shim::new(listener, signals, None).unwrap(), [one, two])
+    }
+
+    fn connect(shim: &mut Shim) -> (u64, OwnedFd) {
+        let (ours, theirs) = rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::io::ioctl_fionbio(&ours, true).unwrap();
+        let token = shim.token(Source::Connection);
+        shim.connections.insert(token, Connection { socket: ours, received: Vec::new(), descriptors: Vec::new(), watching: false, process: None, attached: None });
+        (token, theirs)
+    }
+
+    fn container(directory: &Path, id: &str, pid: i32) -> Container {
+        Container {
+            id: id.to_owned(),
+            pid: Some(pid),
+            started_at: None,
+            ended: None,
+            terminal: false,
+            stdin_once: false,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            unread_input: Vec::new(),
+            log: LogFile::open(directory.join(format!("{id}.log"))),
+            record: directory.join(format!("{id}.exit")),
+            out_of_memory_file: PathBuf::new(),
+            cgroup_to_kill: None,
+            paused: false,
+            clients: Vec::new(),
+            result: Vec::new(),
+        }
+    }
+
+    /// Attaches a client that has input; gives its connection and where it writes.
+    fn attach_input(shim: &mut Shim, id: &str) -> (u64, OwnedFd, OwnedFd) {
+        let (token, socket) = connect(shim);
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        shim.attach(token, &Message::new("attach").with("id", id).with_number("stdin", 1), vec![read]);
+        (token, write, socket)
+    }
+
+    /// Writes until nobody takes more; gives how much was taken.
+    fn fill(shim: &mut Shim, input: &OwnedFd, most: usize) -> usize {
+        let (mut buffer, mut written) = (vec![0; READ_BYTES], 0);
+        while written < most {
+            match rustix::io::write(input, &[b'x'; 4096]) {
+                Ok(count) => written += count,
+                Err(_) if shim.round(Some(&NO_TIME), &mut buffer).unwrap() == 0 => break,
+                Err(_) => {}
+            }
+        }
+        while shim.round(Some(&NO_TIME), &mut buffer).unwrap() > 0 {}
+        written
+    }
+
+    #[test]
+    fn a_process_with_the_number_of_a_container_that_ended_is_not_that_container() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut shim, _kept) = shim();
+        let ended = |code| Ended { code, signal: 0, at: std::time::Duration::ZERO };
+        shim.containers.insert("done".to_owned(), container(directory.path(), "done", 4711));
+        shim.take_end(4711, ended(0));
+        let (connection, socket) = connect(&mut shim);
+        shim.connections.get_mut(&connection).unwrap().process = Some(4711);
+        shim.take_end(4711, ended(7));
+        assert_eq!(shim.containers["done"].ended.as_ref().unwrap().ended.code, 0, "it ended once");
+        let mut heard = vec![0; 4096];
+        let count = rustix::net::recv(&socket, &mut *heard, RecvFlags::DONTWAIT).expect("the command's end is told").1;
+        heard.truncate(count);
+        let message = Message::take_from(&mut heard).unwrap().unwrap();
+        assert_eq!((message.verb(), message.number("code")), ("exited", Some(7)));
+    }
+
+    #[test]
+    fn a_second_start_leaves_the_first_container_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut shim, _kept) = shim();
+        shim.containers.insert("web".to_owned(), container(directory.path(), "web", 4711));
+        let (connection, _socket) = connect(&mut shim);
+        shim.answer(connection, &Message::new("start").with("id", "web"), Vec::new());
+        assert_eq!(shim.containers.get("web").and_then(|container| container.pid), Some(4711));
+    }
+
+    #[test]
+    fn a_client_that_comes_while_the_container_takes_no_input_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut shim, _kept) = shim();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        shim.containers.insert("web".to_owned(), Container { stdin: Some(write), ..container(directory.path(), "web", 4711) });
+        let most = 10 << 20;
+        let (_, first, _one) = attach_input(&mut shim, "web");
+        assert!(fill(&mut shim, &first, most) < most);
+        let waiting = shim.containers["web"].unread_input.len();
+        let (_, second, _two) = attach_input(&mut shim, "web");
+        assert!(fill(&mut shim, &second, most) < most, "the client's own pipe is full");
+        assert_eq!(shim.containers["web"].unread_input.len(), waiting);
+        // Both are read when the container is.
+        let (mut taken, mut buffer) = (0, vec![0; READ_BYTES]);
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        loop {
+            match rustix::io::read(&read, &mut *buffer) {
+                Ok(count) => taken += count,
+                Err(_) if shim.round(Some(&NO_TIME), &mut vec![0; READ_BYTES]).unwrap() == 0 => break,
+                Err(_) => {}
+            }
+        }
+        assert!(taken > 3 * 65_536, "{taken}");
+    }
+
+    #[test]
+    fn a_terminal_whose_client_left_in_the_middle_of_its_input_does_not_keep_the_shim_busy() {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let directory = tempfile::tempdir().unwrap();
+        let (mut shim, _kept) = shim();
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let inside = rustix::fs::open(&name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK, rustix::fs::Mode::empty()).unwrap();
+        let mut modes = rustix::termios::tcgetattr(&inside).unwrap();
+        modes.make_raw();
+        rustix::termios::tcsetattr(&inside, rustix::termios::OptionalActions::Now, &modes).unwrap();
+        rustix::io::ioctl_fionbio(&terminal, true).unwrap();
+        let stdin = Some(terminal.try_clone().unwrap());
+        shim.containers.insert("web".to_owned(), Container { terminal: true, stdin_once: true, stdin, stdout: Some(terminal), ..container(directory.path(), "web", 4711) });
+        let (client, input, _socket) = attach_input(&mut shim, "web");
+        let most = 10 << 20;
+        assert!(fill(&mut shim, &input, most) < most);
+        shim.drop_connection(client);
+        let mut buffer = vec![0; READ_BYTES];
+        // The container reads on: now its terminal could be written to.
+        while rustix::io::read(&inside, &mut *buffer).is_ok_and(|count| count > 0) {
+            shim.round(Some(&NO_TIME), &mut buffer).unwrap();
+        }
+        assert_eq!(shim.round(Some(&NO_TIME), &mut buffer).unwrap(), 0, "nothing is left to do");
+    }
+
+    #[test]
+    fn who_goes_on_writing_for_a_container_that_has_ended_does_not_hold_the_shim_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut shim, _kept) = shim();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        let log = LogFile::open(PathBuf::from("/dev/null"));
+        shim.containers.insert("web".to_owned(), Container { stdout: Some(read), log, ..container(directory.path(), "web", 4711) });
+        shim.read_output("web");
+        // What another container was handed through a socket, for example.
+        let writer = std::thread::spawn(move || while rustix::io::write(&write, &[b'x'; 65_536]).is_ok() {});
+        shim.take_end(4711, Ended { code: 0, signal: 0, at: std::time::Duration::ZERO });
+        assert!(shim.round(None, &mut vec![0; READ_BYTES]).unwrap() > 0, "it is still read");
+        shim.forget("web");
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_container_that_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut shim, _kept) = shim();
+        let before = shim.sources.len();
+        let (stdin, stdout) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
+        rustix::io::ioctl_fionbio(&stdin.1, true).unwrap();
+        shim.containers.insert("web".to_owned(), Container { stdin: Some(stdin.1), stdout: Some(stdout.0), ..container(directory.path(), "web", 4711) });
+        shim.read_output("web");
+        let (client, input, _socket) = attach_input(&mut shim, "web");
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        shim.attach(client, &Message::new("attach").with("id", "web").with_number("stdout", 1), vec![write]);
+        fill(&mut shim, &input, 10 << 20);
+        let ended = Ended { code: 0, signal: 0, at: std::time::Duration::ZERO };
+        drop(stdout.1);
+        shim.take_end(4711, ended);
+        shim.answer(client, &Message::new("forget").with("id", "web"), Vec::new());
+        shim.drop_connection(client);
+        assert_eq!(shim.sources.len(), before, "{:?}", shim.sources);
+        drop(read);
+    }
 }
