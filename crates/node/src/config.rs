@@ -164,6 +164,8 @@ pub struct Context {
     pub shortages: RecentShortages,
     /// Users of pods' own.
     pub pod_users: PodUsers,
+    /// Volumes on the node's own disk.
+    pub local_volumes: std::sync::Arc<crate::volume::local_volumes::LocalVolumes>,
     /// The workers of this node's pods.
     pub pods: Pods,
     /// Counters.

@@ -97,6 +97,7 @@ impl Node {
             tokens: TokenSource::new(client, clock),
             shortages: RecentShortages::default(),
             pod_users: PodUsers::of_node(&config),
+            local_volumes: Arc::new(volume::local_volumes::LocalVolumes::of(&config)),
             pods: pods.clone(),
             metrics: Metrics::default(),
             is_shutting_down: std::sync::atomic::AtomicBool::new(false),

@@ -534,7 +534,7 @@ pub fn signal_number(name: &str) -> Option<i32> {
     let real_time = |prefix: &str, base: i32, sign: i32| -> Option<i32> {
         let rest = bare.strip_prefix(prefix)?;
         let offset: i32 = if rest.is_empty() { 0 } else { rest.get(1..)?.parse().ok()? };
-        Some(base + sign * offset).filter(|number| (34..=64).contains(number))
+        sign.checked_mul(offset).and_then(|offset| base.checked_add(offset)).filter(|number| (34..=64).contains(number))
     };
     match bare {
         "IOT" => Some(libc::SIGABRT),
@@ -552,7 +552,7 @@ mod tests {
         for (name, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGQUIT", 3), ("SIGWINCH", 28), ("SIGSYS", 31)] {
             assert_eq!(signal_number(name), Some(number), "{name}");
         }
-        for name in ["", "SIGNOTHING", "0", "65", "RTMIN+40", "RTMINä"] {
+        for name in ["", "SIGNOTHING", "0", "65", "RTMIN+40", "RTMIN+2147483647", "RTMINä"] {
             assert_eq!(signal_number(name), None, "{name}");
         }
     }

@@ -21,9 +21,11 @@ struct MountRecord {
     chain_ids: Vec<String>,
 }
 
-fn is_mounted(target: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|place| Path::new(place) == target))
+fn is_mounted(target: &Path) -> io::Result<bool> {
+    // As bytes: one mount point that is no UTF-8, whosever it is, must not hide ours.
+    let mounts = std::fs::read("/proc/self/mountinfo")?;
+    let mut places = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    Ok(places.any(|place| place == target.as_os_str().as_encoded_bytes()))
 }
 
 impl Inner {
@@ -33,11 +35,11 @@ impl Inner {
 
     /// Mounts an image.
     pub fn mount_image(&self, image: &ImageId, target: &Path) -> Result<(), RuntimeError> {
-        if is_mounted(target) {
+        let failed = |source: io::Error| RuntimeError::Io { doing: format!("could not mount image {} at {}: {source}", image.0, target.display()), source };
+        if is_mounted(target).map_err(failed)? {
             return Ok(());
         }
         let found = self.images.get(image).ok_or_else(|| RuntimeError::NoSuchImage(image.0.clone()))?;
-        let failed = |source: io::Error| RuntimeError::Io { doing: format!("could not mount image {} at {}: {source}", image.0, target.display()), source };
         let directory = self.image_mounts_directory();
         let empty = directory.join("empty");
         for needed in [target, &empty.join("a"), &empty.join("b")] {
@@ -57,7 +59,8 @@ impl Inner {
         for entry in std::fs::read_dir(self.image_mounts_directory()).into_iter().flatten().flatten() {
             let path = entry.path();
             let Ok(Some(record)) = records::read::<MountRecord>(&path) else { continue };
-            if is_mounted(&record.target) {
+            // Where nobody knows, they are needed.
+            if is_mounted(&record.target).unwrap_or(true) {
                 needed.extend(record.chain_ids);
             } else if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "could not remove the record of an image that is mounted no more");

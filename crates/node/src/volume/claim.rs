@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Volume};
 use client::Api;
 
-use super::{Made, Plugin, PreparedVolume, Request, host_path, local_volumes, local_volumes::LocalVolumes, nfs, ownership};
+use super::{Made, Plugin, PreparedVolume, Request, host_path, local_volumes, nfs, ownership};
 use crate::{api_error::words, pod};
 
 /// The plug-in.
@@ -45,13 +45,31 @@ impl Plugin for Claim {
             return Err(format!("persistentvolume \"{volume_name}\" is a block device, which this node does not offer"));
         }
         let (path, takes_group) = locate(request, &volume_name, &spec).await?;
-        if let Some(group) = request.fs_group().filter(|group| takes_group && !ownership::root_belongs(&path, *group)) {
-            ownership::give_to_group(&path, group).map_err(|problem| format!("could not change the owner of {}: {problem}", path.display()))?;
-        }
         let only_reads = spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
         let read_only = source.and_then(|source| source.read_only).unwrap_or(false) || only_reads;
+        if let Some(group) = request.fs_group().filter(|_| takes_group && !read_only) {
+            let policy = pod::spec(request.pod).security_context.as_ref().and_then(|security| security.fs_group_change_policy.as_deref());
+            let (top, given, is_lazy) = (path.clone(), request.disk_directory("given"), policy == Some("OnRootMismatch"));
+            // A volume may hold millions of files.
+            let work = tokio::task::spawn_blocking(move || {
+                give_once(&top, &given, group, is_lazy).map_err(|problem| format!("could not change the owner of {}: {problem}", top.display()))
+            });
+            work.await.map_err(|problem| problem.to_string())??;
+        }
         Ok(Made { volume: PreparedVolume { path, read_only }, refresh_at: None })
     }
+}
+
+/// Gives a volume to its pod's group, once in the pod's life: `given` tells that it was done. A lazy one is content with a volume whose
+/// top belongs to the group.
+fn give_once(volume: &Path, given: &Path, group: u32, is_lazy: bool) -> std::io::Result<()> {
+    if given.exists() {
+        return Ok(());
+    }
+    if !is_lazy || !ownership::root_belongs(volume, group) {
+        ownership::give_to_group(volume, group)?;
+    }
+    std::fs::create_dir_all(given)
 }
 
 /// Where a volume is on this node, and whether the pod's group may be given it.
@@ -69,8 +87,39 @@ async fn locate(request: &Request<'_>, name: &str, spec: &PersistentVolumeSpec) 
         return Ok((path, false));
     }
     if let Some(source) = spec.csi.as_ref().filter(|source| source.driver == local_volumes::DRIVER) {
-        let made = LocalVolumes::of(&request.context.config).make(&source.volume_handle);
+        let made = request.context.local_volumes.make(&source.volume_handle);
         return Ok((made.map_err(|problem| format!("could not make the directory of volume \"{name}\": {problem}"))?, true));
     }
     Err(format!("persistentvolume \"{name}\" is neither a hostPath, local or NFS volume nor one of the driver {}, the only ones this node offers", local_volumes::DRIVER))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_is_given_anew_to_each_pod_unless_its_top_is_enough() {
+        let directory = tempfile::tempdir().unwrap();
+        let (volume, file) = (directory.path().join("volume"), directory.path().join("volume/file"));
+        std::fs::create_dir(&volume).unwrap();
+        let given = |pod: &str| directory.path().join(pod);
+        let group_after = |pod: &str, is_lazy| {
+            give_once(&volume, &given(pod), 1234, is_lazy).unwrap();
+            std::fs::metadata(&file).unwrap().gid()
+        };
+        let restore = || {
+            std::fs::write(&file, "").unwrap();
+            std::os::unix::fs::chown(&file, None, Some(0)).unwrap();
+        };
+        restore();
+        assert_eq!(group_after("lazy", true), 1234, "its top was somebody else's");
+        restore();
+        assert_eq!(group_after("lazy too", true), 0, "its top is the group's");
+        assert_eq!(group_after("eager", false), 1234);
+        restore();
+        assert_eq!(group_after("eager", false), 0, "what the pod does afterwards is its own business");
+        assert_eq!(group_after("eager too", false), 1234);
+    }
 }

@@ -28,7 +28,7 @@ impl Plugin for EmptyDir {
         let failed = |problem: std::io::Error| format!("could not make {}: {problem}", path.display());
         if medium == "Memory" {
             std::fs::create_dir_all(&path).map_err(failed)?;
-            if !mounts::is_mounted(&path) {
+            if !mounts::is_mounted(&path)? {
                 mounts::mount_tmpfs(&path, memory_size(request, source.size_limit.as_ref()), request.fs_group())?;
             }
         } else if !path.exists() {

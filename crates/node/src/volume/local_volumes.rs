@@ -14,6 +14,7 @@ use std::{
 
 use client::{FeedEvent, Selection, Source, feed};
 use k8s_openapi::api::core::v1::PersistentVolume;
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::config::{Context, NodeConfig};
@@ -24,9 +25,12 @@ pub const DRIVER: &str = "local-path.knarr.io";
 pub const NODE_LABEL: &str = "knarr.io/local-volume-node";
 
 /// The local volumes of a node.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct LocalVolumes {
     root: PathBuf,
+    /// Volumes that were made, and that the feed has not shown yet. A list that does not have them may be older than they are: it may
+    /// have waited for a large volume to be removed.
+    unseen: Mutex<BTreeSet<String>>,
 }
 
 /// The handle of a volume of ours, and whether its data outlive it.
@@ -36,11 +40,23 @@ fn ours(volume: &PersistentVolume) -> Option<(&str, bool)> {
     Some((&source.volume_handle, spec.persistent_volume_reclaim_policy.as_deref() != Some("Delete")))
 }
 
+/// Removes a directory with all that is in it; fine where there is none.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(problem) if problem.kind() != io::ErrorKind::NotFound => Err(problem),
+        _ => Ok(()),
+    }
+}
+
 impl LocalVolumes {
     /// Those of the node with this configuration.
     #[must_use]
     pub fn of(config: &NodeConfig) -> Self {
-        Self { root: config.data_directory.join("volumes") }
+        Self::in_directory(config.data_directory.join("volumes"))
+    }
+
+    fn in_directory(root: PathBuf) -> Self {
+        Self { root, unseen: Mutex::default() }
     }
 
     fn home(&self, handle: &str) -> io::Result<PathBuf> {
@@ -56,6 +72,7 @@ impl LocalVolumes {
     pub fn make(&self, handle: &str) -> io::Result<PathBuf> {
         let data = self.home(handle)?.join("data");
         if !data.is_dir() {
+            self.unseen.lock().insert(handle.to_owned());
             std::fs::create_dir_all(&data)?;
             std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777))?;
         }
@@ -73,14 +90,25 @@ impl LocalVolumes {
         }
     }
 
-    /// Removes a volume's data, unless they are kept.
-    fn remove(&self, handle: &str) -> io::Result<()> {
+    /// Takes a volume's data out of the way, unless they are kept; gives where they are.
+    fn set_aside(&self, handle: &str) -> io::Result<Option<PathBuf>> {
         let home = self.home(handle)?;
         if !home.is_dir() || home.join("kept").exists() {
-            return Ok(());
+            return Ok(None);
         }
-        std::fs::remove_dir_all(&home)?;
-        info!(handle, "removed a local volume");
+        // No handle begins with a dot.
+        let aside = self.root.join(format!(".{handle}"));
+        remove_tree(&aside)?;
+        std::fs::rename(home, &aside)?;
+        Ok(Some(aside))
+    }
+
+    /// Removes a volume's data, unless they are kept.
+    fn remove(&self, handle: &str) -> io::Result<()> {
+        if let Some(aside) = self.set_aside(handle)? {
+            remove_tree(&aside)?;
+            info!(handle, "removed a local volume");
+        }
         Ok(())
     }
 
@@ -91,15 +119,35 @@ impl LocalVolumes {
             other => other?,
         };
         for entry in entries {
-            let name = entry?.file_name();
-            if let Some(handle) = name.to_str().filter(|name| !handles.contains(*name)) {
-                self.remove(handle)?;
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(handle) = name.to_str().filter(|name| !handles.contains(*name)) else { continue };
+            // What an earlier agent had set aside.
+            if handle.starts_with('.') {
+                remove_tree(&entry.path())?;
+                continue;
+            }
+            // Locked until it is out of the way, so that none is made that is about to be removed.
+            let unseen = self.unseen.lock();
+            let aside = if unseen.contains(handle) { None } else { self.set_aside(handle)? };
+            drop(unseen);
+            if let Some(aside) = aside {
+                remove_tree(&aside)?;
+                info!(handle, "removed a local volume");
             }
         }
         Ok(())
     }
 
     fn follow(&self, event: FeedEvent<PersistentVolume>) -> io::Result<()> {
+        let shown = match &event {
+            FeedEvent::Replaced { objects, .. } => objects.as_slice(),
+            FeedEvent::Put(volume) | FeedEvent::Deleted(volume) => std::slice::from_ref(volume),
+            FeedEvent::Progress(_) => &[],
+        };
+        for (handle, _) in shown.iter().filter_map(ours) {
+            self.unseen.lock().remove(handle);
+        }
         match event {
             FeedEvent::Replaced { objects, .. } => {
                 let known: Vec<_> = objects.iter().filter_map(ours).collect();
@@ -126,7 +174,7 @@ impl LocalVolumes {
 
 /// Follows the volumes of this node for ever, and removes the data of those that are gone.
 pub async fn run(context: Arc<Context>) {
-    let volumes = LocalVolumes::of(&context.config);
+    let volumes = context.local_volumes.clone();
     let selection = Selection::labels(&format!("{NODE_LABEL}={}", context.config.name));
     let source = Source::new::<PersistentVolume>(context.config.client.clone(), &(), selection);
     let (send, mut events) = tokio::sync::mpsc::unbounded_channel();
@@ -158,7 +206,7 @@ mod tests {
     #[test]
     fn data_go_with_the_object_unless_they_are_to_be_retained() {
         let directory = tempfile::tempdir().unwrap();
-        let volumes = LocalVolumes { root: directory.path().join("volumes") };
+        let volumes = LocalVolumes::in_directory(directory.path().join("volumes"));
         let made = volumes.make("gone").unwrap();
         std::fs::write(made.join("file"), "data").unwrap();
         assert_eq!(volumes.make("gone").unwrap(), made);
@@ -172,20 +220,36 @@ mod tests {
     #[test]
     fn what_went_while_the_agent_was_away_is_removed_when_it_is_back() {
         let directory = tempfile::tempdir().unwrap();
-        let volumes = LocalVolumes { root: directory.path().join("volumes") };
+        let earlier = LocalVolumes::in_directory(directory.path().join("volumes"));
         let replaced = |objects: Vec<PersistentVolume>| FeedEvent::Replaced { objects, revision: "7".to_owned() };
-        volumes.follow(replaced(Vec::new())).unwrap();
+        earlier.follow(replaced(Vec::new())).unwrap();
         for handle in ["there", "gone", "kept"] {
-            volumes.make(handle).unwrap();
+            earlier.make(handle).unwrap();
         }
-        volumes.follow(FeedEvent::Put(volume("kept", "Retain"))).unwrap();
+        earlier.follow(FeedEvent::Put(volume("kept", "Retain"))).unwrap();
+        std::fs::create_dir_all(directory.path().join("volumes/.aside/data")).unwrap();
+        let volumes = LocalVolumes::in_directory(directory.path().join("volumes"));
         volumes.follow(replaced(vec![volume("there", "Delete")])).unwrap();
         assert!(volumes.existing("there").is_some() && volumes.existing("kept").is_some() && volumes.existing("gone").is_none());
+        assert_eq!(std::fs::read_dir(directory.path().join("volumes")).unwrap().count(), 2, "nothing is left aside");
+    }
+
+    #[test]
+    fn a_list_from_before_a_volume_was_made_does_not_remove_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let volumes = LocalVolumes::in_directory(directory.path().join("volumes"));
+        let replaced = |objects: Vec<PersistentVolume>| FeedEvent::Replaced { objects, revision: "7".to_owned() };
+        volumes.make("new").unwrap();
+        volumes.follow(replaced(Vec::new())).unwrap();
+        assert!(volumes.existing("new").is_some());
+        volumes.follow(FeedEvent::Put(volume("new", "Delete"))).unwrap();
+        volumes.follow(replaced(Vec::new())).unwrap();
+        assert!(volumes.existing("new").is_none(), "a later list is believed");
     }
 
     #[test]
     fn a_handle_leads_nowhere_else() {
-        let volumes = LocalVolumes { root: PathBuf::from("/nowhere") };
+        let volumes = LocalVolumes::in_directory(PathBuf::from("/nowhere"));
         for handle in ["", "..", "a/../b", "/etc", ".hidden"] {
             assert!(volumes.make(handle).is_err(), "{handle}");
         }

@@ -32,7 +32,7 @@ impl Plugin for Nfs {
 pub async fn mount(source: &NFSVolumeSource, target: PathBuf, options: Vec<String>) -> Result<PathBuf, String> {
     let command = arguments(source, &target, options);
     let work = move || {
-        if mounts::is_mounted(&target) {
+        if mounts::is_mounted(&target)? {
             return Ok(target);
         }
         std::fs::create_dir_all(&target).map_err(|problem| format!("could not make {}: {problem}", target.display()))?;

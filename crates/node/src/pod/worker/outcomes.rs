@@ -45,6 +45,7 @@ impl Worker {
                 self.writing = false;
                 self.deleting = false;
                 self.adopting = false;
+                self.killing.retain(|_, killing| !killing.task.is_finished());
                 for hook in self.hooks.values_mut().filter(|hook| hook.task.is_finished()) {
                     hook.state = HookState::Done;
                 }
