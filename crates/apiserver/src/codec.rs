@@ -1,6 +1,8 @@
 //! Bytes to objects and back, in every encoding the server speaks. The algorithms live in `meta` and `api`; this module
 //! picks one by content type and turns their errors into answers.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use kinds::ServedKind;
 use meta::{ApiError, GroupVersionKind, Object, Reason, read::ReadOutcome, schema::Schema};
@@ -128,20 +130,24 @@ pub fn protobuf_by_name(value: &Value) -> Result<Bytes, ApiError> {
     api::protobuf::encode_document(value).map(Bytes::from).map_err(|error| ApiError::new(406, Reason::NotAcceptable, error.to_string()))
 }
 
-/// The object inside an envelope.
+/// Where the object inside an envelope begins and ends.
 ///
 /// # Errors
 /// 500 where there is no envelope.
-pub fn protobuf_body(bytes: &Bytes) -> Result<Bytes, ApiError> {
-    api::protobuf::decode(bytes).map(|unknown| bytes.slice_ref(unknown.raw)).map_err(ApiError::internal)
+pub fn protobuf_body(bytes: &Bytes) -> Result<Range<usize>, ApiError> {
+    let unknown = api::protobuf::decode(bytes).map_err(ApiError::internal)?;
+    let body = bytes.slice_ref(unknown.raw);
+    // An empty slice may lie anywhere.
+    let start = if body.is_empty() { 0 } else { body.as_ptr().addr() - bytes.as_ptr().addr() };
+    Ok(start..start + body.len())
 }
 
 /// A list of encoded objects, in its envelope.
 ///
 /// # Errors
 /// 500 where its metadata cannot be expressed.
-pub fn protobuf_list(api_version: &str, kind: &str, list: &ListMetadata, items: &[Bytes]) -> Result<Bytes, ApiError> {
-    api::protobuf::encode_list(api_version, kind, &Value::Object(list.value()), items.iter().map(|item| &**item)).map(Bytes::from).map_err(ApiError::internal)
+pub fn protobuf_list<'a>(api_version: &str, kind: &str, list: &ListMetadata, items: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Bytes, ApiError> {
+    api::protobuf::encode_list(api_version, kind, &Value::Object(list.value()), items).map(Bytes::from).map_err(ApiError::internal)
 }
 
 /// How many bytes at the head of a [`protobuf_frame`] tell the length of the rest.

@@ -26,7 +26,6 @@ use crate::{
     authentication::ConnectionIdentity,
     server::{ApiServer, boxed},
     stream_patience::{self, AwaitedStreams, SlowReader, StreamExecutor},
-    user::User,
 };
 
 /// How long clients may take before their connection ends.
@@ -153,8 +152,7 @@ pub(crate) async fn serve(
     };
     let session = stream.get_ref().1;
     let identity = match pki::CertificateIdentity::of_peer(session.peer_certificates()) {
-        Ok(identity) => identity
-            .map(|identity| ConnectionIdentity(Arc::new(User::authenticated(identity.user, identity.uid.unwrap_or_default(), identity.groups)))),
+        Ok(identity) => identity.map(ConnectionIdentity::from),
         Err(error) => return debug!(%peer, %error, "the client's certificate names nobody"),
     };
     let agreed_on_http2 = session.alpn_protocol() == Some(b"h2");

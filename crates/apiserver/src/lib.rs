@@ -8,6 +8,7 @@
 //! - [`authentication`], [`authorization`], [`admission`]: the chains
 //! - [`webhook_client`]: asking webhooks, which others bring
 //! - [`rendering`], [`negotiation`], [`codec`]: forms and encodings
+//! - [`delivery`]: how an answer leaves: compressed, indented, or its head alone
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
 //! - [`bootstrap`]: what a new cluster begins with
 //! - [`custom_resources`]: kinds that definitions add while the server runs
@@ -26,6 +27,7 @@ pub mod codec;
 pub mod connection;
 pub mod core;
 pub mod custom_resources;
+pub mod delivery;
 pub mod discovery;
 pub mod effects;
 pub mod handler;

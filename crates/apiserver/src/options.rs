@@ -140,7 +140,7 @@ impl Query {
         for (name, value) in url::form_urlencoded::parse(raw.as_bytes()) {
             match &*name {
                 "labelSelector" if !value.is_empty() => {
-                    query.labels = Some(LabelSelector::parse(&value).map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {error}")))?);
+                    query.labels = Some(LabelSelector::parse(&value).map_err(|error| ApiError::bad_request(error.to_string()))?);
                 }
                 "fieldSelector" if !value.is_empty() => {
                     query.fields = Some(FieldSelector::parse(&value).map_err(ApiError::bad_request)?);
@@ -152,9 +152,8 @@ impl Query {
                         "Exact" => VersionMatch::Exact,
                         "NotOlderThan" => VersionMatch::NotOlderThan,
                         other => {
-                            return Err(ApiError::bad_request(format!(
-                                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
-                            )));
+                            let path = FieldPath::new("resourceVersionMatch");
+                            return Err(refused("ListOptions", FieldError::not_supported(&path, other, &["Exact", "NotOlderThan", ""])));
                         }
                     });
                 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -18,6 +19,7 @@ use kinds::ServedKind;
 use meta::{ApiError, Object};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
 use store::Revision;
 
 use crate::{
@@ -68,12 +70,20 @@ struct Rendering {
     shape: Shape,
     /// Objects may be served in several versions, and definitions change. Kept weakly, so that the address is not given to another.
     kind: Weak<dyn ServedKind>,
-    bytes: Weak<Bytes>,
+    made: Weak<Made>,
 }
 
-/// The renderings of one object at one revision, as far as [`Renderings`] keeps them.
+/// The bytes of a rendering.
+struct Made {
+    bytes: Bytes,
+    /// Where the object itself begins, behind its envelope, and where it ends; all of it where there is no envelope. Lists take it from there.
+    body: Range<usize>,
+}
+
+/// The renderings of one object at one revision, as far as [`Renderings`] keeps them. Most objects have one at most, which lies here itself,
+/// so that a list of thousands does not look up a place in memory more than it must.
 #[derive(Default)]
-pub(crate) struct Rendered(Mutex<Vec<Rendering>>);
+pub(crate) struct Rendered(Mutex<SmallVec<[Rendering; 1]>>);
 
 impl std::fmt::Debug for Rendered {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,7 +93,7 @@ impl std::fmt::Debug for Rendered {
 
 #[derive(Default)]
 struct Kept {
-    order: VecDeque<Arc<Bytes>>,
+    order: VecDeque<Arc<Made>>,
     bytes: usize,
 }
 
@@ -106,30 +116,32 @@ impl Renderings {
         kind: &Arc<dyn ServedKind>,
         shape: Shape,
         make: impl FnOnce() -> Result<Bytes, ApiError>,
-    ) -> Result<Bytes, ApiError> {
+    ) -> Result<Arc<Made>, ApiError> {
         // Held while it is made: whoever wants the same waits for it rather than making it too.
         let mut known = stored.rendered.0.lock();
         let mut same = known.iter().filter(|one| one.shape == shape && std::ptr::addr_eq(one.kind.as_ptr(), Arc::as_ptr(kind)));
-        if let Some(found) = same.next().and_then(|one| one.bytes.upgrade()) {
-            return Ok(found.as_ref().clone());
+        if let Some(found) = same.next().and_then(|one| one.made.upgrade()) {
+            return Ok(found);
         }
-        let made = Arc::new(make()?);
+        let bytes = make()?;
+        let has_envelope = matches!(shape, Shape::Document(Negotiated { encoding: Encoding::Protobuf, .. }));
+        let body = if has_envelope { codec::protobuf_body(&bytes)? } else { 0..bytes.len() };
+        let made = Arc::new(Made { bytes, body });
         self.made.fetch_add(1, Ordering::Relaxed);
         known.retain(|one| {
             let is_past = matches!((one.shape, shape), (Shape::Row { second: old, .. }, Shape::Row { second: new, .. }) if old < new);
-            !is_past && one.bytes.strong_count() > 0 && one.kind.strong_count() > 0
+            !is_past && one.made.strong_count() > 0 && one.kind.strong_count() > 0
         });
-        known.push(Rendering { shape, kind: Arc::downgrade(kind), bytes: Arc::downgrade(&made) });
+        known.push(Rendering { shape, kind: Arc::downgrade(kind), made: Arc::downgrade(&made) });
         drop(known);
-        let bytes = made.as_ref().clone();
         let mut kept = self.kept.lock();
-        kept.bytes += bytes.len() + OVERHEAD_BYTES;
-        kept.order.push_back(made);
+        kept.bytes += made.bytes.len() + OVERHEAD_BYTES;
+        kept.order.push_back(made.clone());
         while kept.bytes > CACHE_BYTES {
             let Some(oldest) = kept.order.pop_front() else { break };
-            kept.bytes = kept.bytes.saturating_sub(oldest.len() + OVERHEAD_BYTES);
+            kept.bytes = kept.bytes.saturating_sub(oldest.bytes.len() + OVERHEAD_BYTES);
         }
-        Ok(bytes)
+        Ok(made)
     }
 }
 
@@ -145,6 +157,10 @@ pub fn render(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, ne
         let row = row(core, kind, stored, Included::Metadata, (core.clock)())?;
         return table(kind, &[row], &table_metadata(stored.revision), true, negotiated.encoding);
     }
+    Ok(document(core, kind, stored, negotiated)?.bytes.clone())
+}
+
+fn document(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, negotiated: Negotiated) -> Result<Arc<Made>, ApiError> {
     core.renderings.get_or_make(stored, kind, Shape::Document(negotiated), || {
         let object = core.served_object(kind, stored)?;
         match negotiated.form {
@@ -195,7 +211,7 @@ pub fn row(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, inclu
     let second = now.as_second();
     // Ages count whole seconds, so every row of one second is the same.
     let now = Timestamp::from_second(second).unwrap_or(now);
-    core.renderings.get_or_make(stored, kind, Shape::Row { included, second }, || {
+    let made = core.renderings.get_or_make(stored, kind, Shape::Row { included, second }, || {
         let object = core.served_object(kind, stored)?;
         let mut cells = kind.row(&object, now);
         for (cell, _) in cells.iter_mut().zip(kind.columns()).filter(|(_, column)| column.kind == "date") {
@@ -216,7 +232,8 @@ pub fn row(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, inclu
             }
         }
         serde_json::to_vec(&row).map(Bytes::from).map_err(ApiError::internal)
-    })
+    })?;
+    Ok(made.bytes.clone())
 }
 
 /// The metadata of a Table about one object.
@@ -290,9 +307,10 @@ impl ListMetadata {
 /// Kind of lists of nothing but metadata.
 const METADATA_LIST: &str = "PartialObjectMetadataList";
 
-/// Objects without their envelopes, as lists in protobuf have them.
-fn protobuf_bodies(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], negotiated: Negotiated) -> Result<Vec<Bytes>, ApiError> {
-    items.iter().map(|item| render(core, kind, item, negotiated).and_then(|bytes| codec::protobuf_body(&bytes))).collect()
+/// A list in protobuf, of objects without their envelopes.
+fn protobuf_list(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata, negotiated: Negotiated, of: (&str, &str)) -> Result<Bytes, ApiError> {
+    let made = items.iter().map(|item| document(core, kind, item, negotiated)).collect::<Result<Vec<_>, _>>()?;
+    codec::protobuf_list(of.0, of.1, list, made.iter().map(|made| made.bytes.get(made.body.clone()).unwrap_or_default()))
 }
 
 /// A list of stored objects as bytes.
@@ -322,25 +340,21 @@ pub fn render_list(core: &Core, context: &RequestContext, kind: &Arc<dyn ServedK
                 } else {
                     // Items of built-in lists carry neither kind nor apiVersion.
                     buffer.put_u8(b'{');
-                    buffer.put_slice(&item.item_body());
+                    buffer.put_slice(item.item_body());
                 }
             }
             buffer.put_slice(b"]}\n");
             Ok(buffer.freeze())
         }
         (Form::Whole, Encoding::Protobuf) => {
-            let bodies = protobuf_bodies(core, kind, items, negotiated)?;
-            codec::protobuf_list(&info.kind.group_version().to_string(), &info.list_kind, list, &bodies)
+            protobuf_list(core, kind, items, list, negotiated, (&info.kind.group_version().to_string(), &info.list_kind))
         }
         (Form::Table, _) => {
             let included = Included::asked(context.query.include_object.as_deref());
             let rows = items.iter().map(|item| row(core, kind, item, included, context.now)).collect::<Result<Vec<_>, _>>()?;
             table(kind, &rows, &list.value(), true, negotiated.encoding)
         }
-        (Form::Metadata, Encoding::Protobuf) => {
-            let bodies = protobuf_bodies(core, kind, items, negotiated)?;
-            codec::protobuf_list("meta.k8s.io/v1", METADATA_LIST, list, &bodies)
-        }
+        (Form::Metadata, Encoding::Protobuf) => protobuf_list(core, kind, items, list, negotiated, ("meta.k8s.io/v1", METADATA_LIST)),
         (Form::Metadata, Encoding::Json) => {
             let parts = items.iter().map(|item| render(core, kind, item, negotiated)).collect::<Result<Vec<_>, _>>()?;
             let mut buffer = BytesMut::with_capacity(256 + parts.iter().map(|part| part.len() + 1).sum::<usize>());

@@ -18,7 +18,7 @@ use crate::{
     authorization::{Attributes, Authorizer, Decision},
     connection::{self, Patience},
     core::{Aside, Core, RequestContext},
-    discovery, handler, health,
+    delivery::Delivery, discovery, handler, health,
     http_body::{Body, BoxError, Request, held_by, json_answer, text_answer},
     metrics::Answered,
     impersonation,
@@ -67,6 +67,7 @@ impl ApiServer {
             // For whoever takes an upgraded connection over.
             request.extensions_mut().insert(stream.clone());
         }
+        let delivery = Delivery::of(&request);
         let verb = info.clone();
         let aside = Arc::<Aside>::default();
         let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&aside))).catch_unwind();
@@ -88,6 +89,7 @@ impl ApiServer {
         }
         let size = response.body().size_hint().exact();
         begun.end(&verb, Answered { code: response.status().as_u16(), size, waited: aside.waited_for_webhooks() }, || self.serves(&verb));
+        let response = delivery.deliver(response, || !verb.connects() && self.core.aggregation.answers(&verb).is_none()).await;
         match begun.stream() {
             Some(stream) => response.map(|body| held_by(body, stream.clone())),
             None => response,
@@ -108,16 +110,17 @@ impl ApiServer {
 
     async fn dispatch(&self, mut request: Request, info: RequestInfo, accept: Arc<str>, aside: Arc<Aside>) -> Result<Response<Body>, ApiError> {
         let core = &self.core;
+        let now = (core.clock)();
         let connection = request.extensions().get::<ConnectionIdentity>().cloned().or_else(|| {
-            request.extensions().get::<client::Identity>().map(|identity| {
-                ConnectionIdentity(Arc::new(User::authenticated(
-                    &*identity.user,
-                    identity.uid.as_deref().unwrap_or_default(),
-                    identity.groups.to_vec(),
-                )))
+            request.extensions().get::<client::Identity>().map(|identity| ConnectionIdentity {
+                user: Arc::new(User::authenticated(&*identity.user, identity.uid.as_deref().unwrap_or_default(), identity.groups.to_vec())),
+                not_after: None,
             })
         });
-        let user = core.authentication.authenticate(request.headers(), connection.as_ref()).await?;
+        if let Some(end) = connection.as_ref().and_then(|connection| connection.not_after) {
+            core.metrics.certificate_shown(end.duration_since(now));
+        }
+        let user = core.authentication.authenticate(request.headers(), connection.as_ref(), now).await?;
         let user = impersonation::impersonate(core, request.headers(), user)?;
         // From here on the request may be passed on to nodes, pods and services, whom a caller's credentials are no business of.
         crate::authentication::remove_credentials(request.headers_mut());
@@ -126,7 +129,7 @@ impl ApiServer {
             accept,
             content_type: header_text(&request, header::CONTENT_TYPE).into(),
             user_agent: header_text(&request, header::USER_AGENT).into(),
-            now: (core.clock)(),
+            now,
             user,
             query: Arc::new(query),
             aside,
@@ -198,10 +201,7 @@ impl ApiServer {
         }
         match path.as_str() {
             "/version" => Ok(json_answer(StatusCode::OK, &crate::version::info())),
-            "" => {
-                let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
-                Ok(json_answer(StatusCode::OK, &serde_json::json!({"paths": paths})))
-            }
+            "" => Ok(json_answer(StatusCode::OK, &serde_json::json!({"paths": self.paths()}))),
             other if other == "/api" || other == "/apis" || other.starts_with("/api/") || other.starts_with("/apis/") => {
                 let tag = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
                 discovery::answer(&self.core, &context, tag)
@@ -211,6 +211,26 @@ impl ApiServer {
             "/.well-known/openid-configuration" | "/openid/v1/jwks" => crate::openid::answer(&self.core, &path),
             _ => Ok(text_answer(StatusCode::NOT_FOUND, "404 page not found\n")),
         }
+    }
+
+    /// Every path that answers by itself, in order, as upstream lists them at the root.
+    fn paths(&self) -> BTreeSet<String> {
+        let core = &self.core;
+        let mut paths: BTreeSet<String> =
+            ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"].map(str::to_owned).into();
+        let scheme = core.scheme.load();
+        let own = scheme.kinds().map(|kind| (kind.info().kind.group.to_string(), kind.info().kind.version.to_string()));
+        let remotes = core.aggregation.remotes();
+        for (group, version) in own.chain(remotes.iter().map(|remote| (remote.group.clone(), remote.version.clone()))).filter(|(group, _)| !group.is_empty()) {
+            paths.insert(format!("/apis/{group}/{version}"));
+            paths.insert(format!("/apis/{group}"));
+        }
+        paths.extend(core.metrics.pages.paths().into_iter().chain(["/metrics", "/metrics/slis"]).map(str::to_owned));
+        for kind in health::KINDS {
+            paths.insert(format!("/{kind}"));
+            paths.extend(health::names(core, kind).into_iter().map(|name| format!("/{kind}/{name}")));
+        }
+        paths
     }
 
     async fn resource(&self, context: RequestContext, request: Request) -> Result<Response<Body>, ApiError> {

@@ -9,6 +9,7 @@
 //! - [`feed`]: one list and watch, resumed after every kind of interruption
 //! - [`informer`], [`index`]: the objects of one feed, kept in memory, looked up by key and by secondary indexes
 //! - [`shared`]: watches in process, whose objects are read once for all
+//! - [`metrics`]: what is counted of requests
 //! - [`metadata`]: any object's metadata alone
 //! - [`informers`]: one informer per kind and process; [`Pool`]: what several of them hold alike, once
 //! - [`events`]: tells users what happened to an object
@@ -31,6 +32,7 @@ pub mod informer;
 pub mod informers;
 pub mod kubeconfig;
 pub mod metadata;
+pub mod metrics;
 mod pool;
 pub mod requests;
 pub mod shared;
@@ -55,6 +57,7 @@ pub use over_tls::{ConnectError, connect, connect_to_service, connect_with_tls};
 
 pub use meta::ObjectKey;
 pub use metadata::MetadataOnly;
+pub use metrics::RequestMetrics;
 pub use transport::{Body, Client, Error, Result, Status};
 
 // What the crate `kube` knows of the API without sending anything: how requests look, and what a kind is called.

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -16,6 +17,7 @@ use kube_core::discovery::v2::{ACCEPT_AGGREGATED_DISCOVERY_V2, APIGroupDiscovery
 use serde::de::DeserializeOwned;
 use tower::{BoxError, Service, ServiceExt};
 
+use crate::metrics::RequestMetrics;
 use crate::shared::{Handed, Handover};
 
 /// The body of a request: all of it, since every request of a client is known before it is sent.
@@ -78,6 +80,7 @@ where
 #[derive(Clone)]
 pub struct Client {
     transport: Arc<dyn Transport>,
+    metrics: Option<RequestMetrics>,
 }
 
 impl Debug for Client {
@@ -96,7 +99,13 @@ impl Client {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self { transport: Arc::new(service) }
+        Self { transport: Arc::new(service), metrics: None }
+    }
+
+    /// The same client, whose requests are counted.
+    #[must_use]
+    pub fn counted_by(self, metrics: &RequestMetrics) -> Self {
+        Self { metrics: Some(metrics.clone()), ..self }
     }
 
     /// Sends a request as it is. An answer that says no is an answer here.
@@ -104,7 +113,11 @@ impl Client {
     /// # Errors
     /// [`Error::Service`] where no answer came.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<AnswerBody>> {
-        self.transport.send(request).await.map_err(Error::Service)
+        let Some(metrics) = &self.metrics else { return self.transport.send(request).await.map_err(Error::Service) };
+        let method = request.method().clone();
+        let answer = self.transport.send(request).await;
+        metrics.answered(&method, answer.as_ref().ok().map(|answer| answer.status().as_u16()));
+        answer.map_err(Error::Service)
     }
 
     /// The answer to a request that was not refused.
@@ -128,10 +141,18 @@ impl Client {
     pub fn request_text(&self, request: Request<Vec<u8>>) -> BoxFuture<'static, Result<String>> {
         let client = self.clone();
         async move {
-            let body = client.accepted(request).await?.into_body().collect().await.map_err(Error::Service)?.to_bytes();
-            String::from_utf8(body.into()).map_err(|error| Error::Service(error.into()))
+            let Some(metrics) = &client.metrics else { return client.text(request).await };
+            let (method, sent, began) = (request.method().clone(), request.body().len(), Instant::now());
+            let text = client.text(request).await;
+            metrics.read(&method, began.elapsed(), sent, text.as_ref().ok().map(String::len));
+            text
         }
         .boxed()
+    }
+
+    async fn text(&self, request: Request<Vec<u8>>) -> Result<String> {
+        let body = self.accepted(request).await?.into_body().collect().await.map_err(Error::Service)?.to_bytes();
+        String::from_utf8(body.into()).map_err(|error| Error::Service(error.into()))
     }
 
     /// The object that answers a request.
@@ -213,6 +234,31 @@ mod tests {
         let error = answering(404, refused).request_text(Request::default()).await.unwrap_err();
         assert!(crate::is_not_found(&error));
         assert_eq!(error.to_string(), "no such pod (NotFound)");
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_with_their_codes_and_streams_have_no_duration() {
+        let metrics = RequestMetrics::new("10.0.0.1:6443");
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        let well = answering(200, "{}").counted_by(&metrics);
+        well.request_text(Request::new(b"12345".to_vec())).await.unwrap();
+        well.request_stream(Request::default()).await.map(drop).unwrap();
+        answering(409, "no").counted_by(&metrics).request_text(Request::put("/").body(Vec::new()).unwrap()).await.unwrap_err();
+        let silent = Client::new(tower::service_fn(|_: Request<Body>| async move { Err::<Response<Body>, _>(std::io::Error::other("gone")) }));
+        silent.counted_by(&metrics).request_text(Request::default()).await.unwrap_err();
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        for line in [
+            r#"rest_client_requests_total{code="200",host="10.0.0.1:6443",method="GET"} 2"#,
+            r#"rest_client_requests_total{code="409",host="10.0.0.1:6443",method="PUT"} 1"#,
+            r#"rest_client_requests_total{code="<error>",host="10.0.0.1:6443",method="GET"} 1"#,
+            r#"rest_client_request_duration_seconds_count{host="10.0.0.1:6443",verb="GET"} 2"#,
+            r#"rest_client_request_size_bytes_sum{host="10.0.0.1:6443",verb="GET"} 5.0"#,
+            r#"rest_client_response_size_bytes_bucket{le="64.0",host="10.0.0.1:6443",verb="GET"} 1"#,
+        ] {
+            assert!(page.lines().any(|one| one == line), "{line} is not in {page}");
+        }
     }
 
     #[tokio::test]

@@ -45,6 +45,7 @@ async fn serve(arguments: AgentArgs, host: Option<HostSide>) -> anyhow::Result<(
     let settings = NodeSettings {
         cluster: arguments.cluster_name.clone(),
         name: name.clone(),
+        api_server: server.url().trim_start_matches("https://").to_owned(),
         addresses,
         data_directory: arguments.data_dir.clone(),
         run_directory: arguments.run_dir.join(&arguments.cluster_name),

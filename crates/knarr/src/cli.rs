@@ -122,6 +122,9 @@ pub struct ServerArgs {
     /// File with an EncryptionConfiguration: how which resources are encrypted on the disk. Without one, Secrets are.
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Read that file again whenever it changes, rather than at start alone.
+    #[arg(long, requires = "encryption_provider_config", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub encryption_provider_config_automatic_reload: bool,
     /// File with an AdmissionConfiguration: settings of PodSecurity (levels where a namespace names none, and who is exempt) and of
     /// ResourceQuota (what may be used only where a quota limits it).
     #[arg(long, value_name = "FILE")]

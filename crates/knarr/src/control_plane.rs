@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-use crate::{cli::ServerArgs, renewal::Renewed};
+use crate::{cli::ServerArgs, encryption_configuration, renewal::Renewed};
 
 /// How long events live. Source: upstream's `--event-ttl`.
 const EVENT_LIFETIME: Duration = Duration::from_secs(3600);
@@ -33,6 +33,8 @@ pub struct ControlPlane {
     pub advertise: SocketAddr,
     /// What parts of this process hold alike.
     pub pool: client::Pool,
+    /// What the parts of this process ask of the API.
+    requests: client::RequestMetrics,
     store: Arc<EmbeddedStore>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -78,8 +80,8 @@ impl ControlPlane {
         })?;
         let admission_settings = arguments.admission_control_config_file.as_deref().map(apiserver::admission::configuration::Settings::read).transpose()?.unwrap_or_default();
         let store_directory = data.join("store");
-        let encryption_rules = arguments.encryption_provider_config.as_deref().map(crate::encryption_configuration::read).transpose()?.unwrap_or_default();
-        let store_options = store_embedded::Options { encryption_rules, ..store_embedded::Options::default() };
+        let encryption = arguments.encryption_provider_config.as_deref().map(encryption_configuration::read).transpose()?.unwrap_or_default();
+        let store_options = store_embedded::Options { encryption_rules: encryption.rules.clone().into(), ..store_embedded::Options::default() };
         let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store_directory, store_options))
             .await
             .context("the store could not be opened")??;
@@ -135,14 +137,25 @@ impl ControlPlane {
         })
         .await?;
         server.core().metrics.pages.add("/metrics", move || store_size(&kept_in));
+        server.core().metrics.pages.add("/metrics", metrics::process::text);
         // Before anybody can show it.
         ensure_token(&server, arguments.token.as_deref()).await?;
         let pool = client::Pool::default();
-        let proxy = client::in_process(server.clone(), Identity::user("system:kube-proxy", &[]));
+        let requests = client::RequestMetrics::new(advertise.to_string());
+        let mut registry = prometheus_client::registry::Registry::default();
+        requests.register(&mut registry);
+        server.core().metrics.pages.add("/metrics", move || metrics::text(&registry));
+        let proxy = client::in_process(server.clone(), Identity::user("system:kube-proxy", &[])).counted_by(&requests);
         let informers = client::Informers::sharing(proxy, pool.clone(), stop.clone());
         // Made late, since nodes are found through the server that is made with the dialer.
         let _ = resolve.set(Box::new(crate::agent::resolver(&informers)));
         let tasks = TaskTracker::new();
+        if let Some(file) = arguments.encryption_provider_config.clone().filter(|_| arguments.encryption_provider_config_automatic_reload) {
+            let reloads = encryption_configuration::Reloads::new(&crate::server::host_name());
+            let (counted, sealing) = (reloads.clone(), store.clone());
+            server.core().metrics.pages.add("/metrics", move || counted.text());
+            tasks.spawn(encryption_configuration::follow(file, encryption, reloads, move |rules| sealing.replace_encryption_rules(rules), stop.clone()));
+        }
         tasks.spawn(serving_certificate.keep(stop.clone()));
         tasks.spawn(node_client.keep(stop.clone()));
         tasks.spawn(proxy_client.keep(stop.clone()));
@@ -153,7 +166,7 @@ impl ControlPlane {
             }
         });
         info!(%address, "the API is ready");
-        Ok(Self { server, authority, dialer, advertise, pool, store, tasks, stop })
+        Ok(Self { server, authority, dialer, advertise, pool, requests, store, tasks, stop })
     }
 
     /// Writes the administrator's kubeconfig, and writes it again, with another certificate, before the certificate in it ends.
@@ -183,16 +196,16 @@ impl ControlPlane {
 
     /// A client in process.
     pub fn client(&self, identity: Identity) -> client::Client {
-        client::in_process(self.server.clone(), identity)
+        client::in_process(self.server.clone(), identity).counted_by(&self.requests)
     }
 
     /// Starts the controllers and the scheduler, each with an identity of its own.
     pub fn start_controllers(&self, arguments: &ServerArgs) -> anyhow::Result<controller::Runner> {
         let informers = client::Informers::sharing(self.client(Identity::user("system:kube-controller-manager", &[])), self.pool.clone(), self.stop.clone());
-        let server = self.server.clone();
+        let (server, requests) = (self.server.clone(), self.requests.clone());
         let context = controllers::ControllerContext {
             informers,
-            client_for: Arc::new(move |name| client::in_process(server.clone(), Identity::service_account("kube-system", name))),
+            client_for: Arc::new(move |name| client::in_process(server.clone(), Identity::service_account("kube-system", name)).counted_by(&requests)),
             clock: client::SystemClock::shared(),
         };
         let settings = controllers::Settings {

@@ -4,13 +4,24 @@
 //! (`apiserver/pkg/apis/apiserver/validation/validation_encryption.go`) and the documentation, "Encrypting Confidential Data at Rest".
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use rustix::fs::inotify;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use store::transformer::configured::{Cipher, Provider, Resources, Rule};
+use tokio::{io::AsyncReadExt, net::unix::pipe};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -60,14 +71,114 @@ struct Key {
     secret: String,
 }
 
+/// A file that was read.
+#[derive(Debug, Default)]
+pub struct Configuration {
+    /// What it says.
+    pub rules: Vec<Rule>,
+    /// As it stands.
+    text: String,
+}
+
 /// Reads the file.
 ///
 /// # Errors
 /// It cannot be read, or what is wrong in it: all of that, a line each.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Rule>> {
+pub fn read(path: &Path) -> anyhow::Result<Configuration> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the encryption configuration {shown}"))?;
-    parse(&text).with_context(|| format!("the encryption configuration {shown} cannot be used: correct it, then start again"))
+    let rules = parse(&text).with_context(|| format!("the encryption configuration {shown} cannot be used: correct it"))?;
+    Ok(Configuration { rules, text })
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    apiserver_id_hash: String,
+    status: &'static str,
+}
+
+/// How often the file was read again, and when. Names as upstream's, source: Kubernetes 1.36,
+/// `apiserver/pkg/server/options/encryptionconfig/metrics/metrics.go`.
+#[derive(Debug, Clone)]
+pub struct Reloads {
+    server: String,
+    reloads: Family<ReloadLabels, Counter>,
+    latest: Family<ReloadLabels, Gauge<f64, AtomicU64>>,
+}
+
+impl Reloads {
+    /// Of the server on a machine.
+    pub fn new(host: &str) -> Self {
+        let hash = Sha256::digest(host).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Self { server: format!("sha256:{hash}"), reloads: Family::default(), latest: Family::default() }
+    }
+    /// As text.
+    pub fn text(&self) -> String {
+        let mut registry = Registry::default();
+        registry.register("apiserver_encryption_config_controller_automatic_reloads", "[ALPHA] How often the encryption configuration was read again", self.reloads.clone());
+        registry.register(
+            "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds",
+            "[ALPHA] When the encryption configuration was last read again, in seconds since 1970",
+            self.latest.clone(),
+        );
+        metrics::text(&registry)
+    }
+    fn reloaded(&self, status: &'static str) {
+        let labels = ReloadLabels { apiserver_id_hash: self.server.clone(), status };
+        self.reloads.get_or_create(&labels).inc();
+        self.latest.get_or_create(&labels).set(jiff::Timestamp::now().as_duration().as_secs_f64());
+    }
+}
+
+/// Reads the file again whenever it changes, until stopped, and hands what it says to `apply`. What cannot be used changes nothing.
+pub async fn follow(path: PathBuf, mut known: Configuration, reloads: Reloads, apply: impl Fn(Vec<Rule>), stop: CancellationToken) {
+    let mut changes = match changes_beside(&path) {
+        Ok(changes) => changes,
+        Err(error) => {
+            error!(%error, file = %path.display(), "the encryption configuration cannot be watched, and is not read again");
+            return;
+        }
+    };
+    let mut news = [0; 4096];
+    // What was refused is not read again until it changes: neighbours may change all the time.
+    let mut refused = None;
+    loop {
+        let text = std::fs::read_to_string(&path).ok();
+        match read(&path) {
+            _ if text.is_some() && text == refused => {}
+            Ok(new) if new.text == known.text => refused = None,
+            Ok(new) => {
+                refused = None;
+                apply(new.rules.clone());
+                info!(file = %path.display(), "the encryption configuration was read again");
+                reloads.reloaded("success");
+                known = new;
+            }
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "the encryption configuration stays as it was");
+                reloads.reloaded("failure");
+                refused = text;
+            }
+        }
+        // Which of its neighbours changed does not matter: the file is compared with what is known.
+        match stop.run_until_cancelled(changes.read(&mut news)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                error!(%error, file = %path.display(), "the encryption configuration cannot be watched any more");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Wakes when a file is written, or put in the place of another, where this one is: editors do the latter, and so do mounted objects.
+fn changes_beside(path: &Path) -> std::io::Result<pipe::Receiver> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&watch, directory, inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO)?;
+    // It is read as a pipe is.
+    pipe::Receiver::from_owned_fd_unchecked(watch)
 }
 
 fn parse(text: &str) -> anyhow::Result<Vec<Rule>> {

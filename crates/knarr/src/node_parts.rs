@@ -30,6 +30,8 @@ pub struct NodeSettings {
     pub cluster: String,
     /// The Node's name.
     pub name: String,
+    /// Where the API is: host and port.
+    pub api_server: String,
     /// The node's addresses, the primary one first.
     pub addresses: Vec<IpAddr>,
     /// For all boots.
@@ -151,6 +153,7 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
     config.node_ips = settings.addresses;
     config.cluster_dns = dns;
     config.cluster_domain = settings.cluster_domain;
+    config.api_server = settings.api_server;
     config.version = apiserver::version::GIT_VERSION.to_owned();
     config.labels.extend(settings.labels);
     settings.options.apply(&mut config)?;

@@ -87,6 +87,7 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
             addresses,
             host,
             name: name.clone(),
+            api_server: control_plane.advertise.to_string(),
             options: arguments.node.clone(),
         };
         let parts = node_parts::start(settings, stop.clone()).await?;

@@ -15,6 +15,7 @@ fn binary() -> PathBuf {
 
 const OLD: &str = "aescbc: { keys: [{ name: old, secret: b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2w= }] }";
 const NEW: &str = "aesgcm: { keys: [{ name: new, secret: bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmU= }] }";
+const NEWER: &str = "secretbox: { keys: [{ name: newer, secret: bmV3ZXJuZXdlcm5ld2VybmV3ZXJuZXdlcm5ld2VyISE= }] }";
 
 fn configuration(path: &Path, providers: &[&str]) {
     let providers: String = providers.iter().map(|provider| format!("  - {provider}\n")).collect();
@@ -110,4 +111,49 @@ fn resources_are_encrypted_as_configured_and_keys_are_rotated() {
     configuration(&file, &["identity: {}"]);
     cluster.restart_server_with(&arguments);
     assert_eq!(cluster.kubectl(["get", "widget/one", "-o", "jsonpath={.spec.word}"]), "correcthorse");
+}
+
+#[test]
+fn keys_are_rotated_without_a_restart_where_the_file_is_read_again() {
+    let mut cluster = RealCluster::start(&Settings { binary: &binary(), registry: None, control_plane_only: true });
+    let file = cluster.directory().join("encryption.yaml");
+    let shown = file.display().to_string();
+    cluster.apply(WIDGETS);
+    cluster.kubectl(["wait", "--for=condition=Established", "crd/widgets.example.com"]);
+    configuration(&file, &[NEW, "identity: {}"]);
+    let following = ["--encryption-provider-config", shown.as_str(), "--encryption-provider-config-automatic-reload"];
+    cluster.restart_server_with(&following);
+    cluster.kubectl(["create", "secret", "generic", "before", "--from-literal=word=tr0ub4dor"]);
+    assert!(is_on_the_disk(&cluster, "k8s:enc:aesgcm:v1:new:"));
+    let widget = |name: &str, word: &str| format!("apiVersion: example.com/v1\nkind: Widget\nmetadata: {{ name: {name}, namespace: default }}\nspec: {{ word: {word} }}\n");
+    let version = |name: &str| cluster.kubectl(["get", name, "-o", "jsonpath={.metadata.resourceVersion}"]);
+    let reloads = |status: &str, count: usize| {
+        cluster.eventually(&format!("the file is read again: {status}"), || {
+            let page = cluster.kubectl(["get", "--raw", "/metrics"]);
+            let counted = page.lines().filter(|line| line.starts_with("apiserver_encryption_config_controller_automatic_reloads_total{"));
+            let counted = counted.filter_map(|line| line.split_once(&format!("status=\"{status}\"}} "))?.1.parse::<usize>().ok());
+            counted.max().is_some_and(|times| times >= count).then_some(())
+        });
+    };
+    // What cannot be used changes nothing.
+    configuration(&file, &["aesgcm: { keys: [{ name: newer, secret: c2hvcnQ= }] }"]);
+    reloads("failure", 1);
+    configuration(&file, &[NEWER, NEW, "identity: {}"]);
+    reloads("success", 1);
+    let before = version("secret/before");
+    cluster.apply(&widget("two", "batterystaple"));
+    assert!(is_on_the_disk(&cluster, "k8s:enc:secretbox:v1:newer:") && !is_on_the_disk(&cluster, "batterystaple"));
+    write_all_again(&cluster);
+    let written = version("secret/before");
+    assert_ne!(before, written, "it was sealed by what was in force before");
+    write_all_again(&cluster);
+    assert_eq!(version("secret/before"), written, "it is sealed as it should be");
+    configuration(&file, &[NEW, NEWER, "identity: {}"]);
+    reloads("success", 2);
+    write_all_again(&cluster);
+    assert_ne!(version("secret/before"), written);
+    assert_eq!(cluster.kubectl(["get", "widget/two", "-o", "jsonpath={.spec.word}"]), "batterystaple");
+    configuration(&file, &[NEW, "identity: {}"]);
+    cluster.restart_server_with(&following);
+    assert_eq!(cluster.kubectl(["get", "widget/two", "-o", "jsonpath={.spec.word}"]), "batterystaple");
 }

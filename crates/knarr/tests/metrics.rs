@@ -143,7 +143,7 @@ const BETA: [Row; 25] = [
 ];
 
 /// Not stable, and yet what most dashboards and alerts look at.
-const USUAL: [Row; 8] = [
+const USUAL: [Row; 24] = [
     row("apiserver_admission_webhook_fail_open_count", "counter", &["name", "type"], "", Server("/metrics")),
     row(
         "apiserver_request_sli_duration_seconds",
@@ -152,6 +152,28 @@ const USUAL: [Row; 8] = [
         "0.05 0.1 0.2 0.4 0.6 0.8 1 1.25 1.5 2 3 4 5 6 8 10 15 20 30 45 60",
         Server("/metrics"),
     ),
+    row(
+        "kubernetes_build_info",
+        "gauge",
+        &["build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform"],
+        "",
+        Server("/metrics"),
+    ),
+    row("kubelet_node_name", "gauge", &["node"], "", Node("/metrics")),
+    row("pod_security_evaluations_total", "counter", &["decision", "mode", "policy_level", "policy_version", "request_operation", "resource", "subresource"], "", Server("/metrics")),
+    row("process_cpu_seconds_total", "counter", &[], "", Server("/metrics")),
+    row("process_max_fds", "gauge", &[], "", Server("/metrics")),
+    row("process_open_fds", "gauge", &[], "", Server("/metrics")),
+    row("process_resident_memory_bytes", "gauge", &[], "", Server("/metrics")),
+    row("process_resident_memory_bytes", "gauge", &[], "", Node("/metrics")),
+    row("process_start_time_seconds", "gauge", &[], "", Server("/metrics")),
+    row("rest_client_request_duration_seconds", "histogram", &["host", "verb"], "0.005 0.025 0.1 0.25 0.5 1 2 4 8 15 30 60", Server("/metrics")),
+    row("rest_client_request_size_bytes", "histogram", &["host", "verb"], "64 256 512 1024 4096 16384 65536 262144 1.048576e+06 4.194304e+06 1.6777216e+07", Server("/metrics")),
+    row("rest_client_requests_total", "counter", &["code", "host", "method"], "", Server("/metrics")),
+    row("rest_client_response_size_bytes", "histogram", &["host", "verb"], "64 256 512 1024 4096 16384 65536 262144 1.048576e+06 4.194304e+06 1.6777216e+07", Server("/metrics")),
+    row("rest_client_requests_total", "counter", &["code", "host", "method"], "", Node("/metrics")),
+    row("serviceaccount_stale_tokens_total", "counter", &[], "", Server("/metrics")),
+    row("serviceaccount_valid_tokens_total", "counter", &[], "", Server("/metrics")),
     row("workqueue_adds_total", "counter", &["name"], "", Server("/metrics")),
     row("workqueue_depth", "gauge", &["name"], "", Server("/metrics")),
     row("workqueue_longest_running_processor_seconds", "gauge", &["name"], "", Server("/metrics")),

@@ -4,10 +4,12 @@
 //!
 //! - [`text`]: a registry in the text format, as upstream's components write it
 //! - [`Pages`]: paths that several parts of one process fill together, since upstream's components have a port each and ours share one
+//! - [`process`]: what a process says of itself
 //! - [`exponential`], [`histograms`]: buckets
 
 #![forbid(unsafe_code)]
 
+pub mod process;
 mod text;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -63,6 +63,8 @@ pub struct NodeConfig {
     pub api_port: u16,
     /// For `nodeInfo.kubeletVersion` (`v1.36.0+knarr`).
     pub version: String,
+    /// Where the API is, as metrics name it: host and port.
+    pub api_server: String,
     /// Kept back for the system: taken from capacity to give what pods may use.
     pub reserved: BTreeMap<String, Amount>,
     /// Kernel parameters that pods may set beyond the safe ones; a `*` at the end stands for anything.
@@ -115,6 +117,7 @@ impl NodeConfig {
             max_pods: 110,
             api_port: 10250,
             version: "v1.36.0+knarr".to_owned(),
+            api_server: String::new(),
             reserved: BTreeMap::new(),
             allowed_sysctls: Vec::new(),
             shutdown: Vec::new(),
@@ -150,6 +153,8 @@ pub struct Context {
     pub config: NodeConfig,
     /// What the machine has.
     pub machine: Machine,
+    /// What this node asks of the API.
+    pub requests: client::RequestMetrics,
     /// Tells users what happens.
     pub events: EventRecorder,
     /// Gets images.

@@ -80,16 +80,19 @@ impl Node {
     ///
     /// # Errors
     /// Its directories cannot be made.
-    pub fn new(config: NodeConfig) -> Result<Self, NodeError> {
+    pub fn new(mut config: NodeConfig) -> Result<Self, NodeError> {
         for path in [&config.data_directory, &config.run_directory, &config.log_directory] {
             std::fs::create_dir_all(path).map_err(|source| NodeError::Directory { path: path.clone(), source })?;
         }
         let stop = CancellationToken::new();
+        let requests = client::RequestMetrics::new(config.api_server.as_str());
+        config.client = config.client.counted_by(&requests);
         let (client, clock) = (config.client.clone(), config.clock.clone());
         let events = EventRecorder::start(client.clone(), &config.name, clock.clone());
         let pods = Pods::default();
         let context = Arc::new(Context {
             machine: Machine::read(&config.data_directory),
+            requests,
             images: ImagePuller::new(config.runtime.clone(), clock.clone(), events.clone()),
             events,
             objects: WatchedObjects::new(client.clone()),

@@ -37,7 +37,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
-use store::transformer::configured::Rule;
+use store::transformer::configured::{Rule, Rules};
 use store::{
     Change, Expect, KeyRange, Listing, Page, ReadAt, Revision, Store, StoreError, StoreEvent, StoreKey, StoredValue,
     Timeline, ValueTransformer,
@@ -60,7 +60,7 @@ pub struct Options {
     /// Values of keys with these prefixes are encrypted.
     pub encrypted_prefixes: Vec<String>,
     /// What an administrator configured instead, for the resources that it names.
-    pub encryption_rules: Vec<Rule>,
+    pub encryption_rules: Rules,
     /// Where the encryption keys are; none for `encryption-keys` in the store's directory. Made at the first start.
     pub key_file: Option<PathBuf>,
     /// Stands between memory and log instead of encryption with the key file.
@@ -73,7 +73,7 @@ impl Default for Options {
             history_bytes: 4 * 1024 * 1024,
             reserve_bytes: 16 * 1024 * 1024,
             encrypted_prefixes: vec!["/registry/secrets/".to_owned()],
-            encryption_rules: Vec::new(),
+            encryption_rules: Rules::default(),
             key_file: None,
             transformer: None,
         }
@@ -84,6 +84,7 @@ impl Default for Options {
 pub struct EmbeddedStore {
     timeline: Arc<Timeline>,
     medium: Arc<dyn Medium>,
+    rules: Rules,
     queue: mpsc::Sender<Request>,
     /// Why the writing thread takes no more writes.
     ended: Arc<Mutex<Option<StoreError>>>,
@@ -99,6 +100,14 @@ impl EmbeddedStore {
         if self.queue.send(Request::Close(Some(closed))).is_ok() {
             let _ = when_closed.await;
         }
+    }
+
+    /// Encrypts by other rules from now on. What was sealed before reads as stale where the new ones would seal it otherwise, and can be
+    /// read for as long as this process lives; after the next start it needs its key, which the rules should keep until all of it is written
+    /// again.
+    pub fn replace_encryption_rules(&self, rules: Vec<Rule>) {
+        // An error means that it is closed, and writes nothing more.
+        let _ = self.queue.send(Request::Rules(rules));
     }
 
     fn why_ended(&self) -> StoreError {
@@ -120,7 +129,11 @@ impl Drop for EmbeddedStore {
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn get(&self, key: &StoreKey, at: ReadAt) -> Result<Option<StoredValue>, StoreError> {
-        self.timeline.get(key, at)
+        let mut found = self.timeline.get(key, at)?;
+        if let Some(value) = &mut found {
+            value.stale_encryption |= self.rules.make_stale(key, value.revision);
+        }
+        Ok(found)
     }
 
     async fn list(&self, range: &KeyRange, at: ReadAt, page: Page) -> Result<Listing, StoreError> {

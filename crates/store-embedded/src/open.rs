@@ -130,6 +130,7 @@ impl EmbeddedStore {
             timeline: Arc::clone(&timeline),
             medium: Arc::clone(&medium),
             transformer,
+            rules: options.encryption_rules.clone(),
             reserve_bytes: options.reserve_bytes,
             last_batch: log.numbers().map_or(0, |numbers| *numbers.end()),
             log: Some(log),
@@ -146,7 +147,7 @@ impl EmbeddedStore {
             path: medium.place().into(),
             source,
         })?;
-        Ok(Arc::new(Self { timeline, medium, queue, ended, writing_thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { timeline, medium, rules: options.encryption_rules.clone(), queue, ended, writing_thread: Mutex::new(Some(thread)) }))
     }
 }
 

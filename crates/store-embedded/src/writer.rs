@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use parking_lot::Mutex;
+use store::transformer::configured::{Rule, Rules};
 use store::timeline::Happened;
 use store::{Change, Expect, Revision, StoreError, StoreKey, StoredValue, Timeline, ValueTransformer};
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ type Answer = oneshot::Sender<Outcome>;
 
 pub(crate) enum Request {
     Write(WriteRequest),
+    /// Values are encrypted by other rules from now on.
+    Rules(Vec<Rule>),
     /// Answers when everything is closed and released.
     Close(Option<oneshot::Sender<()>>),
 }
@@ -43,6 +46,7 @@ pub(crate) struct Writer {
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) medium: Arc<dyn Medium>,
     pub(crate) transformer: Arc<dyn ValueTransformer>,
+    pub(crate) rules: Rules,
     pub(crate) reserve_bytes: u64,
     /// None after a full disk, until it is opened again, and when poisoned.
     pub(crate) log: Option<Log>,
@@ -130,6 +134,8 @@ impl Writer {
                         }
                         writes.push(write);
                     }
+                    // Nothing of this round is sealed yet.
+                    Request::Rules(rules) => self.rules.replace(rules, self.newest),
                     Request::Close(closed) => {
                         closing = Some(closed);
                         break;

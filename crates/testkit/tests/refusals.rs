@@ -197,3 +197,52 @@ async fn a_role_allows_what_it_names_from_its_first_moment() {
     assert_eq!(jane.post(MAPS, &map("a")).await.status, 403);
     assert_eq!(jane.get("/api/v1/namespaces/kube-system/configmaps").await.status, 403);
 }
+
+#[tokio::test]
+async fn health_says_what_was_left_out_and_the_root_lists_every_path() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    let text = async |path: &str| {
+        let answer = caller.get(path).await;
+        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+    };
+    let expected = "[+]ping ok\n[+]log ok\n[+]etcd excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"nonsense\"\nlivez check passed\n";
+    assert_eq!(text("/livez?verbose&exclude=etcd&exclude=nonsense").await, (200, expected.to_owned()));
+    assert_eq!(text("/livez?exclude=etcd").await, (200, "ok".to_owned()));
+    let listed = caller.get("/").await.expect(200);
+    let paths: Vec<&str> = listed["paths"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+    assert!(paths.is_sorted());
+    for path in ["/apis/apps", "/apis/apps/v1", "/healthz/ping", "/readyz/poststarthook/bootstrap", "/metrics/slis", "/openapi/v3", "/version"] {
+        assert!(paths.contains(&path), "{path} is not in {paths:?}");
+    }
+    // What is listed is there; documents of tokens are none where there are no keys.
+    for path in paths.into_iter().filter(|path| !path.contains("openid")) {
+        assert_eq!(caller.get(path).await.status, 200, "{path}");
+    }
+    let refused = caller.get("/api/v1/pods?labelSelector=a%3D%3D%3Db").await;
+    refused.refused(400, "BadRequest", "unable to parse requirement: found '=', expected: identifier");
+    let refused = caller.get("/api/v1/pods?resourceVersion=1&resourceVersionMatch=Foo").await.expect(422);
+    assert_eq!(refused["details"]["causes"][0]["message"], "Unsupported value: \"Foo\": supported values: \"Exact\", \"NotOlderThan\", \"\"");
+}
+
+#[tokio::test]
+async fn answers_are_compressed_or_indented_for_whom_wants_that() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    let mut large = map("large");
+    large["data"] = json!({"a": "x".repeat(200_000)});
+    caller.post(MAPS, &large).await.expect(201);
+    let sent = caller.send("GET", MAPS, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!((sent.header("content-encoding"), sent.header("vary")), ("gzip", "Accept-Encoding"));
+    assert!(sent.body.len() < 20_000, "{} bytes", sent.body.len());
+    assert_eq!(caller.get(MAPS).await.header("content-encoding"), "");
+    for path in [format!("{MAPS}?pretty=true"), "/apis/apps".to_owned()] {
+        let shown = caller.send("GET", &path, &[("user-agent", "curl/8.0")], "").await;
+        assert!(shown.text().starts_with("{\n  \""), "{}", shown.text());
+    }
+    let refused = caller.send("GET", &format!("{MAPS}/none"), &[("user-agent", "curl/8.0")], "").await;
+    assert!(refused.status == 404 && refused.text().contains("\n  \"reason\": \"NotFound\""), "{}", refused.text());
+    let head = caller.send("HEAD", &format!("{MAPS}/large"), &[], "").await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert!(head.header("content-length").parse::<usize>().unwrap() > 200_000);
+}

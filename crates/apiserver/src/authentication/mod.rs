@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::HeaderMap;
+use jiff::Timestamp;
 use meta::ApiError;
 
 use crate::user::User;
@@ -14,7 +15,21 @@ use crate::user::User;
 /// What a connection is known to be, put into the request's extensions by whoever accepted it: the verified client
 /// certificate's identity, or the identity of a part in the same process.
 #[derive(Debug, Clone)]
-pub struct ConnectionIdentity(pub Arc<User>);
+pub struct ConnectionIdentity {
+    /// Who it is.
+    pub user: Arc<User>,
+    /// When the certificate that says so ends, after which it says nothing any more, however long the connection lasts; none without one.
+    pub not_after: Option<Timestamp>,
+}
+
+impl From<pki::CertificateIdentity> for ConnectionIdentity {
+    /// The extra names the certificate, as upstream's does. Source: Kubernetes 1.36, `apiserver/pkg/authentication/request/x509`.
+    fn from(identity: pki::CertificateIdentity) -> Self {
+        let mut user = User::authenticated(identity.user, identity.uid.unwrap_or_default(), identity.groups);
+        user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={}", identity.fingerprint)]);
+        Self { user: Arc::new(user), not_after: Some(identity.not_after) }
+    }
+}
 
 /// Recognises one kind of bearer token.
 #[async_trait]
@@ -43,12 +58,15 @@ impl Authentication {
     /// Who sent a request. Without credentials it is the anonymous user, whom authorization lets do next to nothing.
     ///
     /// # Errors
-    /// 401 for credentials that nobody takes.
-    pub async fn authenticate(&self, headers: &HeaderMap, connection: Option<&ConnectionIdentity>) -> Result<Arc<User>, ApiError> {
-        if let Some(ConnectionIdentity(user)) = connection {
-            return Ok(user.clone());
+    /// 401 for credentials that nobody takes, and for a certificate that has ended since the connection began.
+    pub async fn authenticate(&self, headers: &HeaderMap, connection: Option<&ConnectionIdentity>, now: Timestamp) -> Result<Arc<User>, ApiError> {
+        let valid = connection.filter(|connection| connection.not_after.is_none_or(|end| now <= end));
+        if let Some(connection) = valid {
+            return Ok(connection.user.clone());
         }
-        let Some(value) = bearer_token(headers) else { return Ok(User::anonymous()) };
+        let Some(value) = bearer_token(headers) else {
+            return if connection.is_some() { Err(ApiError::unauthorized()) } else { Ok(User::anonymous()) };
+        };
         for authenticator in &self.tokens {
             if let Some(user) = authenticator.authenticate(&value).await? {
                 return Ok(user);
@@ -94,6 +112,18 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_has_ended_says_nothing_any_more_on_a_connection_that_goes_on() {
+        let end = Timestamp::from_second(1_000).unwrap();
+        let certificate = pki::CertificateIdentity { user: "jane".to_owned(), groups: Vec::new(), uid: None, not_after: end, fingerprint: "ab12".to_owned() };
+        let connection = ConnectionIdentity::from(certificate);
+        let chain = Authentication::default();
+        let at = async |second| chain.authenticate(&HeaderMap::new(), Some(&connection), Timestamp::from_second(second).unwrap()).await;
+        let user = at(1_000).await.unwrap();
+        assert_eq!((user.name.as_str(), &user.extra["authentication.kubernetes.io/credential-id"]), ("jane", &vec!["X509SHA256=ab12".to_owned()]));
+        assert_eq!(at(1_001).await.unwrap_err().code, 401);
+    }
 
     #[test]
     fn credentials_go_and_everything_else_stays() {

@@ -7,13 +7,14 @@
 pub mod admission;
 pub mod requests;
 
-use std::{fmt::Write, sync::atomic::AtomicU64, time::SystemTime};
+use std::fmt::Write;
 
 use ::metrics::Pages;
+use jiff::SignedDuration;
 use meta::GroupResource;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -21,6 +22,11 @@ use crate::request_info::RequestInfo;
 
 use admission::AdmissionMetrics;
 pub use requests::{Answered, Requests};
+
+/// Upper bounds of how long certificates will still last, in seconds: from half an hour to a year.
+/// Source: Kubernetes 1.36, `apiserver/pkg/authentication/request/x509/x509.go`.
+const REMAINING_LIFETIMES: [f64; 14] =
+    [0.0, 1800.0, 3600.0, 7200.0, 21_600.0, 43_200.0, 86_400.0, 172_800.0, 345_600.0, 604_800.0, 2_592_000.0, 7_776_000.0, 15_552_000.0, 31_104_000.0];
 
 /// What a level of PodSecurity said about a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -141,6 +147,7 @@ pub struct Metrics {
     /// Of tokens.
     pub token_uses: TokenUses,
     registry: Registry,
+    certificates: Histogram,
     deprecated: Family<DeprecatedLabels, Gauge>,
     /// What `/metrics/slis` shows.
     health: Registry,
@@ -157,21 +164,25 @@ impl Default for Metrics {
         let deprecated = Family::<DeprecatedLabels, Gauge>::default();
         registry.register("apiserver_requested_deprecated_apis", "[STABLE] Versions that are not to be used any more and were", deprecated.clone());
         let pod_security = PodSecurityMetrics::new(&mut registry);
+        let certificates = Histogram::new(REMAINING_LIFETIMES);
+        registry.register("apiserver_client_certificate_expiration_seconds", "[ALPHA] How long clients' certificates will still last, at each request, in seconds", certificates.clone());
         let token_uses = TokenUses::default();
         registry.register("serviceaccount_valid_tokens", "[ALPHA] Uses of tokens with an extended life within the time they were asked for", token_uses.valid.clone());
         registry.register("serviceaccount_stale_tokens", "[ALPHA] Uses of tokens with an extended life that should have been replaced by then", token_uses.stale.clone());
-        let started = Gauge::<f64, AtomicU64>::default();
-        started.set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
-        registry.register("process_start_time_seconds", "When the process started, in seconds since 1970", started);
+        registry.register("kubernetes_build_info", "[ALPHA] Always 1; the labels say what this is", crate::version::build_info());
         let mut health = Registry::default();
         let (checks, checked) = (Family::<CheckLabels, Gauge>::default(), Family::<CheckedLabels, Counter>::default());
         health.register("kubernetes_healthcheck", "[STABLE] What a check said last: 1 where all is well", checks.clone());
         health.register("kubernetes_healthchecks", "[STABLE] Checks that were made, by what they said", checked.clone());
-        Self { requests, admission, pages: Pages::default(), token_uses, registry, pod_security, deprecated, health, checks, checked }
+        Self { requests, admission, pages: Pages::default(), token_uses, registry, certificates, pod_security, deprecated, health, checks, checked }
     }
 }
 
 impl Metrics {
+    /// A request came with a certificate that lasts for so long yet.
+    pub fn certificate_shown(&self, remaining: SignedDuration) {
+        self.certificates.observe(remaining.as_secs_f64().max(0.0));
+    }
     /// A version was asked for that is not to be used any more.
     pub fn deprecated(&self, info: &RequestInfo) {
         let labels = DeprecatedLabels {

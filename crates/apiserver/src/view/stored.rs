@@ -288,8 +288,8 @@ impl StoredObject {
     }
 
     /// The JSON after `{` of a list item without kind and apiVersion.
-    pub fn item_body(&self) -> Bytes {
-        self.json.slice((self.item_start as usize).min(self.json.len())..)
+    pub fn item_body(&self) -> &[u8] {
+        self.json.get(self.item_start as usize..).unwrap_or_default()
     }
 
     /// The object as a tree.

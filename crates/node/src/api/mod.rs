@@ -120,7 +120,7 @@ impl NodeApiServer {
                 pods.sort_by(|one, other| (pod::namespace(one), pod::name(one)).cmp(&(pod::namespace(other), pod::name(other))));
                 json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods }))
             }
-            ["metrics"] if reads => metrics_text(self.context.metrics.render()),
+            ["metrics"] if reads => metrics_text(self.context.metrics.render() + &prometheus::own_metrics(&self.context) + &::metrics::process::text()),
             ["metrics", "probes"] if reads => metrics_text(self.context.metrics.probes.text()),
             ["metrics", "resource"] if reads => metrics_text(prometheus::resource_metrics(&self.context, &self.pods).await),
             ["metrics", "cadvisor"] if reads => metrics_text(prometheus::cadvisor_metrics(&self.context, &self.pods).await),

@@ -1,9 +1,29 @@
 //! Usage in the Prometheus text format: `/metrics/resource`, and `/metrics/cadvisor` for dashboards that were made for it.
 
+use std::fmt::Write;
+
 use container_runtime::ContainerUsage;
+use prometheus_client::registry::Registry;
 
 use super::usage::{Row, counted};
 use crate::{config::Context, pods::Pods};
+
+/// What `/metrics` says of the node agent itself: what it is, whose, and what it asks of the API.
+pub fn own_metrics(context: &Context) -> String {
+    let mut registry = Registry::default();
+    context.requests.register(&mut registry);
+    let mut text = ::metrics::text(&registry);
+    let (major, minor) = context.config.version.trim_start_matches('v').split_once('.').unwrap_or_default();
+    let minor = minor.split('.').next().unwrap_or_default();
+    let mut always_one = |name: &str, labels: &str, help: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "# HELP {name} [ALPHA] {help}\n# TYPE {name} gauge\n{name}{{{labels}}} 1");
+    };
+    let version = &context.config.version;
+    always_one("kubernetes_build_info", &format!("git_version=\"{version}\",major=\"{major}\",minor=\"{minor}\""), "Always 1; the labels say what this is");
+    always_one("kubelet_node_name", &format!("node=\"{}\"", context.config.name), "Always 1; the label says which node this is");
+    text
+}
 
 /// `/metrics/resource`, in upstream's names.
 pub async fn resource_metrics(context: &Context, pods: &Pods) -> String {

@@ -6,6 +6,8 @@
 //! tag | ciphertext`. Resources without a rule are left to the encryption that the store has by itself.
 //! Source: Kubernetes 1.36, `apiserver/pkg/storage/value/encrypt`, and the documentation, "Encrypting Confidential Data at Rest".
 
+use std::sync::Arc;
+
 use aes::{Aes128, Aes192, Aes256};
 use aes_gcm::aead::consts::U12;
 use aes_gcm::aead::{Aead as _, Payload};
@@ -15,10 +17,11 @@ use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockModeDecrypt as _, BlockModeEncrypt as _, KeyIvInit as _};
 use crypto_secretbox::XSalsa20Poly1305;
 use crypto_secretbox::aead::{Aead as _, KeyInit as _};
+use parking_lot::RwLock;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{Encryption, FORM_PLAIN, Opened, TransformError, ValueTransformer};
-use crate::StoreKey;
+use crate::{Revision, StoreKey};
 
 /// How every value that is sealed here begins.
 const MARK: &[u8] = b"k8s:enc:";
@@ -120,22 +123,61 @@ pub struct Rule {
     pub providers: Vec<Provider>,
 }
 
+/// The rules in force, which may be replaced while a store uses them. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Rules(Arc<RwLock<InForce>>);
+
+#[derive(Debug, Default)]
+struct InForce {
+    now: Arc<[Rule]>,
+    /// What was in force before, each with the last revision that was sealed by it; in order.
+    before: Vec<(Revision, Arc<[Rule]>)>,
+}
+
+impl From<Vec<Rule>> for Rules {
+    fn from(rules: Vec<Rule>) -> Self {
+        Self(Arc::new(RwLock::new(InForce { now: rules.into(), before: Vec::new() })))
+    }
+}
+
+impl Rules {
+    fn now(&self) -> Arc<[Rule]> {
+        self.0.read().now.clone()
+    }
+
+    /// From now on others hold. `newest` is the last revision that was sealed.
+    pub fn replace(&self, rules: Vec<Rule>, newest: Revision) {
+        let mut in_force = self.0.write();
+        let old = std::mem::replace(&mut in_force.now, rules.into());
+        in_force.before.push((newest, old));
+    }
+
+    /// Whether a value that was written at a revision would be sealed by another key today, since the rules were replaced after it.
+    pub fn make_stale(&self, key: &StoreKey, revision: Revision) -> bool {
+        let in_force = self.0.read();
+        let Some((_, then)) = in_force.before.iter().find(|(last, _)| revision <= *last) else { return false };
+        let first = |rules: &[Rule]| rule_for(rules, key).map(|rule| rule.providers.first().cloned());
+        first(then) != first(&in_force.now)
+    }
+}
+
+/// Of several rules for a resource the first one holds.
+fn rule_for<'a>(rules: &'a [Rule], key: &StoreKey) -> Option<&'a Rule> {
+    let (resource, group) = resource_of(key);
+    rules.iter().find(|rule| rule.resources.iter().any(|resources| resources.include(resource, group)))
+}
+
 /// See the module.
 pub struct Configured {
-    rules: Vec<Rule>,
+    rules: Rules,
     otherwise: Encryption,
     random: SystemRandom,
 }
 
 impl Configured {
-    /// Of several rules for a resource the first one holds; what has none is left to `otherwise`, which also reads what it wrote before.
-    pub fn new(rules: Vec<Rule>, otherwise: Encryption) -> Self {
+    /// What has no rule is left to `otherwise`, which also reads what it wrote before.
+    pub fn new(rules: Rules, otherwise: Encryption) -> Self {
         Self { rules, otherwise, random: SystemRandom::new() }
-    }
-
-    fn rule(&self, key: &StoreKey) -> Option<&Rule> {
-        let (resource, group) = resource_of(key);
-        self.rules.iter().find(|rule| rule.resources.iter().any(|resources| resources.include(resource, group)))
     }
 
     fn random<const LENGTH: usize>(&self) -> Option<[u8; LENGTH]> {
@@ -169,10 +211,11 @@ impl Configured {
         let unknown_form = || TransformError::UnknownForm { key: key.as_str().to_owned() };
         let (cipher, rest) = split_at_mark(sealed, VERSION).ok_or_else(unknown_form)?;
         let (name, payload) = split_at_mark(rest, b":").ok_or_else(unknown_form)?;
-        let own = self.rule(key);
+        let rules = self.rules.now();
+        let own = rule_for(&rules, key);
         let is_it = |provider: &&Provider| matches!(provider, Provider::Key { cipher: one, name: known, .. } if one.name().as_bytes() == cipher && known.as_bytes() == name);
         // First its own rule's; a resource may have been moved from one rule to another.
-        let providers = own.into_iter().chain(&self.rules).flat_map(|rule| &rule.providers);
+        let providers = own.into_iter().chain(rules.iter()).flat_map(|rule| &rule.providers);
         let key_id = || format!("{}:{}", String::from_utf8_lossy(cipher), String::from_utf8_lossy(name));
         let Some(found @ Provider::Key { cipher, secret, .. }) = providers.into_iter().find(is_it) else {
             return Err(TransformError::UnknownKey { key: key.as_str().to_owned(), key_id: key_id() });
@@ -255,7 +298,8 @@ fn cbc(secret: &[u8], vector: &[u8; CBC_VECTOR_BYTES], direction: Direction, byt
 impl ValueTransformer for Configured {
     fn seal(&self, key: &StoreKey, value: &[u8], sealed: &mut Vec<u8>) -> Result<(), TransformError> {
         let begin = sealed.len();
-        match self.rule(key).map(|rule| rule.providers.first()) {
+        let rules = self.rules.now();
+        match rule_for(&rules, key).map(|rule| rule.providers.first()) {
             None => self.otherwise.seal(key, value, sealed),
             Some(Some(Provider::Identity)) => {
                 sealed.push(FORM_PLAIN);
@@ -281,7 +325,8 @@ impl ValueTransformer for Configured {
             return self.decrypt(key, rest);
         }
         let opened = self.otherwise.open(key, sealed)?;
-        let stale = match self.rule(key) {
+        let rules = self.rules.now();
+        let stale = match rule_for(&rules, key) {
             None => opened.stale,
             Some(rule) => !(sealed.first() == Some(&FORM_PLAIN) && rule.providers.first() == Some(&Provider::Identity)),
         };
@@ -306,9 +351,9 @@ mod tests {
     }
 
     fn configured(rules: Vec<(Vec<Resources>, Vec<Provider>)>) -> Configured {
-        let rules = rules.into_iter().map(|(resources, providers)| Rule { resources, providers }).collect();
+        let rules: Vec<Rule> = rules.into_iter().map(|(resources, providers)| Rule { resources, providers }).collect();
         let own = EncryptionKey::new("own", &[9; KEY_BYTES]).unwrap();
-        Configured::new(rules, Encryption::new(vec![own], ["/registry/secrets/"]))
+        Configured::new(rules.into(), Encryption::new(vec![own], ["/registry/secrets/"]))
     }
 
     fn sealed(with: &Configured, key: &str) -> Vec<u8> {
@@ -325,6 +370,23 @@ mod tests {
 
     fn is_readable(bytes: &[u8]) -> bool {
         bytes.windows(5).any(|window| window == b"horse")
+    }
+
+    #[test]
+    fn what_was_sealed_before_the_rules_changed_is_stale_where_they_would_seal_it_otherwise() {
+        let rule = |resource: &str, name: &str| Rule {
+            resources: vec![Resources::One { resource: resource.to_owned(), group: String::new() }],
+            providers: vec![Provider::Key { cipher: Cipher::AesGcm, name: name.to_owned(), secret: vec![1; 32] }],
+        };
+        let rules = Rules::from(vec![rule("secrets", "old"), rule("configmaps", "same")]);
+        let stale = |resource: &str, revision: u64| rules.make_stale(&StoreKey::new(format!("/registry/{resource}/default/a")), Revision(revision));
+        assert!(!stale("secrets", 5));
+        rules.replace(vec![rule("secrets", "new"), rule("configmaps", "same"), rule("pods", "new")], Revision(10));
+        assert_eq!(["secrets", "configmaps", "pods", "services"].map(|resource| stale(resource, 10)), [true, false, true, false]);
+        assert!(!stale("secrets", 11) && !stale("pods", 11));
+        // Back again: what lies from the first days is as it should be, and what came between is not.
+        rules.replace(vec![rule("secrets", "old"), rule("configmaps", "same")], Revision(20));
+        assert_eq!([5, 15, 25].map(|revision| stale("secrets", revision)), [false, true, false]);
     }
 
     #[test]
