@@ -31,6 +31,11 @@ impl ControllerContext {
         EventRecorder::new(self.client(name), name, None, self.clock.clone())
     }
 
+    /// The same, of a controller whose events upstream calls by another name than its account.
+    pub fn events_as(&self, account: &str, component: &str) -> EventRecorder {
+        EventRecorder::new(self.client(account), component, None, self.clock.clone())
+    }
+
     /// A runner that stops together with the caches.
     pub fn runner(&self) -> Runner {
         Runner::new(self.clock.clone(), self.informers.stopped().clone())

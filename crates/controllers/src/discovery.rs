@@ -64,13 +64,31 @@ impl ServedResource {
 
 /// Asks the API what it serves. Sorted; each resource once.
 pub async fn served_resources(client: &client::Client) -> Result<Vec<ServedResource>, ReconcileError> {
+    discover(client).await.map(|discovered| discovered.resources)
+}
+
+/// What the API serves.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    /// Each resource once, sorted.
+    pub resources: Vec<ServedResource>,
+    /// Groups and versions, as in `metrics.k8s.io/v1beta1`, whose server does not answer: what they serve may have changed.
+    pub stale: Vec<String>,
+}
+
+/// Asks the API what it serves, and of what it is not sure.
+pub async fn discover(client: &client::Client) -> Result<Discovered, ReconcileError> {
     let core = client.discover("/api").await.doing(|| "discover the core API".to_owned())?;
     let groups = client.discover("/apis").await.doing(|| "discover the API groups".to_owned())?;
     let mut found: Vec<ServedResource> = Vec::new();
+    let mut stale = Vec::new();
     for group in core.items.into_iter().chain(groups.items) {
         let name = group.metadata.and_then(|metadata| metadata.name).unwrap_or_default();
         for version in group.versions {
             let version_name = version.version.unwrap_or_default();
+            if version.freshness.as_deref() == Some("Stale") {
+                stale.push(format!("{name}/{version_name}"));
+            }
             for resource in version.resources {
                 let plural = resource.resource.unwrap_or_default();
                 // Versions come by preference: the first that has the resource counts.
@@ -89,5 +107,6 @@ pub async fn served_resources(client: &client::Client) -> Result<Vec<ServedResou
         }
     }
     found.sort();
-    Ok(found)
+    stale.sort();
+    Ok(Discovered { resources: found, stale })
 }

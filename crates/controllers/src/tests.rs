@@ -4,7 +4,7 @@ use super::*;
 use client::fake::FakeApi;
 use client::{Api, Informers, Patch, PatchParams, PostParams, SystemClock};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ fn play_node(fake: &FakeApi, context: &ControllerContext) {
     let mut pods = context.informers.of::<Pod>().subscribe();
     let client = fake.client();
     tokio::spawn(async move {
+        let node: Node = serde_json::from_value(json!({ "metadata": { "name": "here" } })).unwrap();
+        Api::all(client.clone()).create(&PostParams::default(), &node).await.unwrap();
         let mut number = 0;
         while let Some(change) = pods.recv().await {
             let (Some(pod), None) = (change.new, change.old) else { continue };
@@ -35,6 +37,8 @@ fn play_node(fake: &FakeApi, context: &ControllerContext) {
                 "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
             } });
             let api = Api::<Pod>::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());
+            let bound = json!({ "spec": { "nodeName": "here" } });
+            let _ = api.patch(pod.metadata.name.as_deref().unwrap(), &PatchParams::default(), &Patch::Merge(bound)).await;
             let _ = api.patch_status(pod.metadata.name.as_deref().unwrap(), &PatchParams::default(), &Patch::Merge(status)).await;
         }
     });

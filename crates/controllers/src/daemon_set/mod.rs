@@ -45,7 +45,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         pods,
         revisions: Revisions::new(context, CONTROLLER),
         failures: plan::Failures::new(context.clock.clone()),
-        events: context.events(CONTROLLER),
+        events: context.events_as(CONTROLLER, "daemonset-controller"),
         clock: context.clock.clone(),
     };
     runner.start(controller, 2);

@@ -30,7 +30,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         budgets: context.informers.of(),
         pods: context.informers.of(),
         scales: Scales::new(context),
-        events: context.events(CONTROLLER),
+        events: context.events_as(CONTROLLER, "controllermanager"),
         clock: context.clock.clone(),
     };
     let stale = stale::StaleConditions { client: controller.client.clone(), pods: controller.pods.clone(), clock: controller.clock.clone() };

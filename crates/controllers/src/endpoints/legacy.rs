@@ -1,22 +1,20 @@
 //! The Endpoints object of a Service that selects pods, for clients that do not know EndpointSlices.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Api, DeleteParams, Informer, ObjectKey, PostParams};
+use client::{Api, DeleteParams, EventRecorder, EventType, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::backends::{self, BackendPort};
-use super::{inherited_labels, services_of_pods};
+use super::trigger_times::{LAST_CHANGE, TriggerTimes, note};
+use super::{inherited_labels, services_of_pods, subsets};
 use crate::{ControllerContext, pods};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-/// Most addresses; further ones are cut off. Source: Kubernetes 1.36, `maxCapacity`.
-const CAPACITY: usize = 1000;
 
 /// Keeps the Endpoints.
 pub(super) struct EndpointsController {
@@ -24,6 +22,8 @@ pub(super) struct EndpointsController {
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+    trigger_times: TriggerTimes,
+    events: EventRecorder,
 }
 
 impl EndpointsController {
@@ -33,6 +33,8 @@ impl EndpointsController {
             services: context.informers.of(),
             pods: context.informers.of(),
             endpoints: context.informers.of(),
+            trigger_times: TriggerTimes::default(),
+            events: context.events("endpoint-controller"),
         }
     }
 }
@@ -57,6 +59,7 @@ impl Reconciler for EndpointsController {
         let api = Api::<Endpoints>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
         let existing = self.endpoints.get(key);
         let Some(service) = self.services.get(key) else {
+            self.trigger_times.forget(key);
             if existing.is_some() {
                 match api.delete(&key.name, &DeleteParams::default()).await {
                     Err(error) if client::is_not_found(&error) => {}
@@ -70,20 +73,41 @@ impl Reconciler for EndpointsController {
         }
         let pods: Vec<_> =
             self.pods.list_in(key.namespace.as_deref().unwrap_or_default()).into_iter().filter(|pod| backends::selects(&service, pod)).collect();
-        let wanted = endpoints(&service, &pods, existing.as_deref());
+        let since = self.trigger_times.of(key, &service, &pods);
+        let mut wanted = endpoints(&service, &pods, existing.as_deref());
+        if existing.as_ref().is_some_and(|existing| same(existing, &wanted)) {
+            return Ok(Outcome::Settled);
+        }
+        note(&mut wanted.metadata.annotations, since);
         let result = match &existing {
-            Some(existing) if same(existing, &wanted) => return Ok(Outcome::Settled),
             Some(_) => api.replace(&key.name, &PostParams::default(), &wanted).await,
             None => api.create(&PostParams::default(), &wanted).await,
         };
+        if let Err(error) = &result
+            && !client::is_conflict(error)
+            && !crate::namespace_is_terminating(error)
+        {
+            let message = crate::api_message(error);
+            let (reason, message) = match &existing {
+                Some(_) => ("FailedToUpdateEndpoint", format!("Failed to update endpoint {key}: {message}")),
+                None => ("FailedToCreateEndpoint", format!("Failed to create endpoint for service {key}: {message}")),
+            };
+            self.events.record(&wanted, EventType::Warning, reason, message);
+        }
         crate::unless_namespace_terminates(result.map(|_| Outcome::Settled).doing(|| format!("write endpoints {key}")))
     }
 }
 
+/// Whether there is nothing to write. Since when it is so may differ.
 fn same(one: &Endpoints, other: &Endpoints) -> bool {
+    let annotations = |endpoints: &Endpoints| {
+        let mut all = endpoints.metadata.annotations.clone().unwrap_or_default();
+        all.remove(LAST_CHANGE);
+        all
+    };
     one.subsets.as_deref().unwrap_or_default() == other.subsets.as_deref().unwrap_or_default()
         && one.metadata.labels == other.metadata.labels
-        && one.metadata.annotations.clone().unwrap_or_default() == other.metadata.annotations.clone().unwrap_or_default()
+        && annotations(one) == annotations(other)
 }
 
 /// What a Service's Endpoints should be. Each set of ports is a subset, with ready addresses apart from the others.
@@ -91,19 +115,12 @@ fn endpoints(service: &Service, pods: &[Arc<Pod>], existing: Option<&Endpoints>)
     let ipv6 = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first()).is_some_and(|family| family == "IPv6");
     let headless_without_ports = backends::is_headless(service) && service.spec.as_ref().is_some_and(|spec| spec.ports.as_ref().is_none_or(Vec::is_empty));
     let published = backends::publishes_not_ready(service);
-    let mut by_ports: BTreeMap<Vec<BackendPort>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
-    let mut count = 0;
-    let mut over_capacity = false;
+    let mut subsets = Vec::new();
     for pod in pods.iter().filter(|pod| backends::can_serve(pod) && (published || !pods::is_terminating(pod))) {
         let Some(address) = backends::addresses(pod, ipv6).into_iter().next() else { continue };
-        let ports = backends::ports(service, pod);
+        let ports: Vec<_> = backends::ports(service, pod).into_iter().map(endpoint_port).collect();
         if ports.is_empty() && !headless_without_ports {
             continue;
-        }
-        count += 1;
-        if count > CAPACITY {
-            over_capacity = true;
-            break;
         }
         let address = EndpointAddress {
             ip: address,
@@ -111,19 +128,11 @@ fn endpoints(service: &Service, pods: &[Arc<Pod>], existing: Option<&Endpoints>)
             node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             target_ref: Some(backends::reference(pod)),
         };
-        let (ready, not_ready) = by_ports.entry(ports).or_default();
-        if published || pods::is_ready(pod) { ready.push(address) } else { not_ready.push(address) }
+        let (addresses, not_ready_addresses) = if published || pods::is_ready(pod) { (Some(vec![address]), None) } else { (None, Some(vec![address])) };
+        subsets.push(EndpointSubset { addresses, not_ready_addresses, ports: Some(ports) });
     }
-    let subset = |(ports, (mut ready, mut not_ready)): (Vec<BackendPort>, (Vec<EndpointAddress>, Vec<EndpointAddress>))| {
-        ready.sort_by(|one, other| one.ip.cmp(&other.ip));
-        not_ready.sort_by(|one, other| one.ip.cmp(&other.ip));
-        EndpointSubset {
-            addresses: Some(ready).filter(|addresses| !addresses.is_empty()),
-            not_ready_addresses: Some(not_ready).filter(|addresses| !addresses.is_empty()),
-            ports: Some(ports.into_iter().map(endpoint_port).collect()).filter(|ports: &Vec<_>| !ports.is_empty()),
-        }
-    };
-    let subsets: Vec<_> = by_ports.into_iter().map(subset).collect();
+    let mut subsets = subsets::repack(&subsets);
+    let over_capacity = subsets::truncate(&mut subsets);
     let mut labels = inherited_labels(service);
     labels.insert(MANAGED_BY.to_owned(), "endpoint-controller".to_owned());
     let base = existing.map(|existing| existing.metadata.clone()).unwrap_or_else(|| ObjectMeta {

@@ -1,6 +1,7 @@
 //! Which pods stand behind a Service: as EndpointSlices, which everything here reads, and as the older Endpoints.
 //!
-//! [`backends`] finds the pods and their ports, [`pack`] fits endpoints into slices with few changes, [`slices`], [`legacy`] and
+//! [`backends`] finds the pods and their ports, [`pack`] fits endpoints into slices with few changes, [`topology`] says for which zone
+//! each is meant, [`trigger_times`] since when it should have been so; [`slices`], [`legacy`] and
 //! [`mirror`] are the three controllers: slices from pods, Endpoints from pods, slices from Endpoints somebody else wrote.
 
 mod backends;
@@ -8,6 +9,9 @@ mod legacy;
 mod mirror;
 mod pack;
 mod slices;
+mod subsets;
+mod topology;
+mod trigger_times;
 
 use client::{Informer, ObjectKey};
 use controller::{Change, Runner, Trigger};

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Most endpoints in a slice. Source: Kubernetes 1.36, `--max-endpoints-per-slice`.
-const LARGEST_SLICE: usize = 100;
+pub(super) const LARGEST_SLICE: usize = 100;
 
 /// Endpoints that may share a slice.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +41,8 @@ pub(super) struct Changes {
     pub delete: Vec<Arc<EndpointSlice>>,
 }
 
-/// Compares the slices there are with the endpoints wanted.
-pub(super) fn pack(existing: &[Arc<EndpointSlice>], wanted: Vec<Group>, frame: &Frame) -> Changes {
+/// Compares the slices there are with the endpoints wanted, of which a slice holds at most `largest`.
+pub(super) fn pack(existing: &[Arc<EndpointSlice>], wanted: Vec<Group>, frame: &Frame, largest: usize) -> Changes {
     let mut changes = Changes::default();
     let mut unused: Vec<Arc<EndpointSlice>> = Vec::new();
     let mut by_group: Vec<Vec<Arc<EndpointSlice>>> = wanted.iter().map(|_| Vec::new()).collect();
@@ -54,7 +54,7 @@ pub(super) fn pack(existing: &[Arc<EndpointSlice>], wanted: Vec<Group>, frame: &
         }
     }
     for (group, slices) in wanted.into_iter().zip(by_group) {
-        pack_group(group, slices, frame, &mut changes, &mut unused);
+        pack_group(group, slices, frame, largest, &mut changes, &mut unused);
     }
     // A slice of no group becomes one that would have to be created: a change is cheaper than a removal and a creation.
     for new in std::mem::take(&mut changes.create) {
@@ -71,7 +71,7 @@ pub(super) fn pack(existing: &[Arc<EndpointSlice>], wanted: Vec<Group>, frame: &
 }
 
 /// Packs the endpoints of one group. Slices that end up empty go to `unused`.
-fn pack_group(group: Group, slices: Vec<Arc<EndpointSlice>>, frame: &Frame, changes: &mut Changes, unused: &mut Vec<Arc<EndpointSlice>>) {
+fn pack_group(group: Group, slices: Vec<Arc<EndpointSlice>>, frame: &Frame, largest: usize, changes: &mut Changes, unused: &mut Vec<Arc<EndpointSlice>>) {
     let is_placeholder = group.endpoints.is_empty();
     let mut wanted: BTreeMap<String, Endpoint> = group.endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
     let mut packed: Vec<(Arc<EndpointSlice>, Vec<Endpoint>)> = Vec::new();
@@ -83,7 +83,7 @@ fn pack_group(group: Group, slices: Vec<Arc<EndpointSlice>>, frame: &Frame, chan
     packed.sort_by_key(|(slice, kept)| (slice.endpoints.as_deref().unwrap_or_default() == kept.as_slice(), slice.metadata.name.clone()));
     let mut waiting = wanted.into_values();
     for (_, kept) in &mut packed {
-        let room = LARGEST_SLICE.saturating_sub(kept.len());
+        let room = largest.saturating_sub(kept.len());
         kept.extend(waiting.by_ref().take(room));
     }
     let mut has_slice = false;
@@ -106,7 +106,7 @@ fn pack_group(group: Group, slices: Vec<Arc<EndpointSlice>>, frame: &Frame, chan
     let mut rest: Vec<Endpoint> = waiting.collect();
     while !rest.is_empty() || is_placeholder && !has_slice {
         has_slice = true;
-        let later = rest.split_off(rest.len().min(LARGEST_SLICE));
+        let later = rest.split_off(rest.len().min(largest));
         changes.create.push(EndpointSlice {
             metadata: metadata(frame, None),
             address_type: group.address_type.clone(),
@@ -118,7 +118,7 @@ fn pack_group(group: Group, slices: Vec<Arc<EndpointSlice>>, frame: &Frame, chan
 }
 
 /// What makes an endpoint the same one, however its conditions change.
-fn identity(endpoint: &Endpoint) -> String {
+pub(super) fn identity(endpoint: &Endpoint) -> String {
     let uid = endpoint.target_ref.as_ref().and_then(|reference| reference.uid.as_deref()).unwrap_or_default();
     format!("{uid} {}", endpoint.addresses.join(","))
 }
@@ -175,36 +175,36 @@ mod tests {
 
     #[test]
     fn slices_are_filled_one_after_another_and_stay_as_they_are() {
-        let first = pack(&[], vec![group(0..250)], &frame());
+        let first = pack(&[], vec![group(0..250)], &frame(), LARGEST_SLICE);
         assert_eq!(sizes(&first.create), [100, 100, 50]);
         let existing = created(first.create);
-        assert_eq!(pack(&existing, vec![group(0..250)], &frame()), Changes::default());
-        let more = pack(&existing, vec![group(0..251)], &frame());
+        assert_eq!(pack(&existing, vec![group(0..250)], &frame(), LARGEST_SLICE), Changes::default());
+        let more = pack(&existing, vec![group(0..251)], &frame(), LARGEST_SLICE);
         assert_eq!((sizes(&more.update), more.create.len(), more.delete.len()), (vec![51], 0, 0));
         // One goes and one comes: one slice changes.
-        let swapped = pack(&existing, vec![group(1..251)], &frame());
+        let swapped = pack(&existing, vec![group(1..251)], &frame(), LARGEST_SLICE);
         assert_eq!((sizes(&swapped.update), swapped.create.len(), swapped.delete.len()), (vec![100], 0, 0));
     }
 
     #[test]
     fn a_service_without_endpoints_keeps_one_empty_slice() {
         let empty = Group { ports: None, ..group(0..0) };
-        let first = pack(&[], vec![empty.clone()], &frame());
+        let first = pack(&[], vec![empty.clone()], &frame(), LARGEST_SLICE);
         assert_eq!(sizes(&first.create), [0]);
         let existing = created(first.create);
-        assert_eq!(pack(&existing, vec![empty.clone()], &frame()), Changes::default());
-        let filled = pack(&existing, vec![group(0..3)], &frame());
+        assert_eq!(pack(&existing, vec![empty.clone()], &frame(), LARGEST_SLICE), Changes::default());
+        let filled = pack(&existing, vec![group(0..3)], &frame(), LARGEST_SLICE);
         assert_eq!((sizes(&filled.update), filled.create.len(), filled.delete.len()), (vec![3], 0, 0), "the empty one is used");
-        let emptied = pack(&created(filled.update), vec![empty], &frame());
+        let emptied = pack(&created(filled.update), vec![empty], &frame(), LARGEST_SLICE);
         assert_eq!((sizes(&emptied.update), emptied.delete.len()), (vec![0], 0));
     }
 
     #[test]
     fn surplus_slices_are_removed() {
-        let existing = created(pack(&[], vec![group(0..250)], &frame()).create);
+        let existing = created(pack(&[], vec![group(0..250)], &frame(), LARGEST_SLICE).create);
         let left = Group { endpoints: existing[0].endpoints.clone().unwrap(), ..group(0..0) };
-        let fewer = pack(&existing, vec![left], &frame());
+        let fewer = pack(&existing, vec![left], &frame(), LARGEST_SLICE);
         assert_eq!((fewer.update.len(), fewer.delete.len()), (0, 2));
-        assert_eq!(pack(&existing, Vec::new(), &frame()).delete.len(), 3);
+        assert_eq!(pack(&existing, Vec::new(), &frame(), LARGEST_SLICE).delete.len(), 3);
     }
 }

@@ -1,7 +1,8 @@
 //! EndpointSlices of a Service that selects pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams};
@@ -9,14 +10,18 @@ use controller::ownership::controller_reference;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone};
+use parking_lot::Mutex;
 
 use super::backends::{self, BackendPort};
-use super::pack::{Changes, Frame, Group, MANAGED_BY, SERVICE_NAME, pack};
+use super::pack::{Changes, Frame, Group, LARGEST_SLICE, MANAGED_BY, SERVICE_NAME, pack};
+use super::topology::{self, ZONE};
+use super::trigger_times::{TriggerTimes, note};
 use super::{inherited_labels, service_of_slice, services_of_pods};
 use crate::{ControllerContext, pods};
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// How soon pods are looked at again whose node is not known. Source: Kubernetes 1.36, `defaultSyncBackOff`.
+const UNKNOWN_NODE_WAIT: Duration = Duration::from_secs(1);
 
 /// Keeps the slices.
 pub(super) struct SliceController {
@@ -25,6 +30,9 @@ pub(super) struct SliceController {
     nodes: Informer<Node>,
     slices: SliceWriter,
     events: EventRecorder,
+    trigger_times: TriggerTimes,
+    /// The Services with hints by the CPUs of zones: told of when that begins and when it ends.
+    hinted: Mutex<BTreeSet<ObjectKey>>,
 }
 
 impl SliceController {
@@ -34,13 +42,53 @@ impl SliceController {
             pods: context.informers.of(),
             nodes: context.informers.of(),
             slices: SliceWriter::new(context, "endpointslice-controller", MANAGER),
-            events: context.events("endpointslice-controller"),
+            events: context.events_as("endpointslice-controller", "endpoint-slice-controller"),
+            trigger_times: TriggerTimes::default(),
+            hinted: Mutex::default(),
         }
     }
 
     fn zone(&self, node: Option<&str>) -> Option<String> {
-        self.nodes.get(&ObjectKey::cluster(node?))?.metadata.labels.as_ref()?.get(ZONE).cloned()
+        self.nodes.get(&ObjectKey::cluster(node?))?.metadata.labels.as_ref()?.get(ZONE).filter(|zone| !zone.is_empty()).cloned()
     }
+
+    /// Hints by the CPUs of zones, where the Service asks for them, and what the Service is told of them.
+    fn distribute(&self, key: &ObjectKey, service: &Service, changes: &mut Changes, existing: &[Arc<EndpointSlice>]) {
+        let tell = |kind, reason: &str, message: &str, family: &str| self.events.record(service, kind, reason, format!("{message}, addressType: {family}"));
+        let mut hinted = self.hinted.lock();
+        for family in families(service) {
+            if !topology::is_asked_for(service) {
+                if hinted.remove(key) {
+                    tell(EventType::Warning, "TopologyAwareHintsDisabled", topology::DISABLED, &family);
+                }
+                continue;
+            }
+            let shares = topology::shares(&self.nodes.list());
+            match topology::distribute(changes, existing, &family, shares.as_ref()) {
+                Ok(_) => {
+                    if hinted.insert(key.clone()) {
+                        tell(EventType::Normal, "TopologyAwareHintsEnabled", topology::ENABLED, &family);
+                    }
+                }
+                Err(why) => {
+                    hinted.remove(key);
+                    tell(EventType::Warning, "TopologyAwareHintsDisabled", &why, &family);
+                }
+            }
+        }
+    }
+}
+
+/// Wakes the Services that want hints by the CPUs of zones, when those change.
+fn hinted_services(nodes: &Informer<Node>, services: &Informer<Service>) -> Trigger {
+    let services = services.clone();
+    Trigger::on(nodes, move |change| {
+        let counted = |node: &Option<Arc<Node>>| node.as_ref().and_then(|node| topology::counted(node).map(|(zone, cpu)| (zone.map(str::to_owned), cpu)));
+        if counted(&change.old) == counted(&change.new) {
+            return Vec::new();
+        }
+        services.list().iter().filter(|service| topology::is_asked_for(service)).map(|service| client::key_of(&**service)).collect()
+    })
 }
 
 #[async_trait]
@@ -54,7 +102,7 @@ impl Reconciler for SliceController {
             Trigger::itself(&self.services),
             services_of_pods(&self.pods, &self.services),
             self.slices.trigger(),
-            Trigger::reads(&self.nodes),
+            hinted_services(&self.nodes, &self.services),
         ]
     }
 
@@ -62,6 +110,8 @@ impl Reconciler for SliceController {
         let Some(service) = self.services.get(key).filter(|service| service.metadata.deletion_timestamp.is_none()) else {
             // The garbage collector removes what a Service leaves behind.
             self.slices.writes.forget(key);
+            self.trigger_times.forget(key);
+            self.hinted.lock().remove(key);
             return Ok(Outcome::Settled);
         };
         if !self.slices.writes.are_visible(key) {
@@ -72,8 +122,18 @@ impl Reconciler for SliceController {
             return Ok(Outcome::Settled);
         }
         let namespace = key.namespace.as_deref().unwrap_or_default();
-        let pods: Vec<_> = self.pods.list_in(namespace).into_iter().filter(|pod| backends::selects(&service, pod)).collect();
-        let wanted = groups(&service, &pods, |node| self.zone(node));
+        let mut pods: Vec<_> = self.pods.list_in(namespace).into_iter().filter(|pod| backends::selects(&service, pod)).collect();
+        // Asked each time, so that what needs no write counts as seen.
+        let since = self.trigger_times.of(key, &service, &pods);
+        let mut lost = Vec::new();
+        if !backends::publishes_not_ready(&service) {
+            let is_known = |pod: &Arc<Pod>| !backends::can_serve(pod) || self.nodes.get(&ObjectKey::cluster(pods::node_name(pod))).is_some();
+            (pods, lost) = pods.into_iter().partition(is_known);
+        }
+        let mut wanted = groups(&service, &pods, |node| self.zone(node));
+        if topology::is_asked_for(&service) {
+            topology::carry_over(&existing, &mut wanted);
+        }
         let mut labels = inherited_labels(&service);
         labels.insert(SERVICE_NAME.to_owned(), key.name.to_string());
         labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
@@ -84,7 +144,12 @@ impl Reconciler for SliceController {
             annotations: None,
             owner: controller_reference(&*service),
         };
-        let result = self.slices.apply(key, pack(&existing, wanted, &frame)).await;
+        let mut changes = pack(&existing, wanted, &frame, LARGEST_SLICE);
+        self.distribute(key, &service, &mut changes, &existing);
+        for slice in changes.create.iter_mut().chain(&mut changes.update) {
+            note(&mut slice.metadata.annotations, since);
+        }
+        let result = self.slices.apply(key, changes).await;
         if let Err(ReconcileError::Api { source, .. }) = &result
             && !client::is_conflict(source)
             && !crate::namespace_is_terminating(source)
@@ -92,15 +157,26 @@ impl Reconciler for SliceController {
             let message = format!("Error updating Endpoint Slices for Service {key}: {}", crate::api_message(source));
             self.events.record(&*service, EventType::Warning, "FailedToUpdateEndpointSlices", message);
         }
-        crate::unless_namespace_terminates(result)
+        let outcome = crate::unless_namespace_terminates(result)?;
+        let Some(pod) = lost.first() else { return Ok(outcome) };
+        // The pod is not served to anybody while nobody knows where it is; soon it is removed, or its node is known.
+        let (pod, node) = (pod.metadata.name.as_deref().unwrap_or_default(), pods::node_name(pod));
+        let why = format!("skipping Pod {pod} for Service {key}: Node {node} Not Found");
+        self.events.record(&*service, EventType::Warning, "FailedToUpdateEndpointSlices", format!("Error updating Endpoint Slices for Service {key}: {why}"));
+        Ok(Outcome::CheckAgainIn(UNKNOWN_NODE_WAIT))
     }
+}
+
+/// The families of addresses a Service has.
+fn families(service: &Service) -> Vec<String> {
+    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).filter(|families| !families.is_empty());
+    families.unwrap_or_else(|| vec!["IPv4".to_owned()])
 }
 
 /// The endpoints a Service should have, those with the same ports together.
 fn groups(service: &Service, pods: &[Arc<Pod>], zone: impl Fn(Option<&str>) -> Option<String>) -> Vec<Group> {
-    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).filter(|families| !families.is_empty());
     let mut all = Vec::new();
-    for family in families.unwrap_or_else(|| vec!["IPv4".to_owned()]) {
+    for family in families(service) {
         let mut by_ports: BTreeMap<Vec<BackendPort>, Vec<Endpoint>> = BTreeMap::new();
         for pod in pods.iter().filter(|pod| backends::can_serve(pod)) {
             let addresses = backends::addresses(pod, family == "IPv6");
@@ -151,6 +227,9 @@ fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>, zone: &impl Fn
 /// For whom an endpoint is meant first, where the Service wants its traffic to stay near.
 /// Source: Kubernetes 1.36, `trafficdist.ReconcileHints`.
 fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    if topology::is_asked_for(service) {
+        return None;
+    }
     let by_node = match service.spec.as_ref()?.traffic_distribution.as_deref()? {
         "PreferClose" | "PreferSameZone" => false,
         "PreferSameNode" => true,

@@ -18,7 +18,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         client: context.client(CONTROLLER),
         pods: context.informers.of(),
         claims: context.informers.of(),
-        events: context.events(CONTROLLER),
+        events: context.events_as(CONTROLLER, "ephemeral_volume"),
     };
     runner.start(controller, 3);
 }

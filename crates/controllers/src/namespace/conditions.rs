@@ -32,9 +32,11 @@ pub(super) fn status(namespace: &Namespace, remaining: &Remaining, now: Timestam
             last_transition_time: since.or(Some(Time(now))),
         });
     };
-    set("NamespaceDeletionDiscoveryFailure", None, ("ResourcesDiscovered", "All resources successfully discovered"));
+    let undiscovered = remaining.discovery_failure.clone().map(|why| ("DiscoveryFailed", why));
+    set("NamespaceDeletionDiscoveryFailure", undiscovered, ("ResourcesDiscovered", "All resources successfully discovered"));
     set("NamespaceDeletionGroupVersionParsingFailure", None, ("ParsedGroupVersions", "All legacy kube types successfully parsed"));
-    let failures = &remaining.failures;
+    let mut failures = remaining.failures.clone();
+    failures.sort();
     let failed = || format!("Failed to delete all resource types, {} remaining: {}", failures.len(), failures.join(", "));
     set(
         "NamespaceDeletionContentFailure",

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde::Deserialize;
 
 use crate::ControllerContext;
-use crate::discovery::{ServedResource, served_resources};
+use crate::discovery::{Discovered, ServedResource, discover};
 use crate::content::Content;
 
 const FINALIZER: &str = "kubernetes";
@@ -51,6 +51,16 @@ struct Remaining {
     finalizers: BTreeMap<String, usize>,
     /// What could not be deleted, and why.
     failures: Vec<String>,
+    /// Why it is not known what else there may be.
+    discovery_failure: Option<String>,
+}
+
+/// What upstream says of groups whose server does not answer.
+/// Source: Kubernetes 1.36, `k8s.io/client-go/discovery`, `ErrGroupDiscoveryFailed` and `StaleGroupVersionError`.
+fn discovery_failure(stale: &[String]) -> Option<String> {
+    let each: Vec<String> = stale.iter().map(|group| format!("{group}: stale GroupVersion discovery: {group}")).collect();
+    (!stale.is_empty())
+        .then(|| format!("Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}", stale.len(), each.join(", ")))
 }
 
 #[derive(Deserialize)]
@@ -168,8 +178,20 @@ impl Reconciler for NamespaceController {
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             return Ok(Outcome::Settled);
         }
-        let resources = served_resources(&self.client).await?;
-        let remaining = self.empty_all(&key.name, resources).await;
+        // What is known is emptied although it may not be all; the namespace stays until all is known.
+        let (known, failure) = match discover(&self.client).await {
+            Ok(discovered) => {
+                let failure = discovery_failure(&discovered.stale);
+                (discovered, failure)
+            }
+            Err(error) => (Discovered::default(), Some(error.to_string())),
+        };
+        let mut remaining = Remaining::default();
+        if failure.is_none() || !known.resources.is_empty() {
+            let is_fresh = |resource: &ServedResource| !known.stale.contains(&resource.api_version());
+            remaining = self.empty_all(&key.name, known.resources.iter().filter(|resource| is_fresh(resource)).cloned().collect()).await;
+        }
+        remaining.discovery_failure = failure;
         let api = Api::<Namespace>::all(self.client.clone());
         let mut current = (*namespace).clone();
         let status = conditions::status(&namespace, &remaining, self.clock.now());
@@ -183,6 +205,9 @@ impl Reconciler for NamespaceController {
         }
         if !remaining.failures.is_empty() {
             return Err(ReconcileError::Unusable(format!("namespace {key} cannot be emptied: {}", remaining.failures.join("; "))));
+        }
+        if let Some(failure) = remaining.discovery_failure {
+            return Err(ReconcileError::Unusable(format!("namespace {key} may hold more: {failure}")));
         }
         if !remaining.objects.is_empty() {
             return Ok(Outcome::CheckAgainIn(LOOK_AGAIN));

@@ -34,7 +34,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, cluster_cidrs: &[Stri
         nodes: context.informers.of(),
         ranges,
         given: Mutex::default(),
-        events: context.events(CONTROLLER),
+        events: context.events_as(CONTROLLER, "cidrAllocator"),
     };
     runner.start(controller, 1);
 }

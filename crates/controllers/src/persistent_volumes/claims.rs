@@ -67,7 +67,7 @@ impl Claims {
             classes: context.informers.of(),
             pods_by_claim: pods_by_claim(&pods),
             pods,
-            events: context.events(CONTROLLER),
+            events: context.events_as(CONTROLLER, "persistentvolume-controller"),
             clock: context.clock.clone(),
         }
     }

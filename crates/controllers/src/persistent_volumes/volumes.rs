@@ -28,7 +28,7 @@ impl Volumes {
             writes: Writes::new(volumes.clone(), context.clock.clone()),
             volumes,
             claims: context.informers.of(),
-            events: context.events(CONTROLLER),
+            events: context.events_as(CONTROLLER, "persistentvolume-controller"),
             clock: context.clock.clone(),
         }
     }

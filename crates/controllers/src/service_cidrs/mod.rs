@@ -32,7 +32,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         client: context.client(CONTROLLER),
         ranges: context.informers.of(),
         addresses: context.informers.selected(selection),
-        events: context.events(CONTROLLER),
+        events: context.events_as(CONTROLLER, "service-cidr-controller"),
         clock: context.clock.clone(),
     };
     runner.start(controller, 1);
