@@ -113,7 +113,7 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
         mounts,
         devices: Vec::new(),
         security,
-        resources: resources::container_limits(container),
+        resources: resources::container_limits(pod, container),
         oom_score_adjust: qos::oom_score_adjust(pod, container, context.machine.memory_bytes),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),

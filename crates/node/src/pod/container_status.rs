@@ -19,6 +19,8 @@ use super::{Role, annotations, init_containers, plan::{LaunchFailure, ProbeState
 pub struct Sources<'a> {
     /// The pod, with the status the API has.
     pub pod: &'a Pod,
+    /// The pod with what it was granted.
+    pub granted: &'a Pod,
     /// Its containers in the runtime.
     pub containers: &'a [Observed],
     /// What the probes say.
@@ -62,7 +64,7 @@ pub fn container_status(sources: &Sources<'_>, role: Role, container: &Container
     let has_resources = |resources: &ResourceRequirements| newest.is_some() && (resources.requests.is_some() || resources.limits.is_some());
     let granted = container.resources.clone().filter(has_resources);
     let shown = match newest.filter(|newest| role != Role::Ephemeral && matches!(newest.state, Life::Running { .. })) {
-        Some(newest) => Some(shown_resources(container, &newest.spec.resources)).filter(has_resources),
+        Some(newest) => Some(shown_resources(sources.granted, container, &newest.spec.resources)).filter(has_resources),
         None => granted.clone(),
     };
     ContainerStatus {

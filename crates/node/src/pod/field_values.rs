@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
-use super::{find_container, resources::container_request, spec, uses_host_network};
-use crate::quantity::{Amount, amount_of};
+use super::{find_container, resources::{container_limit, container_request}, spec, uses_host_network};
+use crate::quantity::Amount;
 
 /// What the node adds to what the pod says of itself.
 #[derive(Debug, Clone, Default)]
@@ -92,12 +92,7 @@ pub fn resource_value(pod: &Pod, own: Option<&Container>, selector: &ResourceFie
         _ => Amount::default(),
     };
     let amount = match kind {
-        "limits" => container
-            .resources
-            .as_ref()
-            .and_then(|resources| amount_of(resources.limits.as_ref(), resource))
-            .filter(|amount| !amount.is_zero())
-            .unwrap_or(allocatable),
+        "limits" => container_limit(pod, container, resource).unwrap_or(allocatable),
         "requests" => container_request(container, resource),
         _ => return None,
     };
@@ -127,5 +122,9 @@ mod tests {
         assert_eq!(resource_value(&pod, Some(own), &select("limits.cpu", "1m"), &facts).as_deref(), Some("1500"));
         assert_eq!(resource_value(&pod, Some(own), &select("limits.memory", "1Mi"), &facts).as_deref(), Some("1024"));
         assert_eq!(resource_value(&pod, Some(own), &select("requests.memory", "1"), &facts).as_deref(), Some("0"));
+        let mut whole = pod.clone();
+        whole.spec.as_mut().unwrap().resources = serde_json::from_value(json!({ "limits": { "cpu": "4", "memory": "64Mi" } })).unwrap();
+        assert_eq!(resource_value(&whole, Some(own), &select("limits.cpu", "0"), &facts).as_deref(), Some("2"));
+        assert_eq!(resource_value(&whole, Some(own), &select("limits.memory", "1Mi"), &facts).as_deref(), Some("64"));
     }
 }

@@ -76,7 +76,7 @@ pub fn changes(granted: &Pod, sandbox: Option<(&SandboxId, &ResourceLimits)>, ob
         if running.sandbox != *sandbox || !matches!(running.state, ContainerState::Running { .. }) {
             continue;
         }
-        let (wanted, has) = (resources::container_limits(&container), &running.spec.resources);
+        let (wanted, has) = (resources::container_limits(granted, &container), &running.spec.resources);
         let differing = differing(&wanted, has);
         if differing.iter().any(|resource| restarts_for(&container, resource)) {
             changes.restarts.push(running.id.clone());
@@ -186,9 +186,9 @@ impl Resize {
 
 /// What a running container has, in the API's terms: what was granted, but for what it has not yet been given.
 #[must_use]
-pub fn shown_resources(granted: &Container, has: &ResourceLimits) -> ResourceRequirements {
+pub fn shown_resources(pod: &Pod, granted: &Container, has: &ResourceLimits) -> ResourceRequirements {
     let mut shown = granted.resources.clone().unwrap_or_default();
-    let wanted = resources::container_limits(granted);
+    let wanted = resources::container_limits(pod, granted);
     let mut set = |list: fn(&mut ResourceRequirements) -> &mut Option<BTreeMap<String, Quantity>>, name: &str, amount: Option<Amount>| {
         let list = list(&mut shown);
         match amount {
@@ -256,7 +256,7 @@ mod tests {
         let sandbox = SandboxId("s1".to_owned());
         let limits = resources::pod_limits(&before);
         let mut running = status("s1", "c", 0, ContainerState::Running { started_at: jiff::Timestamp::UNIX_EPOCH, pid: 1 });
-        running.spec.resources = resources::container_limits(&before.spec.as_ref().unwrap().containers[0]);
+        running.spec.resources = resources::container_limits(&before, &before.spec.as_ref().unwrap().containers[0]);
         changes(&after, Some((&sandbox, &limits)), &[running])
     }
 
@@ -287,11 +287,13 @@ mod tests {
 
     #[test]
     fn the_status_shows_what_a_container_has_not_what_it_will_have() {
-        let before = resources::container_limits(&pod(amounts("500m", "1Gi"), json!([])).spec.unwrap().containers[0]);
-        let granted = pod(amounts("1", "2Gi"), json!([])).spec.unwrap().containers.remove(0);
-        let shown = shown_resources(&granted, &before);
+        let of_first = |pod: &Pod| resources::container_limits(pod, &pod.spec.as_ref().unwrap().containers[0]);
+        let before = of_first(&pod(amounts("500m", "1Gi"), json!([])));
+        let after = pod(amounts("1", "2Gi"), json!([]));
+        let granted = &after.spec.as_ref().unwrap().containers[0];
+        let shown = shown_resources(&after, granted, &before);
         let of = |list: Option<BTreeMap<String, Quantity>>| list.unwrap().into_values().map(|amount| amount.0).collect::<Vec<_>>();
         assert_eq!((of(shown.requests), of(shown.limits)), (vec!["500m".to_owned(), "1073741824".to_owned()], vec!["500m".to_owned(), "1073741824".to_owned()]));
-        assert_eq!(Some(shown_resources(&granted, &resources::container_limits(&granted))), granted.resources);
+        assert_eq!(Some(shown_resources(&after, granted, &of_first(&after))), granted.resources);
     }
 }

@@ -29,14 +29,14 @@ fn cpu_quota(millicores: i64) -> i64 {
     (millicores.saturating_mul(PERIOD_MICROSECONDS) / 1000).max(MINIMUM_QUOTA_MICROSECONDS)
 }
 
-/// The limits of one container's cgroup.
+/// The limits of one container's cgroup. One without a limit of CPU or memory has that of its pod, where that has one as a whole, so that
+/// runtimes that look at their own cgroup see what they really can have.
+/// Source: Kubernetes 1.36, `pkg/kubelet/kuberuntime/kuberuntime_container_linux.go`, `getCPULimit` and `getMemoryLimit`.
 #[must_use]
-pub fn container_limits(container: &Container) -> ResourceLimits {
-    limits_of(container.resources.as_ref().unwrap_or(&ResourceRequirements::default()))
-}
-
-fn limits_of(resources: &ResourceRequirements) -> ResourceLimits {
-    let limit = |name| amount_of(resources.limits.as_ref(), name).filter(|amount| !amount.is_zero());
+pub fn container_limits(pod: &Pod, container: &Container) -> ResourceLimits {
+    let empty = ResourceRequirements::default();
+    let resources = container.resources.as_ref().unwrap_or(&empty);
+    let limit = |name| container_limit(pod, container, name);
     let request = |name| amount_of(resources.requests.as_ref(), name);
     let cpu_limit = limit("cpu");
     ResourceLimits {
@@ -48,6 +48,13 @@ fn limits_of(resources: &ResourceRequirements) -> ResourceLimits {
         pids: None,
         huge_page_bytes: huge_pages(resources.limits.as_ref()),
     }
+}
+
+/// A container's limit of a resource, or that of its whole pod where it has none of its own.
+#[must_use]
+pub fn container_limit(pod: &Pod, container: &Container, resource: &str) -> Option<Amount> {
+    let of = |resources: Option<&ResourceRequirements>| amount_of(resources?.limits.as_ref(), resource).filter(|amount| !amount.is_zero());
+    of(container.resources.as_ref()).or_else(|| of(spec(pod).resources.as_ref()))
 }
 
 fn huge_pages(limits: Option<&BTreeMap<String, Quantity>>) -> BTreeMap<String, u64> {
@@ -91,7 +98,13 @@ pub fn pod_limits(pod: &Pod) -> ResourceLimits {
 pub fn pod_request(pod: &Pod, resource: &str) -> Amount {
     let overhead = amount_of(spec(pod).overhead.as_ref(), resource).unwrap_or_default();
     let whole = spec(pod).resources.as_ref().and_then(|resources| amount_of(resources.requests.as_ref(), resource));
-    whole.unwrap_or_else(|| aggregate(pod, |container| Some(container_request(container, resource))).unwrap_or_default()) + overhead
+    whole.unwrap_or_else(|| containers_request(pod, resource)) + overhead
+}
+
+/// What a pod's containers ask for of one resource, whatever the pod asks for as a whole.
+#[must_use]
+pub fn containers_request(pod: &Pod, resource: &str) -> Amount {
+    aggregate(pod, |container| Some(container_request(container, resource))).unwrap_or_default()
 }
 
 /// A pod's limit of one resource; none where a container has none.
@@ -153,7 +166,7 @@ mod tests {
     fn limits_become_quota_and_shares() {
         let pod = pod(json!({ "containers": [{ "name": "a", "resources": {
             "requests": { "cpu": "250m", "memory": "64Mi" }, "limits": { "cpu": "500m", "memory": "128Mi" } } }] }));
-        let limits = container_limits(&spec(&pod).containers[0]);
+        let limits = container_limits(&pod, &spec(&pod).containers[0]);
         assert_eq!((limits.cpu_shares, limits.cpu_quota_microseconds, limits.memory_bytes), (Some(256), Some(50_000), Some(128 << 20)));
         assert_eq!(cgroup_parent(&pod), "burstable/podu");
         assert_eq!(pod_limits(&pod).memory_bytes, Some(128 << 20));
@@ -171,6 +184,21 @@ mod tests {
     fn one_container_without_a_limit_leaves_the_pod_unlimited() {
         let pod = pod(json!({ "containers": [{ "name": "a", "resources": { "limits": { "memory": "1Gi" } } }, { "name": "b" }] }));
         assert_eq!(pod_limits(&pod).memory_bytes, None);
+    }
+
+    #[test]
+    fn a_container_without_a_limit_has_its_pods() {
+        let check = |own: serde_json::Value, expected: (u64, Option<i64>, Option<i64>)| {
+            let pod = pod(json!({
+                "resources": { "requests": { "cpu": "1" }, "limits": { "cpu": "2", "memory": "1Gi" } },
+                "containers": [{ "name": "a", "resources": own }] }));
+            let limits = container_limits(&pod, &spec(&pod).containers[0]);
+            assert_eq!((limits.cpu_shares.unwrap(), limits.cpu_quota_microseconds, limits.memory_bytes), expected);
+        };
+        check(json!({}), (2048, Some(200_000), Some(1 << 30)));
+        check(json!({ "requests": { "cpu": "500m" } }), (512, Some(200_000), Some(1 << 30)));
+        check(json!({ "limits": { "cpu": "500m" } }), (512, Some(50_000), Some(1 << 30)));
+        check(json!({ "limits": { "memory": "64Mi" }, "requests": { "cpu": "1" } }), (1024, Some(200_000), Some(64 << 20)));
     }
 
     #[test]

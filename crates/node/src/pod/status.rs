@@ -67,6 +67,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     let initialized = is_initialized(input);
     let sources = Sources {
         pod,
+        granted: input.granted,
         containers: input.containers,
         probes: input.probes,
         launch_failures: input.launch_failures,

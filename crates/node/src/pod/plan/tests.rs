@@ -423,7 +423,7 @@ fn resized(policy: &str, resize_policy: &str) -> Scene {
     let before = pod(spec("1"));
     let mut scene = pod(spec("2")).running("c", 0);
     scene.limits = Some(super::super::resources::pod_limits(&before.pod));
-    scene.containers[0].spec.resources = super::super::resources::container_limits(&before.pod.spec.as_ref().unwrap().containers[0]);
+    scene.containers[0].spec.resources = super::super::resources::container_limits(&before.pod, &before.pod.spec.as_ref().unwrap().containers[0]);
     scene
 }
 
