@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// How long to wait before a port that could not be had is tried again: nothing tells when whoever holds it lets go.
-const RETRY: Duration = Duration::from_secs(5);
+pub const RETRY: Duration = Duration::from_secs(5);
 /// Longest time that one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest head of a request, in bytes.
@@ -75,7 +75,7 @@ impl HealthServers {
 
 async fn serve(port: u16, health: watch::Receiver<Health>) {
     let listener = loop {
-        match listen(port).await {
+        match everywhere(port).await {
             Ok(listener) => break listener,
             Err(error) => {
                 let service = health.borrow().service.clone();
@@ -84,6 +84,12 @@ async fn serve(port: u16, health: watch::Receiver<Health>) {
             }
         }
     };
+    // Whatever is asked, the answer is the same.
+    serve_on(listener, Arc::new(move |_: &str| answer(&health.borrow()))).await;
+}
+
+/// Answers every question on a port with what `answer` says of its path.
+pub async fn serve_on(listener: TcpListener, answer: Arc<impl Fn(&str) -> String + Send + Sync + 'static>) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -92,17 +98,17 @@ async fn serve(port: u16, health: watch::Receiver<Health>) {
             tokio::time::sleep(RETRY).await;
             continue;
         };
-        let answer = answer(&health.borrow());
+        let answer = answer.clone();
         tokio::spawn(async move {
             // Who does not listen to the answer asks again.
-            let _ = tokio::time::timeout(PATIENCE, converse(stream, answer)).await;
+            let _ = tokio::time::timeout(PATIENCE, converse(stream, &*answer)).await;
             drop(permit);
         });
     }
 }
 
-/// In both families where the kernel has both.
-async fn listen(port: u16) -> io::Result<TcpListener> {
+/// Listens on a port in both families where the kernel has both.
+pub async fn everywhere(port: u16) -> io::Result<TcpListener> {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
@@ -110,15 +116,16 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Whatever is asked, the answer is the same.
-async fn converse(mut stream: TcpStream, answer: String) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, answer: &(impl Fn(&str) -> String + Sync)) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") && head.len() < HEAD_LIMIT {
         if stream.read_buf(&mut head).await? == 0 {
             return Ok(());
         }
     }
-    stream.write_all(answer.as_bytes()).await?;
+    let head = String::from_utf8_lossy(&head);
+    let path = head.split_ascii_whitespace().nth(1).and_then(|target| target.split('?').next()).unwrap_or_default();
+    stream.write_all(answer(path).as_bytes()).await?;
     stream.shutdown().await
 }
 

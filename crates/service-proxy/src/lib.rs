@@ -11,6 +11,7 @@
 //! - `table.rs`: the part of the table that is the same whatever services there are
 //! - `flows.rs`: which tracked UDP flows must be forgotten
 //! - `health.rs`: what load balancers are told that ask for a node with endpoints
+//! - `own_health.rs`: what anybody is told who asks whether the proxy does its work
 //! - `proxy.rs`: follows the cluster and applies transactions
 //!
 //! Masquerading uses a bit of the flow's mark, not of the packet's, so that policy routing never sees it and tunnels do
@@ -22,6 +23,7 @@
 mod endpoints;
 mod flows;
 mod health;
+mod own_health;
 mod program;
 mod proxy;
 mod service;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use client::{Change, Informers};
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     flows::ChangedFlows,
     health::HealthServers,
+    own_health::OwnHealth,
     state::{Options, Plan, State},
 };
 
@@ -124,6 +126,7 @@ impl ServiceProxy {
             .inspect_err(|error| tracing::warn!(%error, "should somebody flush nftables, services fail until they change"))
             .ok();
         let mut health = HealthServers::default();
+        let own_health = OwnHealth::start();
         loop {
             while let Ok(change) = service_changes.try_recv() {
                 self.take_service(&change);
@@ -132,9 +135,11 @@ impl ServiceProxy {
                 self.take_slice(&change);
             }
             while let Ok(change) = node_changes.try_recv() {
-                self.take_node(&change);
+                self.take_node(&change, &own_health);
             }
+            own_health.changed(Timestamp::now());
             let committed = self.commit_aside().await;
+            own_health.committed(committed.is_ok(), Timestamp::now());
             health.answer(self.state.health());
             if let Err(error) = &committed {
                 tracing::error!(error = chain(error), "trying again in {RETRY:?}");
@@ -143,7 +148,7 @@ impl ServiceProxy {
                 () = stop.cancelled() => return,
                 Some(change) = service_changes.recv() => self.take_service(&change),
                 Some(change) = slice_changes.recv() => self.take_slice(&change),
-                Some(change) = node_changes.recv() => self.take_node(&change),
+                Some(change) = node_changes.recv() => self.take_node(&change, &own_health),
                 Some(()) = lost(&mut watch) => {
                     tracing::warn!("somebody took the rules of services away; making them anew");
                     self.state.distrust();
@@ -168,9 +173,12 @@ impl ServiceProxy {
         }
     }
 
-    fn take_node(&mut self, change: &Change<Node>) {
+    fn take_node(&mut self, change: &Change<Node>, own_health: &OwnHealth) {
         if *change.key.name != *self.state.options().node_name {
             return;
+        }
+        if let Some(node) = &change.new {
+            own_health.take_node(node);
         }
         let labels = change.new.as_ref().and_then(|node| node.metadata.labels.as_ref());
         self.state.set_zone(labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).cloned());
