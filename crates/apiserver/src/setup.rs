@@ -11,7 +11,7 @@ use store::{Store, StoreError};
 use crate::{
     admission::{self, AdmissionChain},
     aggregation::{self, Aggregation, FrontProxy},
-    authentication::{Authentication, bootstrap_token::BootstrapTokenAuthenticator, service_account::ServiceAccountTokenAuthenticator},
+    authentication::{Authentication, bootstrap_token::BootstrapTokenAuthenticator, legacy_tokens, service_account::ServiceAccountTokenAuthenticator},
     authorization::{Authorization, node::NodeAuthorizer, rbac::Rbac},
     bootstrap,
     core::{Clock, ClusterFacts, Core, ServiceAccountTokens},
@@ -128,9 +128,12 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
     let view = MemoryView::open(parts.store).await.map_err(OpenError::Store)?;
     let metrics = Metrics::default();
     let mut authentication = Authentication::default();
+    let mut noted = None;
     if let Some(tokens) = &parts.tokens {
+        let (of_secrets, notes) = legacy_tokens::uses();
+        noted = Some(notes);
         let (verifier, audiences, uses) = (tokens.verifier.clone(), parts.facts.audiences.clone(), metrics.token_uses.clone());
-        let authenticator = ServiceAccountTokenAuthenticator::new(view.clone(), verifier, audiences, parts.clock.clone(), uses);
+        let authenticator = ServiceAccountTokenAuthenticator::new(view.clone(), verifier, audiences, parts.clock.clone(), uses, of_secrets);
         authentication.tokens.push(Arc::new(authenticator));
     }
     authentication.tokens.push(Arc::new(BootstrapTokenAuthenticator::new(view.clone(), parts.clock.clone())));
@@ -157,6 +160,9 @@ pub async fn open(parts: Parts) -> Result<ApiServer, OpenError> {
         starting: Mutex::new(vec!["bootstrap"]),
     });
     bootstrap::run(&core).await.map_err(OpenError::Bootstrap)?;
+    if let Some(noted) = noted {
+        legacy_tokens::start(&core, noted).await.map_err(OpenError::Bootstrap)?;
+    }
     if let Some(front_proxy) = &parts.front_proxy {
         aggregation::trust::publish(&core, front_proxy).await.map_err(OpenError::Bootstrap)?;
     }

@@ -21,7 +21,7 @@
 //! - [`bootstrap_token`], [`bootstrap_signer`]: bootstrap tokens whose time is over; what they vouch for
 //! - [`service_cidrs`]: ranges of Service addresses
 //! - [`node_ttl`]: how long nodes may keep what they read
-//! - [`account_token`]: tokens of service accounts in Secrets
+//! - [`account_token`], [`legacy_tokens`]: tokens of service accounts in Secrets; those that nobody uses
 //! - [`service_account`]: the default account and the root certificate of each namespace
 //!
 //! [`start`] starts them all, each with a client that acts as its own service account of `kube-system`.
@@ -46,6 +46,7 @@ pub mod ephemeral_volumes;
 pub mod garbage_collector;
 pub mod horizontal_pod_autoscaler;
 pub mod job;
+pub mod legacy_tokens;
 pub mod local_volumes;
 pub mod namespace;
 pub mod node_ipam;
@@ -93,6 +94,7 @@ pub fn start(context: &ControllerContext, settings: &Settings) -> Runner {
     endpoints::start(context, &runner);
     service_account::start(context, &runner, &settings.root_ca);
     account_token::start(context, &runner, &settings.root_ca);
+    legacy_tokens::start(context, &runner);
     if settings.cluster_trust_bundles {
         cluster_trust_bundles::start(context, &runner, &settings.root_ca);
     }

@@ -1,6 +1,7 @@
 //! Authentication: who asks. A chain of [`Authenticator`]s; the first that recognises credentials decides.
 
 pub mod bootstrap_token;
+pub mod legacy_tokens;
 pub mod service_account;
 
 use std::sync::Arc;

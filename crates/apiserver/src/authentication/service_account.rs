@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use meta::ApiError;
 
-use crate::{authentication::TokenAuthenticator, core::Clock, metrics::TokenUses, user::User, view::MemoryView};
+use crate::{authentication::{TokenAuthenticator, legacy_tokens::Uses}, core::Clock, metrics::TokenUses, user::User, view::MemoryView};
 
 /// Checks tokens that this cluster signed.
 pub struct ServiceAccountTokenAuthenticator {
@@ -17,12 +17,13 @@ pub struct ServiceAccountTokenAuthenticator {
     audiences: Vec<String>,
     clock: Clock,
     uses: TokenUses,
+    of_secrets: Uses,
 }
 
 impl ServiceAccountTokenAuthenticator {
-    /// Takes tokens for one of the audiences.
-    pub fn new(view: Arc<MemoryView>, verifier: Arc<pki::TokenVerifier>, audiences: Vec<String>, clock: Clock, uses: TokenUses) -> Self {
-        Self { view, verifier, audiences, clock, uses }
+    /// Takes tokens for one of the audiences, and tells of uses of those in Secrets.
+    pub fn new(view: Arc<MemoryView>, verifier: Arc<pki::TokenVerifier>, audiences: Vec<String>, clock: Clock, uses: TokenUses, of_secrets: Uses) -> Self {
+        Self { view, verifier, audiences, clock, uses, of_secrets }
     }
 
     fn uid_of(&self, prefix: &str, key: &str) -> Option<(String, bool)> {
@@ -59,10 +60,10 @@ impl ServiceAccountTokenAuthenticator {
             extra.insert("authentication.kubernetes.io/pod-name".to_owned(), vec![pod.name.clone()]);
             extra.insert("authentication.kubernetes.io/pod-uid".to_owned(), vec![pod.uid.clone()]);
         }
-        if let Some(secret) = &bound.secret
-            && self.uid_of("/registry/secrets/", &format!("{}/{}", bound.namespace, secret.name)).is_none_or(|(uid, _)| uid != secret.uid)
-        {
-            return Err(ApiError::unauthorized());
+        if let Some(secret) = &bound.secret {
+            let stored = self.view.resource("/registry/secrets/").get(&format!("{}/{}", bound.namespace, secret.name));
+            let object = stored.and_then(|stored| stored.object().ok()).filter(|object| object.uid() == secret.uid);
+            self.of_secrets.used(&object.ok_or_else(ApiError::unauthorized)?, now)?;
         }
         if let Some(node) = &bound.node {
             extra.insert("authentication.kubernetes.io/node-name".to_owned(), vec![node.name.clone()]);

@@ -138,8 +138,11 @@ impl DaemonSetController {
             let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
             match api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
                 Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => {}
-                other => {
-                    other.doing(|| format!("delete pod {name}"))?;
+                Err(error) => {
+                    self.events.record(set, EventType::Warning, "FailedDelete", format!("Error deleting: {}", crate::api_message(&error)));
+                    return Err(error).doing(|| format!("delete pod {name}"));
+                }
+                Ok(_) => {
                     self.writes.deleted(key, pod);
                     self.events.record(set, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));
                 }
