@@ -156,19 +156,36 @@ impl Pods {
     }
 }
 
-/// The pods that hold resources of this node, with what they were granted, and whether they come from files.
-fn holders(workers: &HashMap<String, WorkerHandle>) -> Vec<(Arc<Pod>, bool)> {
-    let kept = workers.values().filter(|worker| worker.desired.borrow().refused.is_none());
-    let all = kept.filter_map(|worker| {
+/// A pod that holds resources of this node.
+struct Holder {
+    /// With what it was granted.
+    pod: Arc<Pod>,
+    is_static: bool,
+    /// Nobody wants it any more: it only has to end.
+    is_gone: bool,
+}
+
+fn holders(workers: &HashMap<String, WorkerHandle>) -> Vec<Holder> {
+    let all = workers.values().filter_map(|worker| {
+        let desired = worker.desired.borrow();
         let view = worker.view.lock();
         // The scheduler may know sooner than a pod's worker that the pod is gone, and send another in its place.
-        (!view.has_stopped).then(|| (view.granted.clone(), view.is_static))
+        (desired.refused.is_none() && !view.has_stopped).then(|| Holder { pod: view.granted.clone(), is_static: view.is_static, is_gone: desired.is_gone })
     });
-    all.filter(|(pod, _)| !is_terminal(pod)).collect()
+    all.filter(|holder| !is_terminal(&holder.pod)).collect()
 }
 
 fn granted(workers: &HashMap<String, WorkerHandle>) -> Vec<Arc<Pod>> {
-    holders(workers).into_iter().map(|(pod, _)| pod).collect()
+    holders(workers).into_iter().map(|holder| holder.pod).collect()
+}
+
+/// Who has to end before a pod that is admitted may start.
+#[derive(Default)]
+struct Room {
+    /// These have to be ended for it.
+    victims: Vec<String>,
+    /// These end anyway, and have what it needs until then.
+    leaving: Vec<String>,
 }
 
 /// Follows the pods until it is cancelled.
@@ -367,16 +384,17 @@ impl PodManager {
     fn begin(&mut self, pod: Arc<Pod>, is_static: bool) {
         let sandboxes = self.found.remove(uid(&pod)).unwrap_or_default();
         let is_new = sandboxes.is_empty() && !is_terminal(&pod) && pod.metadata.deletion_timestamp.is_none();
-        let (room_makers, refused) = match if is_new { self.admit(&pod, is_static) } else { Ok(Vec::new()) } {
-            Ok(room_makers) => (room_makers, None),
-            Err(refusal) => (Vec::new(), Some(refusal)),
+        let (room, refused) = match if is_new { self.admit(&pod, is_static) } else { Ok(Room::default()) } {
+            Ok(room) => (room, None),
+            Err(refusal) => (Room::default(), Some(refusal)),
         };
         if let Some((reason, message)) = &refused {
             self.context.events.pod(&pod, EventType::Warning, reason, message.clone());
         }
-        for uid in &room_makers {
+        for uid in &room.victims {
             self.pods.preempt(uid);
         }
+        let room_makers = [room.victims, room.leaving].concat();
         let uid = uid(&pod).to_owned();
         let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused, evicted: None, is_static, mirror: None }, sandboxes);
         self.pods.workers.write().insert(uid.clone(), handle);
@@ -417,27 +435,32 @@ impl PodManager {
         self.begin(pod, false);
     }
 
-    /// Admits a pod; gives the pods that must end for it.
-    fn admit(&self, pod: &Pod, is_static: bool) -> Result<Vec<String>, (String, String)> {
+    /// Admits a pod; gives the pods that must end before it starts.
+    fn admit(&self, pod: &Pod, is_static: bool) -> Result<Room, (String, String)> {
         if self.context.is_shutting_down.load(Ordering::Acquire) {
             return Err(("NodeShutdown".to_owned(), "Pod was rejected as the node is shutting down.".to_owned()));
         }
         // A pod that ran before on this node is never refused, whatever the agent has forgotten.
         if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
-            return Ok(Vec::new());
+            return Ok(Room::default());
         }
         let config = &self.context.config;
         if let Some(refusal) = self.context.shortages.look(config).refuse(pod, is_static) {
             return Err(refusal);
         }
-        let others = holders(&self.pods.workers.read());
-        let running: Vec<&Pod> = others.iter().map(|(pod, _)| &**pod).collect();
+        // A pod that the API has no more, as after a deletion by force, does not count: whoever placed this one did not count it either.
+        let (leaving, others): (Vec<Holder>, Vec<Holder>) = holders(&self.pods.workers.read()).into_iter().partition(|holder| holder.is_gone);
+        let running: Vec<&Pod> = others.iter().map(|holder| &*holder.pod).collect();
         let labels = self.context.node_labels.borrow().clone();
         let allocatable = self.context.machine.allocatable(&config.reserved);
         let offer = Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: labels.as_ref(), node_name: &config.name, allowed_sysctls: &config.allowed_sysctls };
-        let candidates: Vec<Candidate<'_>> = others.iter().map(|(pod, is_static)| Candidate { pod, is_static: *is_static }).collect();
-        let room_makers = make_room(Candidate { pod, is_static }, obstacles(pod, &running, &offer), &candidates)?;
-        Ok(room_makers.into_iter().map(|pod| uid(pod).to_owned()).collect())
+        let candidates: Vec<Candidate<'_>> = others.iter().map(|holder| Candidate { pod: &holder.pod, is_static: holder.is_static }).collect();
+        let victims = make_room(Candidate { pod, is_static }, obstacles(pod, &running, &offer), &candidates)?;
+        let uids = |pods: Vec<&Pod>| pods.into_iter().map(|pod| uid(pod).to_owned()).collect::<Vec<_>>();
+        // It still runs, though, and this one starts when it has let go of what both need.
+        let until_then: Vec<&Pod> = others.iter().chain(&leaving).map(|holder| &*holder.pod).collect();
+        let waits = !leaving.is_empty() && !obstacles(pod, &until_then, &offer).is_empty();
+        Ok(Room { victims: uids(victims), leaving: if waits { uids(leaving.iter().map(|holder| &*holder.pod).collect()) } else { Vec::new() } })
     }
 
     async fn remove_orphans(&mut self) {

@@ -274,7 +274,7 @@ impl Registration {
                 ..NodeSystemInfo::default()
             }),
             features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
-            runtime_handlers: Some(runtime_handlers(&config.runtime.handlers())),
+            runtime_handlers: Some(runtime_handlers(&config.runtime.handlers(), self.context.pod_users.gives_any() && offers_user_namespaces(&machine.kernel))),
             images: Some(self.images().await).filter(|images| !images.is_empty()),
             ..NodeStatus::default()
         }
@@ -344,12 +344,24 @@ impl Registration {
 }
 
 /// The handlers that RuntimeClasses may ask for, the default one (without a name) first.
-fn runtime_handlers(names: &[String]) -> Vec<NodeRuntimeHandler> {
-    // A kernel may be built, or told, to have none.
-    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|most| most.trim().parse::<u64>().ok());
-    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(most.is_some_and(|most| most > 0)) };
+fn runtime_handlers(names: &[String], user_namespaces: bool) -> Vec<NodeRuntimeHandler> {
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(user_namespaces) };
     let named = names.iter().map(String::as_str);
     std::iter::once("").chain(named).map(|name| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) }).collect()
+}
+
+/// Whether the kernel has what pods with users of their own need: namespaces, which it may be built or told to have none of, and mounts
+/// that translate owners, also of what is in memory.
+/// Source: Kubernetes documentation, "User Namespaces", "Before you begin".
+fn offers_user_namespaces(release: &str) -> bool {
+    let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|most| most.trim().parse::<u64>().ok());
+    most.is_some_and(|most| most > 0) && translates_owners(release)
+}
+
+/// Whether mounts of every kind of file system that pods use can translate owners, from Linux 6.3 on.
+fn translates_owners(release: &str) -> bool {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 3)
 }
 
 fn amounts(amounts: &Allocatable, pods: u32) -> BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity> {
@@ -393,5 +405,21 @@ async fn offer(nodes: Api<Node>, name: String, amounts: serde_json::Map<String, 
     let patch = json!({ "status": { "allocatable": amounts } });
     if let Err(problem) = nodes.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         tracing::warn!(problem = words(&problem), "could not offer what others put into this node's capacity");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_translated_from_linux_6_3_on() {
+        let check = |release: &str, expected: bool| assert_eq!(translates_owners(release), expected, "{release}");
+        check("6.3.0", true);
+        check("6.18.1-amd64", true);
+        check("7.0-rc1", true);
+        check("6.2.15", false);
+        check("5.15.0-91-generic", false);
+        check("", false);
     }
 }

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{Role, containers};
-use crate::quantity::{Amount, amount_of};
+use crate::quantity::amount_of;
 
 /// A pod's class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -80,6 +80,12 @@ impl PodUsers {
         Self { pods, first, count, used_elsewhere, giving: Mutex::new(()) }
     }
 
+    /// Whether there is anything to give.
+    #[must_use]
+    pub fn gives_any(&self) -> bool {
+        self.count > 0
+    }
+
     /// The range of a pod that wants users of its own; gives it one where it has none yet.
     ///
     /// # Errors

@@ -394,6 +394,22 @@ async fn a_pod_that_has_stopped_makes_room_before_the_api_knows() {
 }
 
 #[tokio::test]
+async fn a_pod_takes_the_port_of_one_that_was_deleted_by_force_once_that_has_stopped() {
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["ports"] = json!([{ "containerPort": 80, "hostPort": 80 }]);
+    let pod = |name: &str| serde_json::from_value::<Pod>(json!({ "metadata": { "name": name, "namespace": "a" }, "spec": spec })).unwrap();
+    bench.pods().create(&PostParams::default(), &pod("web")).await.unwrap();
+    bench.until_phase("Running").await;
+    // Nothing holds it: the API has forgotten it before the node has heard of it.
+    bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    bench.pods().create(&PostParams::default(), &pod("next")).await.unwrap();
+    let status = bench.until(|status| matches!(status.phase.as_deref(), Some("Running" | "Failed"))).await;
+    assert_eq!((status.phase.as_deref(), status.reason), (Some("Running"), None));
+    assert!(bench.runtime.find_container("web", "c").is_none(), "it started after the other had stopped");
+}
+
+#[tokio::test]
 async fn the_node_is_registered_ready_with_a_lease() {
     let bench = Bench::new().await;
     let node = bench
