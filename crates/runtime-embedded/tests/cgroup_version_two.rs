@@ -3,7 +3,10 @@
 
 mod support;
 
-use container_runtime::{ContainerRuntime, ContainerState, Device, IdRange, SandboxSpec};
+use std::{collections::BTreeMap, process::Command};
+
+use container_runtime::{ContainerRuntime, ContainerState, Device, IdRange, ResourceLimits, SandboxSpec};
+use runtime_embedded::Cgroups;
 use support::{Node, container};
 
 /// Set for the process that lives in the other mount namespace.
@@ -33,6 +36,43 @@ fn containers_run_and_are_confined_on_version_two() {
 #[test]
 fn a_pod_with_users_of_its_own_sees_its_own_cgroup_and_cannot_change_it() {
     on_version_two("a_pod_with_users_of_its_own_sees_its_own_cgroup_and_cannot_change_it", inside_with_users());
+}
+
+#[test]
+fn the_kernel_kills_a_whole_group_and_takes_limits_of_what_it_hands_down() {
+    on_version_two("the_kernel_kills_a_whole_group_and_takes_limits_of_what_it_hands_down", inside_with_groups());
+}
+
+async fn inside_with_groups() {
+    let cgroups = Cgroups::detect().unwrap();
+    let root = format!("knarr-test-{}", std::process::id());
+    let group = format!("{root}/pod/one");
+    // Where the old hierarchies are there too, they have most controllers; that of huge pages is hardly ever among them.
+    let available = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+    let mut limits = ResourceLimits::default();
+    let hands_down = available.split_whitespace().any(|name| name == "hugetlb") && std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists();
+    if hands_down {
+        limits.huge_page_bytes = BTreeMap::from([("2MB".to_owned(), 4 << 20)]);
+    }
+    cgroups.create(&group, &limits).unwrap();
+    if hands_down {
+        assert_eq!(std::fs::read_to_string(format!("/sys/fs/cgroup/{group}/hugetlb.2MB.max")).unwrap(), "4194304\n");
+    }
+    // One that has more processes, below its own group too, than it began with.
+    let mut shell = Command::new("sh").args(["-c", "read go; sleep 1000 & sleep 1000 & wait"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    cgroups.adopt(&group, shell.id()).unwrap();
+    drop(shell.stdin.take());
+    let processes = || cgroups.processes(&root);
+    // Nothing tells when a shell has started its programs.
+    while processes().len() < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    cgroups.kill(&root);
+    assert!(processes().is_empty());
+    assert!(!shell.wait().unwrap().success());
+    cgroups.remove(&root).unwrap();
+    assert!(!std::path::Path::new("/sys/fs/cgroup").join(&root).exists());
+    cgroups.kill(&root);
 }
 
 async fn inside_with_users() {
