@@ -74,10 +74,7 @@ async fn serve(arguments: AgentArgs, host: Option<HostSide>) -> anyhow::Result<(
     let serving_certificate = serving_certificate?;
     let authorities = pki::bootstrap::certificates_from_pem(&membership.authority_pem)?;
     let tls = pki::tls::server_config(serving_certificate.clone(), &authorities)?;
-    let api = parts.node.node_api_service();
-    let serving = tokio::spawn(async move {
-        api.listen(listener, tls, |caller| caller.user == node_parts::API_SERVER_CLIENT || caller.groups.iter().any(|group| group == "system:masters")).await;
-    });
+    let serving = tokio::spawn(parts.serve_api(listener, tls));
     info!(node = name, server = server.url(), "the node has joined");
     membership.keep(serving_certificate, stop).await;
     parts.finish().await;

@@ -175,7 +175,8 @@ pub async fn connect(server: &ServerAddress, tls: Arc<rustls::ClientConfig>) -> 
     dialer::direct::connect_tls((server.host.clone(), server.port), name, tls).await
 }
 
-fn serving_names(node: &str, addresses: &[IpAddr]) -> AlternativeNames {
+/// The names that a node's own API is called by.
+pub fn serving_names(node: &str, addresses: &[IpAddr]) -> AlternativeNames {
     AlternativeNames::from_hosts(addresses.iter().map(ToString::to_string).chain([node.to_owned()]))
 }
 

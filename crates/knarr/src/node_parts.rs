@@ -1,6 +1,10 @@
 //! The parts of a node: container runtime, pod network, service proxy, cluster DNS and the node agent.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use client::Informers;
@@ -13,13 +17,17 @@ use node::{Node, NodeConfig};
 use pod_network::RoutedPodNetwork;
 use runtime_embedded::EmbeddedRuntime;
 use service_proxy::ServiceProxy;
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::{local_cluster::HostSide, node_options::NodeOptions};
 
 /// Port of the node's own API, as kubelets have it.
 pub const NODE_API_PORT: u16 = 10250;
+
+/// Port on this machine alone where whoever looks after the node's process finds it well, as kubelets have it.
+const HEALTH_PORT: u16 = 10248;
 
 /// The user as whom API servers call nodes.
 pub const API_SERVER_CLIENT: &str = "kube-apiserver-kubelet-client";
@@ -180,6 +188,22 @@ pub async fn start(settings: NodeSettings, stop: CancellationToken) -> anyhow::R
 }
 
 impl NodeParts {
+    /// Serves the node's own API to whom the API server lets, until the node stops, and its health to this machine.
+    pub fn serve_api(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> impl Future<Output = ()> + Send + 'static {
+        let (api, access) = (self.node.node_api_service(), self.node.api_access());
+        async move {
+            let is_trusted = |caller: &pki::CertificateIdentity| caller.user == API_SERVER_CLIENT || caller.groups.iter().any(|group| group == "system:masters");
+            let health = async {
+                match TcpListener::bind((Ipv4Addr::LOCALHOST, HEALTH_PORT)).await {
+                    Ok(listener) => api.listen_for_health(listener).await,
+                    // Another node of this machine has it; health is at the other port, too.
+                    Err(problem) => debug!(port = HEALTH_PORT, %problem, "the node's health cannot be asked for here"),
+                }
+            };
+            tokio::join!(api.listen(listener, tls, access, is_trusted), health);
+        }
+    }
+
     /// Waits until every part has stopped.
     pub async fn finish(self) {
         self.tasks.close();

@@ -1,15 +1,19 @@
 //! Being asked to stop: alone, which pods outlive, or with the whole machine, when the node ends its pods in order first.
 //!
-//! The machine goes down where systemd says so while we are asked to stop, and where somebody sends SIGPWR, as init programs do when
-//! the power fails; so a machine without systemd needs one `kill -PWR` in its shutdown script.
+//! The machine goes down where systemd's login manager says so, whom we have wait for our pods ([`logind`]); where systemd says so while we
+//! are asked to stop; and where somebody sends SIGPWR, as init programs do when the power fails; so a machine without systemd needs one
+//! `kill -PWR` in its shutdown script.
 
-use std::{path::Path, process::Command, sync::Arc};
+mod dbus;
+mod logind;
+
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// What signals ask for.
 #[derive(Clone)]
@@ -50,6 +54,9 @@ impl Signals {
 
     /// Has the node's pods ended before this process ends with the machine.
     pub fn end_pods_first(&self, node: Option<Arc<Node>>) {
+        if let Some(needed) = node.as_ref().map(|node| node.shutdown_time()).filter(|time| !time.is_zero()) {
+            self.hold_up_shutdown(needed);
+        }
         let signals = self.clone();
         tokio::spawn(async move {
             signals.machine_stops.cancelled().await;
@@ -60,6 +67,37 @@ impl Signals {
         });
     }
 }
+
+impl Signals {
+    /// Has systemd's login manager tell us of a shutdown, and wait until this process has ended; where there is none, nobody waits.
+    fn hold_up_shutdown(&self, needed: Duration) {
+        let machine_stops = self.machine_stops.clone();
+        // A thread of its own, which ends with the process: it waits for nothing else.
+        std::thread::spawn(move || {
+            let (bus, settings) = (Path::new(logind::SYSTEM_BUS), Path::new(logind::SETTINGS));
+            let mut told = false;
+            while bus.exists() {
+                let taken = logind::Inhibitor::take(bus, settings, needed).inspect(|_| info!("the machine's shutdown will wait for the pods of this node"));
+                match taken.and_then(logind::Inhibitor::until_shutdown) {
+                    Ok(lock) => {
+                        machine_stops.cancel();
+                        // Until the process ends, whose descriptors are closed then.
+                        std::mem::forget(lock);
+                        return;
+                    }
+                    Err(problem) if !std::mem::replace(&mut told, true) => {
+                        warn!(%problem, "the machine's shutdown does not wait for the pods of this node; trying again every {BUS_RETRY:?}");
+                    }
+                    Err(_) => {}
+                }
+                std::thread::sleep(BUS_RETRY);
+            }
+        });
+    }
+}
+
+/// The message bus may restart, and nothing tells when it is back. Source: Kubernetes 1.36, `dbusReconnectPeriod`.
+const BUS_RETRY: Duration = Duration::from_secs(1);
 
 /// Whether systemd takes the machine down; without systemd nobody knows.
 fn machine_goes_down() -> bool {

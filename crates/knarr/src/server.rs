@@ -4,7 +4,11 @@ use std::{net::IpAddr, os::unix::fs::DirBuilderExt};
 
 use anyhow::{Context, bail};
 use client::Identity;
-use tracing::info;
+use jiff::Timestamp;
+use pki::ClusterAuthority;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -13,6 +17,7 @@ use crate::{
     local_cluster::{self, HostSide},
     node_parts,
     power::Signals,
+    renewal::Renewed,
 };
 
 /// Runs until SIGTERM or SIGINT. Pods go on.
@@ -84,7 +89,7 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
             proxy_client: control_plane.client(Identity::user("system:kube-proxy", &[])),
             pool: control_plane.pool.clone(),
             labels: vec![("node-role.kubernetes.io/control-plane".to_owned(), String::new())],
-            addresses,
+            addresses: addresses.clone(),
             host,
             name: name.clone(),
             api_server: control_plane.advertise.to_string(),
@@ -92,6 +97,9 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
         };
         let parts = node_parts::start(settings, stop.clone()).await?;
         let registered = control_plane.dialer.local.register(&name, parts.node.node_api_service());
+        if let Err(failure) = serve_node_api(&control_plane.authority, &parts, &name, &addresses, stop.clone()).await {
+            warn!(failure = format!("{failure:#}"), "this node's own API can be reached through this server only");
+        }
         Some((parts, registered))
     };
     signals.end_pods_first(node.as_ref().map(|(parts, _)| parts.node.clone()));
@@ -100,6 +108,18 @@ async fn serve(arguments: ServerArgs, host: Option<HostSide>) -> anyhow::Result<
     if let Some((node, _registered)) = node {
         node.finish().await;
     }
+    Ok(())
+}
+
+/// Serves the own API of the node beside the control plane where those of other nodes are, for monitoring that asks nodes directly.
+async fn serve_node_api(authority: &ClusterAuthority, parts: &node_parts::NodeParts, node: &str, addresses: &[IpAddr], stop: CancellationToken) -> anyhow::Result<()> {
+    let port = node_parts::NODE_API_PORT;
+    let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("cannot listen on port {port}"))?;
+    let (own, user, names) = (authority.clone(), format!("system:node:{node}"), crate::join::serving_names(node, addresses));
+    let certificate = Renewed::new(move |now| own.ensure_server("node-serving", &user, &names, now), Timestamp::now())?;
+    let tls = pki::tls::server_config(certificate.certificate(), std::slice::from_ref(authority.certificate()))?;
+    tokio::spawn(certificate.keep(stop));
+    tokio::spawn(parts.serve_api(listener, tls));
     Ok(())
 }
 

@@ -121,6 +121,43 @@ fn end_of(path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Status and body of what a node answers on one of its ports.
+fn ask(url: &str, token: Option<&str>) -> (String, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--noproxy", "*", "--max-time", "10", "--write-out", "\n%{http_code}", url]);
+    if let Some(token) = token {
+        curl.args(["--header", &format!("Authorization: Bearer {}", token.trim())]);
+    }
+    let output = String::from_utf8(curl.output().expect("curl, of Debian's package of that name").stdout).unwrap();
+    let (body, status) = output.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn monitoring_asks_each_node_directly_with_a_token_and_gets_what_it_may() {
+    let cluster = LocalCluster::up(&binary(), 2, &[]);
+    cluster.kubectl(["create", "serviceaccount", "monitor"]);
+    cluster.kubectl(["create", "clusterrole", "monitor", "--verb=get", "--resource=nodes/metrics,nodes/pods"]);
+    cluster.kubectl(["create", "clusterrolebinding", "monitor", "--clusterrole=monitor", "--serviceaccount=default:monitor"]);
+    let [monitor, other] = ["monitor", "default"].map(|account| cluster.kubectl(["create", "token", account]));
+    for number in [1, 2] {
+        let (name, address) = (cluster.node(number), cluster.address(number));
+        let path = |path: &str| format!("https://{address}:10250{path}");
+        cluster.eventually("the node's API answers", || (ask(&path("/healthz"), None).0 == "401").then_some(()));
+        assert_eq!(ask(&path("/metrics/resource"), Some("nonsense")).0, "401", "{name}");
+        let (status, words) = ask(&path("/metrics/resource"), Some(&other));
+        let refusal = "Forbidden (user=system:serviceaccount:default:default, verb=get, resource=nodes, subresource(s)=[metrics])";
+        assert_eq!((status.as_str(), words.as_str()), ("403", refusal), "{name}");
+        let (status, metrics) = ask(&path("/metrics/resource"), Some(&monitor));
+        assert!(status == "200" && metrics.contains("node_memory_working_set_bytes"), "{name}: {status} {metrics}");
+        assert_eq!(ask(&path("/runningpods/"), Some(&monitor)).0, "200", "{name}");
+        assert_eq!(ask(&path("/configz"), Some(&monitor)).0, "403", "{name}");
+        // What load balancers ask of the proxy of Services.
+        let (status, words) = ask(&format!("http://{address}:10256/healthz"), None);
+        assert!(status == "200" && words.contains("\"nodeEligible\": true"), "{name}: {status} {words}");
+    }
+}
+
 /// How long certificates live here: renewed after about half of it, since a short life is counted from some time before it began.
 const LIFETIME: Duration = Duration::from_secs(24);
 

@@ -123,6 +123,20 @@ impl Node {
         NodeApiServer::new(self.context.clone(), self.pods.clone(), self.stop.clone())
     }
 
+    /// How long [`Self::shut_down`] may take; nothing where pods are not ended.
+    #[must_use]
+    pub fn shutdown_time(&self) -> std::time::Duration {
+        self.context.config.shutdown.iter().map(|group| group.grace).sum()
+    }
+
+    /// Lets in to the node's own API whom the API server lets.
+    #[must_use]
+    pub fn api_access(&self) -> api::access::Access {
+        let config = &self.context.config;
+        let judge = api::access::ApiJudge { client: config.client.clone(), node: config.name.clone() };
+        api::access::Access::new(Arc::new(judge), config.clock.clone())
+    }
+
     /// Ends this node's pods, since the machine is going down, as [`NodeConfig::shutdown`] says; the node takes no more afterwards.
     pub async fn shut_down(&self) {
         shutdown::run(&self.context, &self.status_changed).await;

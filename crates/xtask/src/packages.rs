@@ -15,6 +15,7 @@ pub const RUN: &[&str] = &[
     "busybox-static",
     "conntrack",
     "curl",
+    "dbus-daemon",
     "docker-registry",
     // A file system that can be made to fail.
     "e2fsprogs",

@@ -1,10 +1,12 @@
 //! The node's own API, which the API server calls for logs, exec, attach and port-forward, and monitoring for usage.
 //!
 //! * [`logs`], [`remote_command`], [`stats`], [`prometheus`], [`host_logs`]: what the paths do; [`usage`] measures for two of them
+//! * [`access`]: who may call it directly
 //! * this module: finding the path, and serving connections
 //!
-//! Whoever reaches it may do everything: callers are authenticated before, by the tunnel or by [`NodeApiServer::listen`].
+//! Whoever comes through the tunnel or from the same process may do everything; [`NodeApiServer::listen`] judges each request.
 
+pub mod access;
 pub mod host_logs;
 pub mod logs;
 pub mod prometheus;
@@ -54,7 +56,22 @@ impl NodeApiServer {
 
     /// Serves HTTP on a connection whose caller is authenticated, until it ends.
     pub async fn serve_connection(&self, connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) {
-        let service = service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(self.answer(request).await) });
+        self.serve_judged(connection, None).await;
+    }
+
+    async fn serve_judged(
+        &self,
+        connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+        judged: Option<(&access::Access, Option<&CertificateIdentity>)>,
+    ) {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            if let Some((access, caller)) = judged
+                && let Err((status, words)) = access.check(&request, caller).await
+            {
+                return Ok(text(status, words));
+            }
+            Ok::<_, Infallible>(self.answer(request).await)
+        });
         let serving = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(connection), service).with_upgrades();
         tokio::select! {
             result = serving => if let Err(problem) = result {
@@ -64,9 +81,18 @@ impl NodeApiServer {
         }
     }
 
-    /// Serves the API over TLS until the node stops. `may_call` judges the client's certificate; who has none may not.
-    pub async fn listen(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>, may_call: impl Fn(&CertificateIdentity) -> bool + Send + Sync + 'static) {
-        let (acceptor, may_call) = (tokio_rustls::TlsAcceptor::from(tls), Arc::new(may_call));
+    /// Serves the API over TLS until the node stops. Callers whose certificate `is_trusted` may do everything, others what `access` says.
+    pub async fn listen(
+        &self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        access: access::Access,
+        is_trusted: impl Fn(&CertificateIdentity) -> bool + Send + Sync + 'static,
+    ) {
+        // Streams take connections over, which HTTP/2 has no way to.
+        let mut tls = rustls::ServerConfig::clone(&tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (acceptor, access, is_trusted) = (tokio_rustls::TlsAcceptor::from(Arc::new(tls)), Arc::new(access), Arc::new(is_trusted));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -86,26 +112,35 @@ impl NodeApiServer {
                     continue;
                 }
             };
-            let (server, acceptor, may_call) = (self.clone(), acceptor.clone(), may_call.clone());
+            let (server, acceptor, access, is_trusted) = (self.clone(), acceptor.clone(), access.clone(), is_trusted.clone());
             tokio::spawn(async move {
                 let Ok(Ok(stream)) = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream)).await else { return };
                 let caller = CertificateIdentity::of_peer(stream.get_ref().1.peer_certificates()).ok().flatten();
-                if caller.is_some_and(|caller| may_call(&caller)) {
+                if caller.as_ref().is_some_and(|caller| is_trusted(caller)) {
                     server.serve_connection(stream).await;
                 } else {
-                    server.refuse_connection(stream).await;
+                    server.serve_judged(stream, Some((&access, caller.as_ref()))).await;
                 }
             });
         }
     }
 
-    async fn refuse_connection(&self, connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) {
-        let service = service_fn(|request: Request<Incoming>| async move {
-            // Health is no secret, and load balancers ask for it.
-            let answer = if request.uri().path() == "/healthz" { text(StatusCode::OK, "ok") } else { text(StatusCode::UNAUTHORIZED, "Unauthorized") };
-            Ok::<_, Infallible>(answer)
-        });
-        drop(hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(connection), service).await);
+    /// Answers at `/healthz` in plain HTTP until the node stops, for whoever looks after this process on this machine.
+    pub async fn listen_for_health(&self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            let Ok((stream, _)) = accepted else {
+                // As above: nothing tells when there are descriptors again.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let service = service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(health(&request).unwrap_or_else(not_found)) });
+            let serving = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move { drop(serving.await) }));
+        }
     }
 
     /// Answers one request.
@@ -113,8 +148,11 @@ impl NodeApiServer {
         let path = request.uri().path().to_owned();
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if let Some(answer) = health(&request) {
+            return answer;
+        }
         match parts.as_slice() {
-            ["healthz"] => text(StatusCode::OK, "ok"),
+            ["runningpods"] if reads => json(&self.running_pods()),
             ["pods"] if reads => {
                 let mut pods: Vec<_> = self.pods.views().into_iter().map(|view| view.pod).collect();
                 pods.sort_by(|one, other| (pod::namespace(one), pod::name(one)).cmp(&(pod::namespace(other), pod::name(other))));
@@ -160,14 +198,48 @@ impl NodeApiServer {
                     Err(missing) => missing.answer(),
                 }
             }
-            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+            _ => not_found(),
         }
+    }
+
+    /// The pods that the runtime has, with their running containers, whatever the API says of them.
+    /// Source: Kubernetes 1.36, `pkg/kubelet/container`, `Pod.ToAPIPod`.
+    fn running_pods(&self) -> serde_json::Value {
+        let mut views = self.pods.views();
+        views.sort_by(|one, other| (pod::namespace(&one.pod), pod::name(&one.pod)).cmp(&(pod::namespace(&other.pod), pod::name(&other.pod))));
+        let items = views.iter().filter_map(|view| {
+            let running = view.containers.iter().filter(|container| matches!(container.state, ContainerState::Running { .. }));
+            let containers: Vec<_> = running.map(|container| json!({ "name": container.spec.name, "image": container.spec.annotations.get(pod::annotations::IMAGE), "resources": {} })).collect();
+            let metadata = json!({ "name": pod::name(&view.pod), "namespace": pod::namespace(&view.pod), "uid": pod::uid(&view.pod) });
+            (!containers.is_empty()).then(|| json!({ "metadata": metadata, "spec": { "containers": containers }, "status": {} }))
+        });
+        json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items.collect::<Vec<_>>() })
     }
 
     fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<View, NotFound> {
         let found = self.pods.find(namespace, name).filter(|view| uid.is_none_or(|uid| pod::uid(&view.pod) == uid));
         found.ok_or_else(|| NotFound(format!("pod \"{name}\" not found")))
     }
+}
+
+/// The checks of a node's health, all of which hold while it answers at all.
+/// Source: Kubernetes 1.36, `k8s.io/apiserver/pkg/server/healthz`.
+const CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
+
+/// The answer to a question after the node's health.
+fn health<B>(request: &Request<B>) -> Option<Response<Body>> {
+    match request.uri().path().strip_prefix("/healthz")? {
+        "" | "/" if request.uri().query().is_some_and(|query| parameter(query, "verbose").is_some()) => {
+            let lines: String = CHECKS.iter().map(|check| format!("[+]{check} ok\n")).collect();
+            Some(text(StatusCode::OK, format!("{lines}healthz check passed\n")))
+        }
+        "" | "/" => Some(text(StatusCode::OK, "ok")),
+        check => check.strip_prefix('/').filter(|check| CHECKS.contains(check)).map(|_| text(StatusCode::OK, "ok")),
+    }
+}
+
+fn not_found() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "404 page not found")
 }
 
 /// What was asked for is not on this node: the sentence for the caller.

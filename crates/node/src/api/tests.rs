@@ -101,5 +101,11 @@ async fn monitoring_finds_pods_and_numbers() {
     assert_eq!((summary["node"]["nodeName"].as_str(), summary["pods"][0]["containers"][0]["name"].as_str()), (Some("n1"), Some("c")));
     assert!(get(&bench, "/metrics/resource").await.1.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"a\",pod=\"web\"}"));
     assert!(get(&bench, "/metrics").await.1.contains("kubelet_started_containers_total 1"));
+    let running: Value = serde_json::from_str(&get(&bench, "/runningpods/").await.1).unwrap();
+    let container = &running["items"][0]["spec"]["containers"][0];
+    assert_eq!((running["items"][0]["metadata"]["name"].as_str(), container["name"].as_str(), container["image"].is_string()), (Some("web"), Some("c"), true));
     assert_eq!(get(&bench, "/healthz").await, (200, "ok".to_owned()));
+    assert_eq!(get(&bench, "/healthz/syncloop").await, (200, "ok".to_owned()));
+    assert_eq!(get(&bench, "/healthz?verbose").await, (200, "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n".to_owned()));
+    assert_eq!(get(&bench, "/healthz/other").await.0, 404);
 }
