@@ -314,7 +314,7 @@ mod tests {
             queue.add(key(name));
         }
         for worker in workers {
-            tokio::time::timeout(Duration::from_secs(5), worker).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(60), worker).await.unwrap().unwrap();
         }
     }
 }

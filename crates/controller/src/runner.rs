@@ -148,7 +148,7 @@ mod tests {
         let runner = Runner::new(SystemClock::shared(), stop.clone());
         let seen = Arc::new(Mutex::new(Vec::new()));
         runner.start(Fussy { seen: seen.clone(), stop: stop.clone() }, 1);
-        tokio::time::timeout(Duration::from_secs(20), stop.cancelled()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), stop.cancelled()).await.unwrap();
         runner.finished().await;
         assert_eq!(seen.lock().iter().filter(|key| *key == "fails").count(), 4);
         assert_eq!(seen.lock().iter().filter(|key| *key == "panics").count(), 2);

@@ -52,7 +52,7 @@ fn versions(fake: &FakeApi) -> Vec<String> {
 }
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("took too long: {what}"))
+    tokio::time::timeout(Duration::from_secs(60), future).await.unwrap_or_else(|_| panic!("took too long: {what}"))
 }
 
 #[tokio::test]

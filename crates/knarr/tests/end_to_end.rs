@@ -63,8 +63,8 @@ fn a_deployment_is_served_under_its_services_name_and_outlives_a_killed_server()
     let _alone = alone();
     let mut cluster = cluster_with_busybox();
     cluster.apply(WEB);
-    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/visitor", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=180s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/visitor", "--timeout=180s"]);
 
     let ask = r"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 web 80 | tail -n 1 | grep web-";
     let visit = |cluster: &RealCluster| cluster.eventually("the page is served", || cluster.try_kubectl(["exec", "visitor", "--", "sh", "-c", ask]));
@@ -82,8 +82,8 @@ fn a_deployment_is_served_under_its_services_name_and_outlives_a_killed_server()
     assert_eq!(cluster.kubectl(look), before, "the same containers run on");
 
     cluster.kubectl(["scale", "deployment/web", "--replicas=1"]);
-    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]);
-    cluster.kubectl(["delete", "pod/visitor", "deployment/web", "service/web", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=180s"]);
+    cluster.kubectl(["delete", "pod/visitor", "deployment/web", "service/web", "--timeout=180s"]);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_control_plane_alone_keeps_what_it_acknowledged_when_it_is_killed() {
     let mut cluster = RealCluster::start(&Settings { binary: &binary(), registry: None, control_plane_only: true });
     cluster.kubectl(["create", "configmap", "kept", "--from-literal=key=value"]);
     cluster.kubectl(["create", "namespace", "gone"]);
-    cluster.kubectl(["delete", "namespace", "gone", "--timeout=60s"]);
+    cluster.kubectl(["delete", "namespace", "gone", "--timeout=180s"]);
     cluster.kill_server();
     cluster.start_server();
     assert_eq!(cluster.kubectl(["get", "configmap", "kept", "-o", "jsonpath={.data.key}"]), "value");

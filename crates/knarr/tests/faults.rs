@@ -38,7 +38,7 @@ fn pod(name: &str, script: &str, container: &str, spec: &str) -> String {
 }
 
 fn ready(cluster: &Kubectl, pod: &str) {
-    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=180s"]);
 }
 
 fn at(cluster: &Kubectl, object: &str, path: &str) -> String {
@@ -269,7 +269,7 @@ fn nothing_befalls_pods_when_the_clock_jumps() {
         assert_ne!(day(&format!("pod/{name}"), ".metadata.creationTimestamp"), today, "the clock did jump");
         // Longer than two heartbeats, and than every probe needs to fail three times.
         std::thread::sleep(Duration::from_secs(22));
-        cluster.kubectl(["delete", "pod", name, "--timeout=20s"]);
+        cluster.kubectl(["delete", "pod", name, "--timeout=180s"]);
         assert_eq!(at(&cluster, "pod/web", ".status.containerStatuses[0].restartCount"), "0");
         assert_eq!(at(&cluster, "pod/web", ".status.conditions[?(@.type==\"Ready\")].status"), "True");
         assert_eq!(at(&cluster, "node/node-1", ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"), since, "the node stays Ready");

@@ -27,8 +27,8 @@ fn the_guestbook_is_scaled_and_rolled_without_a_failed_request_and_survives_what
     cluster.import(&image_archive("redis"));
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/guestbook");
     cluster.kubectl(["apply".as_ref(), "-f".as_ref(), example.as_os_str()]);
-    let rolled = || cluster.kubectl(["-n", "guestbook", "rollout", "status", "deployment/frontend", "--timeout=120s"]);
-    cluster.kubectl(["-n", "guestbook", "rollout", "status", "deployment/redis", "--timeout=120s"]);
+    let rolled = || cluster.kubectl(["-n", "guestbook", "rollout", "status", "deployment/frontend", "--timeout=300s"]);
+    cluster.kubectl(["-n", "guestbook", "rollout", "status", "deployment/redis", "--timeout=300s"]);
     rolled();
     let addresses = [1, 2].map(|node| SocketAddr::new(cluster.address(node), 30080));
 
@@ -94,7 +94,7 @@ fn the_guestbook_is_scaled_and_rolled_without_a_failed_request_and_survives_what
         let load = Load::on(addresses, "/index.html");
         cluster.kill_agent(1);
         cluster.eventually("the API answers again", || cluster.try_kubectl(["get", "--raw", "/readyz", "--request-timeout=2s"]));
-        cluster.kubectl(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"]);
+        cluster.kubectl(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=180s"]);
         let (answered, failures) = load.end();
         println!("meanwhile {answered} requests were answered");
         assert!(failures.is_empty(), "{failures:#?}\n{}", cluster.report());

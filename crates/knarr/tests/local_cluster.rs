@@ -83,8 +83,8 @@ fn pods_of_two_nodes_reach_each_other_and_are_reached_through_both() {
     let cluster = LocalCluster::up(&binary(), 2, &[]);
     import_busybox(&cluster);
     cluster.apply(WEB_ON_EACH_NODE);
-    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=60s"]);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/lonely", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=180s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/lonely", "--timeout=180s"]);
 
     let listed = cluster.kubectl(["get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIP}{\"\\n\"}{end}"]);
     let pods: Vec<Vec<&str>> = listed.lines().map(|line| line.split(' ').collect()).collect();
@@ -131,7 +131,7 @@ fn pods_of_two_nodes_reach_each_other_and_are_reached_through_both() {
     cluster.start(3, &[]);
     import_busybox(&cluster);
     cluster.kubectl(["delete", "pod", "-l", "app=web", &format!("--field-selector=spec.nodeName={}", cluster.node(3)), "--wait=false"]);
-    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=180s"]);
     assert_eq!(cluster.kubectl(["get", "nodes", "-o", "name"]).lines().count(), 3);
 }
 
@@ -163,7 +163,7 @@ metadata: { name: web }
 spec: { type: NodePort, selector: { app: web }, ports: [{ port: 80, targetPort: 8080 }] }
 "#,
     );
-    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=180s"]);
     let (survivor, lost) = (cluster.node(1), cluster.node(2));
     let on = |node: &str| {
         let look = format!("jsonpath={{range .items[?(@.spec.nodeName==\"{node}\")]}}{{.metadata.deletionTimestamp}}{{.status.conditions[?(@.type==\"Ready\")].status}} {{end}}");
@@ -174,7 +174,7 @@ spec: { type: NodePort, selector: { app: web }, ports: [{ port: 80, targetPort: 
 
     let started = Instant::now();
     cluster.kill_node(2);
-    cluster.kubectl(["wait", "--for=condition=Ready=Unknown", &format!("node/{lost}"), "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready=Unknown", &format!("node/{lost}"), "--timeout=180s"]);
     let noticed = started.elapsed();
     cluster.eventually("four pods are ready on the node that is left", || (on(&survivor) == 4).then_some(()));
     println!("a lost node: noticed after {:.1} s, its pods run elsewhere after {:.1} s", noticed.as_secs_f64(), started.elapsed().as_secs_f64());
@@ -186,7 +186,7 @@ spec: { type: NodePort, selector: { app: web }, ports: [{ port: 80, targetPort: 
 
     // The node comes back, and what it ran is gone there.
     cluster.start(2, &[]);
-    cluster.kubectl(["wait", "--for=condition=Ready", &format!("node/{lost}"), "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", &format!("node/{lost}"), "--timeout=180s"]);
     cluster.eventually("only the new pods are left", || {
         let count = cluster.kubectl(["get", "pods", "-l", "app=web", "-o", "name"]).lines().count();
         (count == 4).then_some(())
@@ -237,7 +237,7 @@ fn down_leaves_nothing_behind_whatever_happened_before() {
     cluster.start(2, &[]);
     import_busybox(&cluster);
     cluster.apply(WEB_ON_EACH_NODE);
-    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=180s"]);
     let during = traces(&machine, &cluster);
     for what in ["links", "addresses", "routes", "rules", "forwarding", "mounts", "cgroups", "processes"] {
         assert_ne!(before[what], during[what], "the test sees {what}");
@@ -246,14 +246,15 @@ fn down_leaves_nothing_behind_whatever_happened_before() {
     let started = Instant::now();
     let said = String::from_utf8(cluster.knarr(["down"]).stdout).unwrap();
     println!("down took {:.1} s", started.elapsed().as_secs_f64());
-    assert!(started.elapsed() < Duration::from_secs(9), "nodes stop when they are asked to");
+    // Those that do not are killed after half a minute.
+    assert!(started.elapsed() < Duration::from_secs(29), "nodes stop when they are asked to");
     assert!(said.contains("--purge"), "{said}");
     check_nothing_left(&before, &machine, &cluster);
     assert!(!fs::read_to_string(&cluster.kubeconfig).unwrap().contains(cluster.name()), "the context is taken out");
 
     // As after a reboot: the same data, and everything else made anew. Then everything is killed at once.
     cluster.start(2, &[]);
-    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "daemonset/web", "--timeout=180s"]);
     cluster.kill_all();
     assert!(cluster.nodes().iter().all(|node| node["running"] == false));
     cluster.down();

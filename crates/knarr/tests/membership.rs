@@ -159,22 +159,23 @@ fn monitoring_asks_each_node_directly_with_a_token_and_gets_what_it_may() {
 }
 
 /// How long certificates live here: renewed after about half of it, since a short life is counted from some time before it began.
-const LIFETIME: Duration = Duration::from_secs(24);
+const LIFETIME: Duration = Duration::from_secs(48);
 
 #[test]
 fn certificates_are_renewed_before_they_end_and_the_node_stays() {
     let cluster = LocalCluster::up(&binary(), 2, &["--server-option", &format!("cluster-signing-duration={}", LIFETIME.as_secs())]);
     let joined = Instant::now();
+    let agent = cluster.node(2);
+    let directory = cluster.directory().join("data").join(cluster.name()).join(&agent).join("pki");
+    let files = ["client.pem", "serving.pem"].map(|name| directory.join(name));
+    // Before anything that takes its time: a slow machine is not to miss the first ones.
+    let first = cluster.eventually("the agent's API answers", || shown_by(cluster.address(2)).map(|shown| (files.each_ref().map(|path| end_of(path)), Some(shown))));
+    assert!(first.0[0].contains(&format!("system:node:{agent}")), "{first:?}");
     let archive = cluster.directory().join("busybox.tar");
     fs::write(&archive, image::busybox().archive(&["busybox:1"])).unwrap();
     cluster.import(&archive);
-    let agent = cluster.node(2);
     cluster.kubectl(["run", "there", "--image=busybox:1", &format!("--overrides={{\"spec\":{{\"nodeName\":\"{agent}\",\"terminationGracePeriodSeconds\":0}}}}"), "--", "sh", "-c", "echo started; exec sleep 1000"]);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/there", "--timeout=60s"]);
-    let directory = cluster.directory().join("data").join(cluster.name()).join(&agent).join("pki");
-    let files = ["client.pem", "serving.pem"].map(|name| directory.join(name));
-    let first = (files.each_ref().map(|path| end_of(path)), shown_by(cluster.address(2)));
-    assert!(first.0[0].contains(&format!("system:node:{agent}")) && first.1.is_some(), "{first:?}");
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/there", "--timeout=180s"]);
 
     // Everything that the agent joined with is over then.
     cluster.eventually("both certificates are renewed", || {
@@ -193,7 +194,7 @@ fn certificates_are_renewed_before_they_end_and_the_node_stays() {
     cluster.eventually("the first certificates have ended", || (joined.elapsed() > LIFETIME).then_some(()));
     cluster.kill_agent(2);
     cluster.eventually("the agent was started again", || cluster.nodes().iter().all(|node| node["running"] == true).then_some(()));
-    cluster.kubectl(["wait", "--for=condition=Ready", &format!("node/{agent}"), "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", &format!("node/{agent}"), "--timeout=180s"]);
     cluster.eventually("the node answers the server", || cluster.try_kubectl(["logs", "there"]).filter(|log| log == "started\n"));
     assert_eq!(cluster.kubectl(["exec", "there", "--", "echo", "inside"]), "inside\n");
     assert_eq!(cluster.kubectl(["get", "pod", "there", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]), "0");

@@ -311,11 +311,11 @@ fn every_stable_metric_of_upstream_is_there_or_absent_for_a_reason() {
     let file = cluster.data_directory().join("some-of-everything.yaml");
     fs::write(&file, SOME_OF_EVERYTHING).unwrap();
     cluster.kubectl(["create", "--filename", file.to_str().unwrap()]);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/probed", "pod/lesser", "--timeout=120s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/probed", "pod/lesser", "--timeout=300s"]);
     fs::write(&file, IMPORTANT).unwrap();
     cluster.kubectl(["create", "--filename", file.to_str().unwrap()]);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/important", "--timeout=120s"]);
-    cluster.kubectl(["wait", "--for=condition=Complete", "job/done", "--timeout=120s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/important", "--timeout=300s"]);
+    cluster.kubectl(["wait", "--for=condition=Complete", "job/done", "--timeout=300s"]);
     cluster.kubectl(["create", "configmap", "seen-by-a-webhook"]);
     cluster.kubectl(["get", "endpoints"]);
     cluster.kubectl(["get", "--raw", "/livez"]);

@@ -22,7 +22,7 @@ fn pod(name: &str, script: &str, container: &str, spec: &str) -> String {
 }
 
 fn ready(cluster: &RealCluster, pod: &str) {
-    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=180s"]);
 }
 
 fn at(cluster: &RealCluster, object: &str, path: &str) -> String {

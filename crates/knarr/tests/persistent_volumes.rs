@@ -40,13 +40,13 @@ fn a_stateful_set_finds_its_data_again_and_leaves_them_until_its_claims_go() {
     let registry = Registry::serve(&[("library/busybox", "1", &busybox)]);
     let mut cluster = RealCluster::start(&Settings { binary: &binary(), registry: Some(&registry), control_plane_only: false });
     cluster.apply(JOURNAL);
-    cluster.kubectl(["rollout", "status", "statefulset/journal", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "statefulset/journal", "--timeout=180s"]);
     let starts = |cluster: &RealCluster, pod: &str| cluster.kubectl(["exec", pod, "--", "cat", "/data/starts"]);
     assert_eq!(starts(&cluster, "journal-1"), "journal-1\n");
 
     // A new pod of the same name, after the old one went and while the server was away.
     cluster.kubectl(["delete", "pod", "journal-1"]);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/journal-1", "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/journal-1", "--timeout=180s"]);
     assert_eq!(starts(&cluster, "journal-1"), "journal-1\njournal-1\n");
     cluster.kill_server();
     cluster.start_server();
@@ -54,11 +54,11 @@ fn a_stateful_set_finds_its_data_again_and_leaves_them_until_its_claims_go() {
 
     // The claim of a pod that is not wanted any more goes, as the set says; the others stay even without the set.
     cluster.kubectl(["scale", "statefulset/journal", "--replicas=1"]);
-    cluster.kubectl(["wait", "--for=delete", "pvc/data-journal-1", "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=delete", "pvc/data-journal-1", "--timeout=180s"]);
     cluster.kubectl(["delete", "statefulset/journal"]);
     assert_eq!(cluster.kubectl(["get", "pvc", "-o", "jsonpath={.items[*].metadata.name} {.items[*].status.phase}"]), "data-journal-0 Bound");
     cluster.apply(JOURNAL);
-    cluster.kubectl(["rollout", "status", "statefulset/journal", "--timeout=60s"]);
+    cluster.kubectl(["rollout", "status", "statefulset/journal", "--timeout=180s"]);
     assert_eq!(starts(&cluster, "journal-0"), "journal-0\njournal-0\n");
     assert_eq!(starts(&cluster, "journal-1"), "journal-1\n", "its data went with its claim");
     cluster.kubectl(["delete", "statefulset/journal"]);

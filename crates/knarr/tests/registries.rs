@@ -60,7 +60,7 @@ fn images_come_from_a_registry_that_asks_for_credentials_and_is_slow_or_breaks_o
     let secret = |name: &str, password: &str| {
         cluster.kubectl(["create", "secret", "docker-registry", name, &format!("--docker-server={HOST}"), &format!("--docker-username={}", USER.0), &format!("--docker-password={password}")]);
     };
-    let ready = |pod: &str| cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+    let ready = |pod: &str| cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=180s"]);
 
     // Without credentials, and with wrong ones, in upstream's words.
     secret("wrong", "guessed");
@@ -114,7 +114,7 @@ fn images_come_from_a_registry_that_asks_for_credentials_and_is_slow_or_breaks_o
     ready("quick");
     let quick = started.elapsed();
     assert_eq!(cluster.kubectl(["get", "pod", "slow", "-o", "jsonpath={.status.phase}"]), "Pending");
-    cluster.kubectl(["delete", "pod", "quick", "--timeout=20s"]);
+    cluster.kubectl(["delete", "pod", "quick", "--timeout=180s"]);
     ready("slow");
     assert!(started.elapsed() > Duration::from_secs(5), "the registry was not slow");
     println!("while an image came in {:.1} s, another pod was ready after {:.1} s", started.elapsed().as_secs_f64(), quick.as_secs_f64());

@@ -105,7 +105,7 @@ fn sets_of_lesser_importance_make_room_once_and_are_not_driven_out_again() {
         let labels = json!({"name": format!("pod{number}")});
         let template = json!({"metadata": {"labels": labels}, "spec": spec(number, amount)});
         world.create(&[json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": format!("rs-pod{number}")}, "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}})]);
-        world.cluster.kubectl(["wait", "--for=jsonpath={.status.availableReplicas}=1", &format!("rs/rs-pod{number}"), "--timeout=60s"]);
+        world.cluster.kubectl(["wait", "--for=jsonpath={.status.availableReplicas}=1", &format!("rs/rs-pod{number}"), "--timeout=180s"]);
     }
     // Each pod a set makes is an event of the set.
     let made = || -> BTreeMap<String, usize> {
@@ -131,7 +131,7 @@ fn sets_of_lesser_importance_make_room_once_and_are_not_driven_out_again() {
     }
     world.cluster.kubectl(["delete", "pod", "pod4"]);
     for number in [1, 2] {
-        world.cluster.kubectl(["wait", "--for=jsonpath={.status.availableReplicas}=1", &format!("rs/rs-pod{number}"), "--timeout=60s"]);
+        world.cluster.kubectl(["wait", "--for=jsonpath={.status.availableReplicas}=1", &format!("rs/rs-pod{number}"), "--timeout=180s"]);
     }
     assert_eq!(made(), expected(2, 2, 1), "with room for all, nobody was displaced a second time");
 }
@@ -151,7 +151,7 @@ fn who_is_displaced_is_told_why_and_the_node_is_promised_until_it_is_free() {
     let held = json!({"metadata": {"finalizers": ["example.com/held"]}});
     world.create(&[asking("low", "low", held), asking("middle-1", "middle", json!({})), asking("middle-2", "middle", json!({}))]);
     for name in ["low", "middle-1", "middle-2"] {
-        world.cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+        world.cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=180s"]);
     }
     world.create(&[asking("high", "high", json!({}))]);
     let nominated = |pod: &str| Some(world.get(&["pod", pod])["status"]["nominatedNodeName"].as_str()?.to_owned());
@@ -219,7 +219,7 @@ fn a_tainted_node_is_left_by_who_does_not_tolerate_it_for_as_long_as_it_is_toler
         let pods = world.get(&["pods"]);
         pods["items"].as_array().into_iter().flatten().filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned())).collect()
     };
-    world.cluster.kubectl(["wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"]);
+    world.cluster.kubectl(["wait", "--for=condition=Ready", "pods", "--all", "--timeout=180s"]);
     world.cluster.kubectl(["taint", "node", "simulated-0", "example.com/evict=now:NoExecute"]);
     world.cluster.eventually("who does not tolerate it to go", || (names() == ["ever", "long"]).then_some(()));
     // Whoever tolerates it may come, also for a time; others wait until it is gone.

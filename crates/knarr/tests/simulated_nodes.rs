@@ -44,7 +44,7 @@ spec:
 
 /// Looks until so many pods of the Job are counted.
 fn wait_for_count(cluster: &RealCluster, count: usize) {
-    let patience = Instant::now() + Duration::from_secs(300);
+    let patience = Instant::now() + Duration::from_secs(600);
     loop {
         let said = cluster.kubectl(["get", "job", "sum", "--output=jsonpath={.status.succeeded}"]);
         if said.trim().parse::<usize>().is_ok_and(|succeeded| succeeded >= count) {
@@ -67,7 +67,7 @@ fn a_job_of_a_thousand_pods_counts_each_once_and_a_cron_job_keeps_its_beat_altho
         cluster.kill_server();
         cluster.start_server();
     }
-    cluster.kubectl(["wait", "--for=condition=Complete", "job/sum", "--timeout=300s"]);
+    cluster.kubectl(["wait", "--for=condition=Complete", "job/sum", "--timeout=600s"]);
     let count = |field: &str| cluster.kubectl(["get", "job", "sum", &format!("--output=jsonpath={{.status.{field}}}")]).trim().to_owned();
     assert_eq!((count("succeeded"), count("failed"), count("active")), (PODS.to_string(), String::new(), String::new()));
     assert_eq!(count("uncountedTerminatedPods"), "{}");
@@ -95,7 +95,7 @@ fn a_job_of_a_thousand_pods_counts_each_once_and_a_cron_job_keeps_its_beat_altho
 
 /// Looks until there is a Job of that minute since the epoch, or of a later one.
 fn wait_until_beats(cluster: &RealCluster, jobs: impl Fn(&RealCluster) -> Vec<i64>, minute: i64) -> Vec<i64> {
-    let patience = Instant::now() + Duration::from_secs(90);
+    let patience = Instant::now() + Duration::from_secs(180);
     loop {
         let minutes = jobs(cluster);
         if minutes.last().is_some_and(|last| *last >= minute) {

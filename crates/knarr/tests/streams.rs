@@ -167,7 +167,7 @@ fn streams_run_through_the_whole_server_in_every_dialect() {
     let registry = Registry::serve(&[("library/busybox", "1", &busybox)]);
     let cluster = RealCluster::start(&Settings { binary: &binary, registry: Some(&registry), control_plane_only: false });
     cluster.apply(POD);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/host", "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/host", "--timeout=180s"]);
     let api = Api::of(&cluster);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {

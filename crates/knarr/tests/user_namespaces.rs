@@ -30,7 +30,7 @@ fn pod(name: &str, script: &str, container: &str, spec: &str) -> String {
 }
 
 fn ready(cluster: &RealCluster, pod: &str) {
-    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=180s"]);
 }
 
 fn at(cluster: &RealCluster, object: &str, path: &str) -> String {
@@ -133,7 +133,7 @@ fn whatever_the_node_runs_in_a_pod_is_one_of_the_pods_users() {
     cluster.kubectl(["delete", "pod", "watched", "--wait=false"]);
     assert_eq!(seen_from_the_node(shell_that_says(&cluster, &mark("pre-stop"))), main, "pre-stop");
     go("pre-stop");
-    cluster.kubectl(["wait", "--for=delete", "pod/watched", "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=delete", "pod/watched", "--timeout=180s"]);
 }
 
 /// What the root of the node could do, and a privileged container with it; each line that works says so. First of all it looks
@@ -249,7 +249,7 @@ fn files_keep_their_owners_and_pods_their_users() {
         "apiVersion: batch/v1\nkind: Job\nmetadata: { name: work, namespace: default }\nspec:\n  template:\n    spec:\n      hostUsers: false\n      restartPolicy: Never\n      \
          containers: [{ name: main, image: \"busybox:1\", command: [sh, -c, \"echo bye > /dev/termination-log\"] }]\n",
     );
-    cluster.kubectl(["wait", "--for=condition=Complete", "job/work", "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Complete", "job/work", "--timeout=180s"]);
     assert_eq!(cluster.kubectl(["get", "pods", "-l", "job-name=work", "-o", "jsonpath={.items[0].status.containerStatuses[0].state.terminated.message}"]), "bye\n");
     // What is taken is written down in the pods' directories, and goes with them.
     cluster.kubectl(["delete", "job/work", "pod/one", "pod/two", "pod/three"]);

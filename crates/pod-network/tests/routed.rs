@@ -286,7 +286,7 @@ fn the_nodes_of_the_cluster_are_followed_and_stale_routes_swept() {
     create("b", "192.168.0.2", "10.244.1.0/24");
     create("a", "192.168.0.1", "10.244.0.0/24");
     let until = |text: &str, there: bool| {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while a.command("ip", &["route"]).contains(text) != there {
             assert!(std::time::Instant::now() < deadline, "{text}: {}", a.command("ip", &["route"]));
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -298,7 +298,7 @@ fn the_nodes_of_the_cluster_are_followed_and_stale_routes_swept() {
     // A firewall service restarts.
     let before = a.command("nft", &["list", "ruleset"]);
     a.command("nft", &["flush", "ruleset"]);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while a.command("nft", &["list", "ruleset"]) != before {
         assert!(std::time::Instant::now() < deadline, "{}", a.command("nft", &["list", "ruleset"]));
         std::thread::sleep(std::time::Duration::from_millis(10));

@@ -101,7 +101,7 @@ async fn a_lost_shim_is_told_and_what_it_held_is_killed() {
         assert!(std::process::Command::new("kill").args(["-9", &shim.to_string()]).status().unwrap().success());
         if with_agent {
             loop {
-                match tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap() {
+                match tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap().unwrap() {
                     RuntimeEvent::SandboxLost { sandbox: lost, .. } if lost == sandbox => break,
                     _ => {}
                 }

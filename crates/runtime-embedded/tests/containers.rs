@@ -35,7 +35,8 @@ async fn a_command_runs_in_a_running_container() {
     println!("exec: {:?} each", started.elapsed() / 10);
     let started = std::time::Instant::now();
     node.runtime().stop_container(&id, Duration::from_millis(100)).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // It sleeps for a thousand seconds if it is let.
+    assert!(started.elapsed() < Duration::from_secs(60));
     let status = node.runtime().container_status(&id).await.unwrap();
     let ContainerState::Exited { exit, .. } = &status.state else { panic!("{status:?}") };
     assert_eq!((exit.code, exit.signal), (137, 9));

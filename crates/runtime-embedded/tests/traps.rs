@@ -246,7 +246,7 @@ async fn trap_10_a_program_that_cannot_run_is_a_failure_to_start() {
     }
     let running = node.run(&sandbox, &container("main", &id, &FOREVER)).await;
     for (program, code) in [("nowhere", 127), ("/no/where", 127), ("/opt/locked", 126), ("/opt/text", 126)] {
-        let error = node.runtime().exec_sync(&running, &[program.to_owned()], Duration::from_secs(10)).await.unwrap_err();
+        let error = node.runtime().exec_sync(&running, &[program.to_owned()], Duration::from_secs(60)).await.unwrap_err();
         let RuntimeError::Exec { exit_code, reason } = error else { panic!("{error:?}") };
         assert_eq!(exit_code, Some(code), "{program}: {reason}");
     }
@@ -273,7 +273,7 @@ async fn trap_12_a_signal_does_not_end_a_container_that_handles_it() {
     let id = node.run(&sandbox, &container("main", &image, &["/bin/sh", "-c", "trap 'sleep 0.3; exit 9' TERM; echo ready; while true; do sleep 0.05; done"])).await;
     let log = node.runtime().container_status(&id).await.unwrap().log_path;
     until("the trap is set", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("ready"))).await;
-    node.runtime().stop_container(&id, Duration::from_secs(10)).await.unwrap();
+    node.runtime().stop_container(&id, Duration::from_secs(60)).await.unwrap();
     let ContainerState::Exited { exit, .. } = node.runtime().container_status(&id).await.unwrap().state else { panic!() };
     assert_eq!((exit.code, exit.signal), (9, 0));
     let mut spec = container("other", &image, &["/bin/sh", "-c", "trap 'exit 4' USR1; echo ready; while true; do sleep 0.05; done"]);
@@ -281,7 +281,7 @@ async fn trap_12_a_signal_does_not_end_a_container_that_handles_it() {
     let id = node.run(&sandbox, &spec).await;
     let log = node.runtime().container_status(&id).await.unwrap().log_path;
     until("the trap is set", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("ready"))).await;
-    node.runtime().stop_container(&id, Duration::from_secs(10)).await.unwrap();
+    node.runtime().stop_container(&id, Duration::from_secs(60)).await.unwrap();
     let ContainerState::Exited { exit, .. } = node.runtime().container_status(&id).await.unwrap().state else { panic!() };
     assert_eq!(exit.code, 4);
     node.finish().await;
@@ -305,7 +305,7 @@ async fn trap_13_commands_leave_no_files() {
     let before = names();
     for _ in 0..5 {
         node.exec(&id, "true").await;
-        let failed = node.runtime().exec_sync(&id, &["nowhere".to_owned()], Duration::from_secs(10)).await;
+        let failed = node.runtime().exec_sync(&id, &["nowhere".to_owned()], Duration::from_secs(60)).await;
         assert!(failed.is_err());
     }
     assert_eq!(names(), before);

@@ -411,7 +411,7 @@ fn the_cluster_is_followed_until_the_proxy_is_stopped() {
             "ports": [{"name": "tcp", "port": 8080}]});
         slices.create(&Default::default(), &serde_json::from_value(object).unwrap()).await.expect("create");
     });
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while two.ask_tcp("10.96.0.10:80").is_err() {
         assert!(std::time::Instant::now() < deadline, "the service never came up");
         std::thread::sleep(std::time::Duration::from_millis(10));

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 
 /// How long a test waits for an event that must come; only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An API server for one test.
 pub struct ApiHarness {
@@ -281,7 +281,7 @@ impl Watch {
     }
 
     async fn take(&mut self) -> Option<()> {
-        let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event within ten seconds")?.expect("a whole event");
+        let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event within a minute")?.expect("a whole event");
         if let Some(data) = frame.data_ref() {
             self.rest.extend_from_slice(data);
         }

@@ -47,14 +47,14 @@ impl DebianRegistry {
         command.arg("serve").arg(path("config.yml")).env("OTEL_TRACES_EXPORTER", "none").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let server = command.spawn().expect("the Debian package docker-registry must be installed");
         let registry = Self { address, server, _directory: directory };
-        for _ in 0..600 {
+        for _ in 0..2400 {
             if TcpStream::connect(&registry.address).is_ok() {
                 return registry;
             }
             // Nobody tells when another program's port is open.
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("docker-registry does not listen within half a minute");
+        panic!("docker-registry does not listen within two minutes");
     }
 
     fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {

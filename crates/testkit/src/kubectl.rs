@@ -122,7 +122,7 @@ impl Kubectl {
         self.kubectl([OsStr::new("apply"), OsStr::new("-f"), file.as_os_str()])
     }
 
-    /// Waits for what cannot be watched from outside, for a minute at most.
+    /// Waits for what cannot be watched from outside, for three minutes at most: far longer than it takes on a slow and busy machine.
     ///
     /// # Panics
     /// Where it does not come.
@@ -133,7 +133,7 @@ impl Kubectl {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}\n{}", self.report());
+            assert!(started.elapsed() < Duration::from_secs(180), "not within three minutes: {what}\n{}", self.report());
             // What is waited for here (a port that answers, a counter behind a service) wakes nobody outside of the cluster.
             std::thread::sleep(Duration::from_millis(50));
         }

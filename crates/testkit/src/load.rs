@@ -19,11 +19,11 @@ const SENDERS: u32 = 20;
 /// What a server answers 200 with, over a connection of its own; otherwise what went wrong.
 ///
 /// # Errors
-/// Where there is no connection, no answer within 10 s, or another status.
+/// Where there is no connection, no answer within half a minute, or another status.
 pub fn exchange(address: SocketAddr, request: &str) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).map_err(text)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(30)).map_err(text)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(text)?;
     stream.write_all(request.as_bytes()).map_err(text)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(text)?;

@@ -129,7 +129,7 @@ impl RealCluster {
         self.eventually("the API gets ready", || self.try_kubectl(["get", "--raw", "/readyz"]).filter(|body| body.trim() == "ok").map(drop));
         if !self.control_plane_only {
             self.eventually("the node is there", || self.try_kubectl(["get", "node/node-1"]));
-            self.kubectl(["wait", "--for=condition=Ready", "node/node-1", "--timeout=60s"]);
+            self.kubectl(["wait", "--for=condition=Ready", "node/node-1", "--timeout=180s"]);
         }
     }
 

@@ -217,7 +217,7 @@ impl Scene {
     /// Where it is not within a minute.
     #[track_caller]
     pub fn ready(&self, pod: &str) {
-        self.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+        self.kubectl(["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=180s"]);
     }
 
     /// A pod's value at a JSON path.
@@ -235,7 +235,7 @@ impl Scene {
     /// Where it is not within a minute.
     #[track_caller]
     pub fn becomes(&self, object: &str, path: &str, wanted: &str) {
-        let words = ["wait", object, &format!("--for=jsonpath={{{path}}}={wanted}"), "--timeout=60s"];
+        let words = ["wait", object, &format!("--for=jsonpath={{{path}}}={wanted}"), "--timeout=180s"];
         self.kubectl(words);
     }
 }

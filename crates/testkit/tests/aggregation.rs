@@ -83,7 +83,7 @@ async fn wait_for(caller: &Caller, status: &str, reason: &str) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), work).await.unwrap_or_else(|_| panic!("Available is not {status} for {reason}"));
+    tokio::time::timeout(Duration::from_secs(60), work).await.unwrap_or_else(|_| panic!("Available is not {status} for {reason}"));
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn another_server_answers_for_its_group_and_learns_who_asks() {
             }
             assert!(!String::from_utf8_lossy(&page.body).contains("inventions"));
         };
-        tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap_or_else(|_| panic!("{line} is not there"));
+        tokio::time::timeout(Duration::from_secs(60), counted).await.unwrap_or_else(|_| panic!("{line} is not there"));
     }
 
     let groups = caller.get("/apis").await.expect(200);

@@ -11,7 +11,7 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 const KEPT: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn names(caller: &Caller) -> Vec<String> {
     let list = caller.get(SERVICES).await.expect(200);

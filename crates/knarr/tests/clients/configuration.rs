@@ -34,8 +34,8 @@ spec:
     scene.kubectl(["patch", "configmap", "settings", "-p", r#"{"data":{"color":"green"}}"#]);
     assert_eq!(log.line(), "green");
     let taken = changed.elapsed();
-    // The promise is a second or two; the rest is for a busy machine.
-    assert!(taken < Duration::from_secs(10), "the change took {taken:?}");
+    // The promise is a second or two; the rest is for a slow and busy machine. Upstream's takes a minute or more.
+    assert!(taken < Duration::from_secs(30), "the change took {taken:?}");
     println!("a changed config map was seen in the pod after {} ms", taken.as_millis());
 }
 

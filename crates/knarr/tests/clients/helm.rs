@@ -23,19 +23,19 @@ fn a_chart_is_installed_tested_upgraded_rolled_back_and_uninstalled() {
         std::fs::write(path, content).unwrap();
     }
     let helm = |words: &str| scene.output(scene.program(client_program("helm")).args(words.split_whitespace()));
-    helm("install demo chart --wait --timeout=60s");
-    helm("test demo --timeout=60s");
+    helm("install demo chart --wait --timeout=180s");
+    helm("test demo --timeout=180s");
     assert_eq!(scene.at("widget/demo", ".spec.size"), "1");
-    helm("upgrade demo chart --set greeting=changed --set replicas=2 --wait --timeout=60s");
+    helm("upgrade demo chart --set greeting=changed --set replicas=2 --wait --timeout=180s");
     assert_eq!(scene.at("deployment/demo", ".status.readyReplicas"), "2");
-    helm("test demo --timeout=60s");
+    helm("test demo --timeout=180s");
     assert!(helm("history demo").lines().count() == 3);
-    helm("rollback demo 1 --wait --timeout=60s");
+    helm("rollback demo 1 --wait --timeout=180s");
     assert_eq!(scene.at("configmap/demo", r".data.index\.html"), "hello");
     assert_eq!(scene.at("widget/demo", ".spec.size"), "1");
-    helm("test demo --timeout=60s");
-    helm("upgrade demo chart --set replicas=1 --server-side=false --wait --timeout=60s");
+    helm("test demo --timeout=180s");
+    helm("upgrade demo chart --set replicas=1 --server-side=false --wait --timeout=180s");
     assert!(helm("list").contains("deployed"));
-    helm("uninstall demo --wait --timeout=60s");
+    helm("uninstall demo --wait --timeout=180s");
     assert_eq!(scene.k("get deployments,services,configmaps,secrets,serviceaccounts -l part=of-demo -o name"), "");
 }

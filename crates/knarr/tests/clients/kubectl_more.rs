@@ -55,7 +55,7 @@ fn a_kustomization_is_applied_and_deleted() {
     assert!(scene.k("apply -k .").contains("pod/my-web created"));
     assert!(scene.k("get configmaps -o name").contains("configmap/my-settings-"));
     assert!(scene.k("get pods -l part=of-test -o name").contains("pod/my-web"));
-    assert!(scene.k("delete -k . --timeout=60s").contains("pod \"my-web\" deleted"));
+    assert!(scene.k("delete -k . --timeout=180s").contains("pod \"my-web\" deleted"));
 }
 
 #[test]

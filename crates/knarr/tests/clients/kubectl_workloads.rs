@@ -23,7 +23,7 @@ spec:
 }
 
 fn rolled_out(scene: &Scene, name: &str) {
-    scene.kubectl(["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+    scene.kubectl(["rollout", "status", &format!("deployment/{name}"), "--timeout=180s"]);
 }
 
 #[test]
@@ -72,8 +72,8 @@ spec:
       containers: [{ name: main, image: "busybox:1", command: [sleep, "1000"], ports: [{ name: door, containerPort: 6379 }] }]
 "#,
     );
-    scene.k("wait --for=create pod -l app=primary --timeout=60s");
-    scene.k("wait --for=condition=Ready pod -l app=primary --timeout=60s");
+    scene.k("wait --for=create pod -l app=primary --timeout=180s");
+    scene.k("wait --for=condition=Ready pod -l app=primary --timeout=180s");
     scene.k("expose rc primary --name=second --port=1234 --target-port=door");
     scene.k("expose service second --name=third --port=2345 --target-port=6379");
     for service in ["second", "third"] {
@@ -89,7 +89,7 @@ spec:
     for words in ["Controlled By:  ReplicationController/primary", "QoS Class:", "State:          Running", "Started container main"] {
         assert!(described.contains(words), "{described}");
     }
-    scene.k("scale rc primary --replicas=3 --timeout=60s");
+    scene.k("scale rc primary --replicas=3 --timeout=180s");
     scene.becomes("rc/primary", ".status.readyReplicas", "3");
     assert!(scene.refused("scale rc primary --current-replicas=7 --replicas=1").contains("7"));
     scene.k("autoscale rc primary --min=1 --max=5 --cpu=50%");
@@ -107,13 +107,13 @@ fn what_an_object_owns_goes_with_it_or_stays_as_asked() {
     for (name, cascade) in [("first", "foreground"), ("last", "background")] {
         scene.apply(&deployment(name, 1));
         rolled_out(&scene, name);
-        scene.kubectl(["delete", "deployment", name, &format!("--cascade={cascade}"), "--timeout=60s"]);
-        scene.kubectl(["wait", "--for=delete", "pod", "-l", &format!("app={name}"), "--timeout=60s"]);
+        scene.kubectl(["delete", "deployment", name, &format!("--cascade={cascade}"), "--timeout=180s"]);
+        scene.kubectl(["wait", "--for=delete", "pod", "-l", &format!("app={name}"), "--timeout=180s"]);
     }
-    // This one ignores SIGTERM and would take its half minute.
-    scene.apply(&pod("slow", "exec sleep 1000").replace("terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 30"));
+    // This one ignores SIGTERM and would take its five minutes.
+    scene.apply(&pod("slow", "exec sleep 1000").replace("terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 300"));
     scene.ready("slow");
-    scene.k("delete pod slow --grace-period=0 --force --timeout=20s");
+    scene.k("delete pod slow --grace-period=0 --force --timeout=120s");
     scene.refused("get pod slow");
 }
 
@@ -126,7 +126,7 @@ fn a_node_is_tainted_cordoned_and_drained_of_some_pods() {
     assert!(scene.k("describe node node-1").contains("key=value:PreferNoSchedule"));
     scene.k("taint nodes node-1 key-");
     // Other tests' pods wait for as long as this node is closed.
-    let drained = scene.k("drain node-1 --pod-selector=app=moving --timeout=60s");
+    let drained = scene.k("drain node-1 --pod-selector=app=moving --timeout=180s");
     let shown = scene.k("get node node-1");
     scene.k("uncordon node-1");
     assert!(drained.contains("node/node-1 cordoned") && drained.contains("node/node-1 drained"), "{drained}");
@@ -140,6 +140,6 @@ fn jobs_run_and_are_made_from_cron_jobs() {
     scene.k("create job one --image=busybox:1 -- echo done");
     scene.kubectl(["create", "cronjob", "beat", "--image=busybox:1", "--schedule=0 0 1 1 *", "--", "echo", "beaten"]);
     scene.k("create job two --from=cronjob/beat");
-    scene.k("wait --for=condition=Complete job/one job/two --timeout=60s");
+    scene.k("wait --for=condition=Complete job/one job/two --timeout=180s");
     assert_eq!(scene.k("logs job/two"), "beaten\n");
 }

@@ -28,7 +28,7 @@ fn certificate(scene: &Scene, service: &str) {
 fn deploy(scene: &Scene, name: &str, objects: &str, program: &str) {
     let folder = client_program(program).display().to_string();
     scene.apply(&objects.replace("NAMESPACE }", &format!("{} }}", scene.namespace)).replace("PROGRAM", &folder));
-    let rolled = scene.try_kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+    let rolled = scene.try_kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=180s"]);
     assert!(rolled.is_some(), "{}\n{}", scene.k(&format!("logs deployment/{name} --tail=50")), scene.k("get pods -o wide"));
 }
 
@@ -36,7 +36,7 @@ fn deploy(scene: &Scene, name: &str, objects: &str, program: &str) {
 fn becomes(scene: &Scene, name: &str, object: &str, path: &str, wanted: &str) {
     let words = ["get", object, "-o", &format!("jsonpath={{{path}}}")];
     let mut last = None;
-    for _ in 0..600 {
+    for _ in 0..1800 {
         last = scene.try_kubectl(&words);
         if last.as_deref() == Some(wanted) {
             return;
@@ -78,14 +78,14 @@ fn an_operator_written_with_kopf_manages_gardens_and_admits_them() {
 
     // It looks after what it missed.
     scene.k("scale deployment/gardener --replicas=0");
-    scene.k("wait --for=delete pod -l app=gardener --timeout=60s");
+    scene.k("wait --for=delete pod -l app=gardener --timeout=180s");
     scene.kubectl(["delete", "garden", "small", "--wait=false"]);
     scene.k("scale deployment/gardener --replicas=1");
-    scene.k("wait --for=delete garden/small --timeout=60s");
+    scene.k("wait --for=delete garden/small --timeout=180s");
     scene.k("get configmap small-is-gone");
-    scene.k("wait --for=delete configmap/small --timeout=60s");
-    scene.k("delete garden ten --timeout=60s");
-    scene.k("delete customresourcedefinition gardens.kopf.example --timeout=60s");
+    scene.k("wait --for=delete configmap/small --timeout=180s");
+    scene.k("delete garden ten --timeout=180s");
+    scene.k("delete customresourcedefinition gardens.kopf.example --timeout=180s");
 }
 
 fn hive(name: &str, bees: usize) -> String {
@@ -116,10 +116,10 @@ fn an_operator_written_with_kube_elects_a_leader_manages_hives_and_admits_them()
     scene.kubectl(["patch", "hive", "one", "--type=merge", "-p", r#"{"spec":{"bees":70}}"#]);
     becomes(&scene, "beekeeper", "configmap/one", ".data.jars", "7");
     assert_ne!(scene.at("lease/beekeeper", ".spec.holderIdentity"), leader);
-    scene.k("delete hive one --timeout=60s");
+    scene.k("delete hive one --timeout=180s");
     scene.k("get configmap one-is-gone");
-    scene.k("wait --for=delete configmap/one --timeout=60s");
-    scene.k("delete customresourcedefinition hives.kube.example --timeout=60s");
+    scene.k("wait --for=delete configmap/one --timeout=180s");
+    scene.k("delete customresourcedefinition hives.kube.example --timeout=180s");
     scene.k("delete mutatingwebhookconfiguration,validatingwebhookconfiguration beekeeper");
 }
 

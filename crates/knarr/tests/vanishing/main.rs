@@ -87,7 +87,7 @@ fn clients_that_vanish_leave_nothing_behind() {
     let trial = Trial::start();
     let cluster = &trial.cluster;
     cluster.apply(POD);
-    cluster.kubectl(["wait", "--for=condition=Ready", "pod/host", "--timeout=60s"]);
+    cluster.kubectl(["wait", "--for=condition=Ready", "pod/host", "--timeout=180s"]);
     // What is made at first use, and kept, is made now.
     trial.misbehave(4);
     cluster.kubectl(["delete", "configmaps", "--all"]);
@@ -168,7 +168,8 @@ fn watchers_that_stop_reading_hold_up_nobody_and_cost_little() {
     assert_eq!(cluster.kubectl(["get", "configmaps", "-o", "name"]).lines().count(), 41);
     let during = holdings(server);
     println!("60 stalled watchers: 20 writes took {taken:.1?}, {} KiB more", during.memory_kib.saturating_sub(before.memory_kib));
-    assert!(taken < Duration::from_secs(30), "writes are held up: {taken:?}");
+    // A second or two each on a slow and busy machine, most of it kubectl's; a write that waits for sixty readers takes for ever.
+    assert!(taken < Duration::from_secs(120), "writes are held up: {taken:?}");
     assert!(during.memory_kib < before.memory_kib + 250 * 1024, "{before:?}, {during:?}");
     drop(program.stdin.take());
     program.wait().unwrap();

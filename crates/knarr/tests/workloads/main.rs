@@ -82,17 +82,17 @@ impl Place {
     }
 
     fn rolled_out(&self, object: &str) {
-        self.kubectl(&["rollout", "status", object, "--timeout=120s"]);
+        self.kubectl(&["rollout", "status", object, "--timeout=300s"]);
     }
 
     fn ready(&self, pod: &str) {
-        self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+        self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=180s"]);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         // What it runs would take its share of the processors from the tests after it.
-        let _ = self.cluster.try_kubectl(["delete", "namespace", self.namespace, "--timeout=60s"]);
+        let _ = self.cluster.try_kubectl(["delete", "namespace", self.namespace, "--timeout=180s"]);
     }
 }

@@ -85,7 +85,7 @@ impl Bench {
             let pod = api.objects::<Pod>().into_iter().next()?;
             pod.status.filter(|status| what(status))
         });
-        match tokio::time::timeout(Duration::from_secs(20), looked).await {
+        match tokio::time::timeout(Duration::from_secs(60), looked).await {
             Ok(status) => status,
             Err(_) => panic!("it did not come to that; the pods are {:#?}, the writes {:#?}", self.api.objects::<Pod>(), self.api.writes()),
         }
@@ -102,7 +102,7 @@ impl Bench {
 
     async fn until_event(&self, reason: &str) -> String {
         let looked = self.api.until(|api| api.objects::<Event>().into_iter().find(|event| event.reason.as_deref() == Some(reason)));
-        tokio::time::timeout(Duration::from_secs(10), looked).await.unwrap().message.unwrap()
+        tokio::time::timeout(Duration::from_secs(60), looked).await.unwrap().message.unwrap()
     }
 }
 
@@ -210,7 +210,7 @@ async fn a_missing_config_map_holds_the_container_back_until_it_is_there() {
     assert_eq!(std::fs::read_to_string(mounted.join("k")).unwrap(), "one");
     let change = client::Patch::Merge(json!({ "data": { "k": "two" } }));
     maps.patch("settings", &client::PatchParams::default(), &change).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(5), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while std::fs::read_to_string(mounted.join("k")).unwrap() != "two" {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -271,7 +271,7 @@ async fn what_the_api_does_not_know_is_removed_after_the_list() {
     bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
     bench.stop = CancellationToken::new();
     bench.start_agent();
-    tokio::time::timeout(Duration::from_secs(5), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while !bench.runtime.list_sandboxes().await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -458,7 +458,7 @@ async fn a_changed_annotation_heals_a_sub_path_at_once() {
     let patch = client::Patch::Merge(json!({ "metadata": { "annotations": { "part": "one" } } }));
     bench.pods().patch("web", &client::PatchParams::default(), &patch).await.unwrap();
     // Far sooner than the next try that the failure itself would have brought.
-    tokio::time::timeout(Duration::from_secs(5), bench.until_phase("Running")).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), bench.until_phase("Running")).await.unwrap();
 }
 
 /// A pod with one container that has these resources, and restarts for other memory.
@@ -549,7 +549,7 @@ async fn what_becomes_free_goes_to_the_waiting_pod_of_the_higher_priority_though
             let status = api.objects::<Pod>().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?.status?;
             what(&status, &wanted).then_some(())
         });
-        tokio::time::timeout(Duration::from_secs(20), looked).await.unwrap_or_else(|_| panic!("{name} is not {wanted}: {:#?}", api.objects::<Pod>()));
+        tokio::time::timeout(Duration::from_secs(60), looked).await.unwrap_or_else(|_| panic!("{name} is not {wanted}: {:#?}", api.objects::<Pod>()));
     };
     let is_granted = |status: &PodStatus, cpu: &str| shown_limit(status, "cpu").as_deref() == Some(cpu) && condition(status, "PodResizePending") == "absent" && condition(status, "Ready") == "True";
     let is_waiting = |status: &PodStatus, reason: &str| status.conditions.iter().flatten().any(|condition| condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some(reason));
@@ -630,7 +630,7 @@ async fn a_file_of_the_node_is_a_pod_with_a_mirror() {
             (runs && found.spec.as_ref()?.containers[0].image.as_deref() == Some(image) && found.metadata.uid != other).then_some(found)
         })
     };
-    let mirror = tokio::time::timeout(Duration::from_secs(20), mirror_of("nginx", None)).await.unwrap();
+    let mirror = tokio::time::timeout(Duration::from_secs(60), mirror_of("nginx", None)).await.unwrap();
     assert_eq!(mirror.metadata.name.as_deref(), Some("web-n1"));
     let annotations = mirror.metadata.annotations.clone().unwrap();
     assert_eq!(annotations["kubernetes.io/config.mirror"], annotations["kubernetes.io/config.hash"]);
@@ -638,14 +638,14 @@ async fn a_file_of_the_node_is_a_pod_with_a_mirror() {
     let sandbox = bench.runtime.list_sandboxes().await.unwrap()[0].id.clone();
     // Deleting the mirror changes nothing but the mirror.
     bench.pods().delete("web-n1", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await.unwrap();
-    let mirror = tokio::time::timeout(Duration::from_secs(20), mirror_of("nginx", mirror.metadata.uid)).await.unwrap();
+    let mirror = tokio::time::timeout(Duration::from_secs(60), mirror_of("nginx", mirror.metadata.uid)).await.unwrap();
     assert_eq!(bench.runtime.list_sandboxes().await.unwrap()[0].id, sandbox);
     // Another content is another pod; no file is none.
     write("other");
-    tokio::time::timeout(Duration::from_secs(20), mirror_of("other", mirror.metadata.uid)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), mirror_of("other", mirror.metadata.uid)).await.unwrap();
     assert_eq!(bench.runtime.list_sandboxes().await.unwrap().len(), 1);
     std::fs::remove_file(&file).unwrap();
-    tokio::time::timeout(Duration::from_secs(20), bench.api.until(|api| api.objects::<Pod>().is_empty().then_some(()))).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), bench.api.until(|api| api.objects::<Pod>().is_empty().then_some(()))).await.unwrap();
     assert!(bench.runtime.list_sandboxes().await.unwrap().is_empty());
 }
 
@@ -667,7 +667,7 @@ async fn a_critical_file_of_the_node_ends_a_pod_that_is_in_its_way_and_another_o
             let found = api.objects::<Pod>().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
             found.status.clone().filter(|status| status.phase.as_deref() == Some(phase))
         });
-        async move { tokio::time::timeout(Duration::from_secs(20), looked).await.unwrap_or_else(|_| panic!("{name} does not become {phase}: {:#?}", api.objects::<Pod>())) }
+        async move { tokio::time::timeout(Duration::from_secs(60), looked).await.unwrap_or_else(|_| panic!("{name} does not become {phase}: {:#?}", api.objects::<Pod>())) }
     };
     let file = |name: &str, millicores: i64| {
         let container = json!({ "name": "c", "image": "nginx", "resources": asking(millicores) });

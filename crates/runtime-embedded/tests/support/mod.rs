@@ -88,13 +88,13 @@ impl Node {
     /// Runs a command in a running container; gives its exit code and output.
     pub async fn exec(&self, container: &ContainerId, script: &str) -> (i32, String) {
         let command = ["/bin/sh", "-c", script].map(str::to_owned);
-        let output = self.runtime().exec_sync(container, &command, Duration::from_secs(20)).await.unwrap();
+        let output = self.runtime().exec_sync(container, &command, Duration::from_secs(60)).await.unwrap();
         (output.code, String::from_utf8_lossy(&output.output).into_owned())
     }
 
     pub async fn wait_for_exit(&self, container: &ContainerId) -> ContainerStatus {
         // Tests may look again and again: what they test is that events arrive, elsewhere.
-        for _ in 0..3000 {
+        for _ in 0..6000 {
             let status = self.runtime().container_status(container).await.unwrap();
             if matches!(status.state, ContainerState::Exited { .. }) {
                 return status;
@@ -231,9 +231,9 @@ pub fn is_alive(pid: i32) -> bool {
     !status.is_empty() && !status.contains("State:\tZ")
 }
 
-/// Waits until something is true, for at most ten seconds.
+/// Waits until something is true, for a minute or so at most.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if condition() {
             return;
         }

@@ -203,7 +203,8 @@ fn no_decoder_panics_hangs_or_takes_what_it_cannot_print() {
                 Ok(words) => words,
                 Err(_) => Some("it panics".to_owned()),
             };
-            let slow = (one.elapsed() > Duration::from_secs(2)).then(|| format!("it took {:?}", one.elapsed()));
+            // A millisecond or so; the rest is for a slow and busy machine.
+            let slow = (one.elapsed() > Duration::from_secs(10)).then(|| format!("it took {:?}", one.elapsed()));
             match words.or(slow) {
                 Some(words) if failures.len() < before + 5 => failures.push(format!("{}: {words}\n  {:?}", decoder.name, String::from_utf8_lossy(&input))),
                 Some(_) => {}
