@@ -9,6 +9,7 @@
 
 mod capabilities;
 mod cgroup;
+mod class_weights;
 mod container;
 mod device_filter;
 mod helper;

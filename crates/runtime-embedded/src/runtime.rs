@@ -52,6 +52,8 @@ pub(crate) struct Inner {
     pub events: broadcast::Sender<RuntimeEvent>,
     /// Bounds the helpers at work: more of them than processors can feed only get in each other's way.
     pub permits: Semaphore,
+    /// Held while a class of pods gets its weight.
+    pub weighing: Mutex<()>,
     pub closing: watch::Sender<bool>,
     /// What is done behind everybody's back.
     background: TaskTracker,
@@ -103,12 +105,14 @@ impl EmbeddedRuntime {
             containers: Mutex::default(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             permits: Semaphore::new(processors.max(2) * 2),
+            weighing: Mutex::default(),
             closing: closing.clone(),
             background: TaskTracker::new(),
             mounted,
         });
         inner.adopt_everything().await.map_err(|source| RuntimeError::Io { doing: format!("could not take over running sandboxes: {source}"), source })?;
         inner.remove_strays();
+        inner.weigh_all_classes();
         Ok(Self { inner, closing })
     }
 

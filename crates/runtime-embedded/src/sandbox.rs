@@ -153,6 +153,7 @@ impl Inner {
             return Err(error);
         }
         self.sandboxes.lock().insert(id, Arc::clone(&sandbox));
+        self.weigh_class_of(&spec.cgroup_parent);
         Ok(sandbox.status())
     }
 
@@ -305,6 +306,8 @@ impl Inner {
             }
         }
         sandbox.mark_stopped();
+        let parent = sandbox.record.lock().spec.cgroup_parent.clone();
+        self.weigh_class_of(&parent);
         self.end_shim(&sandbox).await;
         // Commands that were run in containers without a process namespace of their own may be left.
         let (inner, cgroups) = (Arc::clone(self), self.containers_of(id).into_iter().map(|container| container.cgroup(&sandbox)).collect::<Vec<_>>());
@@ -317,7 +320,12 @@ impl Inner {
         let sandbox = self.sandbox(id).ok_or_else(|| RuntimeError::NoSuchSandbox(id.clone()))?;
         let failed = |source: io::Error| RuntimeError::Io { doing: format!("could not change the limits of sandbox {}: {source}", id.0), source };
         self.cgroups.apply(&sandbox.cgroup, limits, true).map_err(failed)?;
-        sandbox.record.lock().spec.resources = limits.clone();
+        let parent = {
+            let spec = &mut sandbox.record.lock().spec;
+            spec.resources = limits.clone();
+            spec.cgroup_parent.clone()
+        };
+        self.weigh_class_of(&parent);
         sandbox.write_record().map_err(failed)
     }
 

@@ -225,6 +225,45 @@ async fn limits_reach_the_kernel_and_can_be_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_class_of_pods_weighs_what_they_ask_for_together() {
+    let mut node = Node::new().await;
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let group = node.options.cgroup_root.clone();
+    let weight = |class: &str| {
+        let (one, two) = (root.join("cpu").join(&group).join(class).join("cpu.shares"), root.join(&group).join(class).join("cpu.weight"));
+        let file = if one.exists() { one } else { two };
+        std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).trim().parse::<u64>().unwrap()
+    };
+    let spec = |name: &str, class: &str, shares: u64| {
+        let mut spec = node.sandbox_spec(name);
+        spec.cgroup_parent = format!("{class}/pod-{name}");
+        spec.resources.cpu_shares = Some(shares);
+        spec
+    };
+    let (idle, small, large) = (spec("idle", "besteffort", 2), spec("small", "burstable", 102), spec("large", "burstable", 2048));
+    node.runtime().run_sandbox(&idle).await.unwrap();
+    let least = weight("besteffort");
+    node.runtime().run_sandbox(&small).await.unwrap();
+    let alone = weight("burstable");
+    let large_id = node.runtime().run_sandbox(&large).await.unwrap().id;
+    let both = weight("burstable");
+    assert!(least <= 2 && least < alone && alone < both, "{least}, {alone}, {both}");
+    if root.join("cpu").join(&group).exists() {
+        assert_eq!((least, alone, both), (2, 102, 2150));
+    }
+    // Another agent sets it right; a pod that wants less, or stops, leaves less.
+    node.restart().await;
+    assert_eq!(weight("burstable"), both);
+    let less = container_runtime::ResourceLimits { cpu_shares: Some(1024), ..large.resources.clone() };
+    node.runtime().update_sandbox_resources(&large_id, &less).await.unwrap();
+    let resized = weight("burstable");
+    assert!(alone < resized && resized < both, "{alone}, {resized}, {both}");
+    node.runtime().stop_sandbox(&large_id).await.unwrap();
+    assert_eq!(weight("burstable"), alone);
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_inside_a_pod_can_be_reached() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (node, image) = Node::with_busybox().await;

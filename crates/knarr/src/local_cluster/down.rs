@@ -11,8 +11,8 @@ use super::{
 };
 use netlink::NetworkNamespace;
 
-/// How long a server may take to close its store.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may take to close its store: on a slow disk, beside others who write, a second is soon gone for each file.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Does it.
 pub fn run(arguments: DownArgs) -> anyhow::Result<()> {
