@@ -163,5 +163,5 @@ pub fn protobuf_frame(kind: &str, object: &[u8]) -> Bytes {
 /// # Errors
 /// 500 where it cannot be expressed.
 pub fn yaml(value: &Value) -> Result<Bytes, ApiError> {
-    serde_yaml_ng::to_string(value).map(Bytes::from).map_err(ApiError::internal)
+    Ok(crate::yaml::write(value).into())
 }

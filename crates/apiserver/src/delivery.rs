@@ -31,8 +31,14 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Whether JSON is to be indented: by the query, else by who asks; or by a clause of the Accept header.
+/// Whether JSON is to be indented: by the query, else by who asks; or by a clause of the Accept header. Some documents always are, and
+/// others never.
 fn indents(request: &Request) -> bool {
+    match request.uri().path() {
+        "/" | "/version" => return true,
+        path if path.starts_with("/openapi") || path.starts_with("/openid") || path.starts_with("/.well-known") => return false,
+        _ => {}
+    }
     let headers = request.headers();
     if text(headers, header::ACCEPT).split([',', ';']).any(|part| part.trim() == "pretty=1") {
         return true;
@@ -193,13 +199,14 @@ mod tests {
         assert!(!indents("/api?pretty=false", &[("user-agent", "curl/8.0")]));
         assert!(indents("/api?a=b&pretty=true", &[]) && indents("/api", &[("accept", "application/json;pretty=1")]));
         assert!(!indents("/api", &[("user-agent", "kubectl/v1.36.0")]) && !indents("/api", &[]));
+        assert!(indents("/version", &[]) && !indents("/openapi/v2", &[("user-agent", "curl/8.0")]));
     }
 
     #[tokio::test]
     async fn only_what_is_large_is_compressed_and_only_for_whom_takes_it() {
         let large = Value::String("x".repeat(200_000)).to_string();
         let answer = |text: &str| crate::http_body::answer(StatusCode::OK, "application/json", text.to_owned());
-        let takes = Delivery::of(&request("/", &[("accept-encoding", "br, gzip")]));
+        let takes = Delivery::of(&request("/api", &[("accept-encoding", "br, gzip")]));
         let encoding = |response: &Response<Body>| response.headers().get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap().to_owned());
         let sent = takes.deliver(answer(&large), || true).await;
         assert_eq!((encoding(&sent).as_deref(), &sent.headers()[header::VARY]), (Some("gzip"), &HeaderValue::from_static("Accept-Encoding")));
@@ -209,12 +216,12 @@ mod tests {
         assert!(bytes.len() < 10_000 && text == large);
         assert_eq!(encoding(&takes.deliver(answer("\"small\""), || true).await), None);
         assert_eq!(encoding(&takes.deliver(answer(&large), || false).await), None);
-        assert_eq!(encoding(&Delivery::of(&request("/", &[])).deliver(answer(&large), || true).await), None);
+        assert_eq!(encoding(&Delivery::of(&request("/api", &[])).deliver(answer(&large), || true).await), None);
     }
 
     #[tokio::test]
     async fn a_head_has_the_length_of_the_body_that_it_leaves_out() {
-        let mut asked = request("/", &[]);
+        let mut asked = request("/api", &[]);
         *asked.method_mut() = Method::HEAD;
         let response = Delivery::of(&asked).deliver(crate::http_body::answer(StatusCode::OK, "text/plain", "12345"), || true).await;
         assert_eq!(response.headers()[header::CONTENT_LENGTH], "5");

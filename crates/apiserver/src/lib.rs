@@ -7,7 +7,7 @@
 //! - [`effects`]: kinds that act on other objects, and special subresources
 //! - [`authentication`], [`authorization`], [`admission`]: the chains
 //! - [`webhook_client`]: asking webhooks, which others bring
-//! - [`rendering`], [`negotiation`], [`codec`]: forms and encodings
+//! - [`rendering`], [`negotiation`], [`codec`], [`yaml`]: forms and encodings
 //! - [`delivery`]: how an answer leaves: compressed, indented, or its head alone
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
 //! - [`bootstrap`]: what a new cluster begins with
@@ -50,6 +50,7 @@ pub mod user;
 pub mod version;
 pub mod view;
 pub mod webhook_client;
+pub mod yaml;
 
 pub use crate::core::{ClusterFacts, Core};
 pub use server::ApiServer;

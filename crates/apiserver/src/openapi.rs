@@ -23,7 +23,7 @@ use crate::{
     http_body::{Body, empty, full},
 };
 
-/// What answers call the protobuf form: the requested name holds a character that content types may not.
+/// What answers call the protobuf form, and requests may: the older name holds a character that content types may not.
 const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// A document as it is sent.
@@ -88,7 +88,10 @@ impl<'a> Wanted<'a> {
     fn parse(path: &'a str, accept: &str) -> Option<Self> {
         let rest = path.trim_end_matches('/').strip_prefix("/openapi/")?;
         match rest.split('/').collect::<Vec<_>>().as_slice() {
-            ["v2"] => Some(Self::Second { protobuf: accept.split(',').next().unwrap_or_default().trim().starts_with(V2_PROTOBUF_MEDIA_TYPE) }),
+            ["v2"] => {
+                let first = accept.split(',').next().unwrap_or_default().trim();
+                Some(Self::Second { protobuf: [V2_PROTOBUF_MEDIA_TYPE, V2_PROTOBUF_CONTENT_TYPE].iter().any(|name| first.starts_with(name)) })
+            }
             ["v3"] => Some(Self::Index),
             ["v3", "api", version] => Some(Self::Version("", version)),
             ["v3", "apis", group, version] => Some(Self::Version(group, version)),
@@ -230,6 +233,8 @@ mod tests {
         assert_eq!(Wanted::parse("/openapi/v3/api/v1", ""), Some(Wanted::Version("", "v1")));
         assert_eq!(Wanted::parse("/openapi/v3/apis/apps/v1", ""), Some(Wanted::Version("apps", "v1")));
         assert_eq!(Wanted::parse("/openapi/v2", V2_PROTOBUF_MEDIA_TYPE), Some(Wanted::Second { protobuf: true }));
+        assert_eq!(Wanted::parse("/openapi/v2", V2_PROTOBUF_CONTENT_TYPE), Some(Wanted::Second { protobuf: true }));
+        assert_eq!(Wanted::parse("/openapi/v2", "application/json"), Some(Wanted::Second { protobuf: false }));
         assert_eq!(Wanted::parse("/openapi/v4", ""), None);
     }
 

@@ -39,6 +39,8 @@ pub struct Query {
     pub send_initial_events: Option<bool>,
     /// `timeoutSeconds`
     pub timeout: Option<Duration>,
+    /// `timeout` of a request that is no stream, where it is more than nothing.
+    pub deadline: Option<Duration>,
     /// `dryRun=All`
     pub dry_run: bool,
     /// `fieldManager`
@@ -51,6 +53,8 @@ pub struct Query {
     pub include_object: Option<String>,
     /// Delete options given in the query.
     pub delete: DeleteOptions,
+    /// A `timeout` that is no duration: refused but for streams.
+    pub unreadable_deadline: Option<String>,
     /// Everything, in order, for subresources with parameters of their own.
     pub pairs: Vec<(String, String)>,
 }
@@ -97,6 +101,34 @@ impl Propagation {
 fn truth(value: &str) -> bool {
     // As Go's conversion of query parameters: present and neither "false" nor "0".
     !matches!(value, "false" | "0")
+}
+
+/// A duration as Go writes it: `34s`, `1m30s`, `1.5h`; nothing for one below nothing. Source: Go, `time.ParseDuration`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if rest.is_empty() {
+        return None;
+    }
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at_checked(rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?)?;
+        let (unit, tail) = tail.split_at_checked(tail.find(|letter: char| letter.is_ascii_digit() || letter == '.').unwrap_or(tail.len()))?;
+        let of_unit = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * of_unit;
+        rest = tail;
+    }
+    if text.starts_with('-') { Some(Duration::ZERO) } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
 fn number(name: &str, value: &str) -> Result<i64, ApiError> {
@@ -164,6 +196,12 @@ impl Query {
                 "sendInitialEvents" => query.send_initial_events = Some(truth(&value)),
                 "timeoutSeconds" if !value.is_empty() => {
                     query.timeout = u64::try_from(number("timeoutSeconds", &value)?).ok().map(Duration::from_secs);
+                }
+                "timeout" if !value.is_empty() => {
+                    // What stands behind a proxy may have a parameter of that name.
+                    query.deadline = duration(&value);
+                    query.unreadable_deadline = query.deadline.is_none().then(|| value.clone().into_owned());
+                    query.deadline = query.deadline.filter(|deadline| !deadline.is_zero());
                 }
                 "dryRun" if !value.is_empty() => {
                     if value != "All" {

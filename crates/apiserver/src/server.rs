@@ -142,6 +142,10 @@ impl ApiServer {
             return self.path(context, request).await;
         }
         let long_running = context.info.is_long_running();
+        if let Some(value) = context.query.unreadable_deadline.as_ref().filter(|_| !long_running) {
+            return Err(ApiError::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {value:?}")));
+        }
+        let deadline = context.query.deadline.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT));
         let work = async {
             match remote {
                 Some(remote) => aggregation::pass_on(core, &context, &remote, request).await,
@@ -151,7 +155,7 @@ impl ApiServer {
         if long_running {
             return work.await;
         }
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+        match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout")),
         }

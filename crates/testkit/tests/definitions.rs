@@ -224,3 +224,15 @@ async fn a_field_applied_by_two_is_a_conflict_in_custom_resources_too() {
     let status = caller.patch(&format!("{WIDGETS}/a/status"), "merge-patch", &json!({"status": {"size": 4}, "spec": {"bars": []}})).await.expect(200);
     assert_eq!((&status["status"]["size"], &status["spec"]["bars"][0]["name"]), (&json!(4), &json!("c")));
 }
+
+#[tokio::test]
+async fn a_custom_resource_says_what_it_is() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &definition(&schema())).await;
+    let body = r#"{"metadata":{"name":"a"}}"#;
+    let words = format!("the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{body}' ({body})");
+    caller.post(WIDGETS, &serde_json::from_str(body).unwrap()).await.refused(400, "BadRequest", &words);
+    let words = "the API version in the data () does not match the expected API version (example.com/v1)";
+    caller.post(WIDGETS, &json!({"kind": "Widget", "metadata": {"name": "a"}})).await.refused(400, "BadRequest", words);
+}

@@ -246,3 +246,19 @@ async fn answers_are_compressed_or_indented_for_whom_wants_that() {
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").parse::<usize>().unwrap() > 200_000);
 }
+
+#[tokio::test]
+async fn how_long_a_request_may_take_is_a_duration() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    for good in ["34s", "1m30s", "0s", "1.5h", "500ms", "-1s"] {
+        caller.get(&format!("{MAPS}?timeout={good}")).await.expect(200);
+    }
+    for bad in ["abc", "34", "-", "1x", "1s2"] {
+        let words = format!("invalid timeout specified in the request URL - time: invalid duration {bad:?}");
+        caller.get(&format!("{MAPS}?timeout={bad}")).await.refused(400, "BadRequest", &words);
+    }
+    // A watch has no such parameter.
+    let watch = caller.first_of("GET", &format!("{MAPS}?watch=true&timeout=abc"), &[]).await;
+    assert_eq!(watch.status, 200);
+}

@@ -59,6 +59,12 @@ pub fn decode_body(context: &RequestContext, kind: &dyn ServedKind, bytes: &Byte
     report_problems(context, kind, &outcome.problems)?;
     let (api_version, kind_name) = (object.api_version().to_owned(), object.kind().to_owned());
     let expected = info.kind.group_version().to_string();
+    if info.custom && kind_name.is_empty() {
+        return Err(unrecognized(&info.kind.kind, bytes));
+    }
+    if info.custom && api_version.is_empty() {
+        return Err(ApiError::bad_request(format!("the API version in the data () does not match the expected API version ({expected})")));
+    }
     if (!kind_name.is_empty() && *kind_name != *info.kind.kind) || (!api_version.is_empty() && api_version != expected) {
         return Err(ApiError::bad_request(format!(
             "{kind_name} in version {:?} cannot be handled as a {}: converting ({api_version}.{kind_name}) to ({expected}.{}): unknown conversion",
@@ -70,6 +76,15 @@ pub fn decode_body(context: &RequestContext, kind: &dyn ServedKind, bytes: &Byte
     object.0.insert("apiVersion".to_owned(), Value::String(expected));
     object.0.insert("kind".to_owned(), Value::String(info.kind.kind.to_string()));
     Ok(object)
+}
+
+/// Of a custom resource that does not say what it is, which upstream's decoder of objects without a Go type needs to know.
+/// Source: Kubernetes 1.36, `apiserver/pkg/endpoints/handlers/rest.go`, `transformDecodeError` and `summarizeData`.
+fn unrecognized(kind: &str, bytes: &Bytes) -> ApiError {
+    const SHOWN: usize = 30;
+    let body = String::from_utf8_lossy(bytes);
+    let shown = if body.chars().count() > SHOWN { format!("{} ...", body.chars().take(SHOWN).collect::<String>()) } else { body.clone().into_owned() };
+    ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{body}' ({shown})"))
 }
 
 /// Tells the client of unknown and duplicate fields: refused, warned of, or silently dropped.
