@@ -10,7 +10,7 @@ use meta::{ApiError, GroupResource};
 use crate::{
     authorization::{Attributes, Authorizer, Decision},
     core::Core,
-    user::{AUTHENTICATED, User},
+    user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User},
 };
 
 /// The user a request is to be answered as.
@@ -74,7 +74,11 @@ pub fn impersonate(core: &Core, headers: &HeaderMap, user: Arc<User>) -> Result<
         }
         acting.extra.insert(key, values);
     }
-    if acting.name != "system:anonymous" && !acting.in_group(AUTHENTICATED) {
+    if acting.name == ANONYMOUS {
+        if !acting.in_group(UNAUTHENTICATED) {
+            acting.groups.push(UNAUTHENTICATED.to_owned());
+        }
+    } else if !acting.in_group(AUTHENTICATED) && !acting.in_group(UNAUTHENTICATED) {
         acting.groups.push(AUTHENTICATED.to_owned());
     }
     Ok(Arc::new(acting))

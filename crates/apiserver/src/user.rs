@@ -19,13 +19,15 @@ pub struct User {
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// Everybody who did not.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Name of whoever shows no credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
 /// May do anything.
 pub const MASTERS: &str = "system:masters";
 
 impl User {
     /// Nobody in particular.
     pub fn anonymous() -> Arc<Self> {
-        Arc::new(Self { name: "system:anonymous".to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() })
+        Arc::new(Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() })
     }
     /// Somebody with groups; `system:authenticated` is added.
     pub fn authenticated(name: impl Into<String>, uid: impl Into<String>, groups: Vec<String>) -> Self {

@@ -228,7 +228,7 @@ impl Scheduler {
                 }
             }
             Message::Claim(change) => {
-                if change.new.as_ref().is_some_and(|claim| is_bound(claim)) {
+                if change.new.as_ref().is_none_or(|claim| is_bound(claim)) {
                     self.cluster.volumes.reserved.retain(|_, holder| *holder != change.key);
                 }
                 keep(&mut self.cluster.volumes.claims, change.key, change.new);
@@ -247,9 +247,13 @@ impl Scheduler {
                 self.happened(ClusterEvent::StorageChanged, None);
             }
             Message::Bound { pod, failed } => {
-                if failed && self.assumed.remove(&pod.uid) {
+                if !failed {
+                    return;
+                }
+                // Also where the pod has gone meanwhile: nobody else would ever get these volumes.
+                self.cluster.volumes.reserved.retain(|_, holder| !claims_of(&pod).any(|claim| claim == *holder));
+                if self.assumed.remove(&pod.uid) {
                     let place = self.cluster.remove(&pod.uid);
-                    self.cluster.volumes.reserved.retain(|_, holder| !claims_of(&pod).any(|claim| claim == *holder));
                     self.queue.failed(&pod.uid, self.clock.elapsed());
                     self.happened_to(ClusterEvent::AssignedPodGone, place.as_ref().map(|(_, slot)| *slot), std::slice::from_ref(&pod));
                 }
@@ -512,5 +516,38 @@ impl Scheduler {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use client::{FakeClock, fake::FakeApi};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_volume_is_not_reserved_for_who_is_gone() {
+        let client = FakeApi::new().client();
+        let informers = Informers::new(client.clone(), CancellationToken::new());
+        let clock = Arc::new(FakeClock::new(jiff::Timestamp::UNIX_EPOCH));
+        let mut scheduler = Scheduler::new(SchedulerOptions::default(), client, informers, clock, Metrics::default());
+        let claim = ObjectKey::namespaced("n", "data");
+        let reserve = |scheduler: &mut Scheduler| drop(scheduler.cluster.volumes.reserved.insert("disk".to_owned(), claim.clone()));
+
+        reserve(&mut scheduler);
+        scheduler.take_in(Message::Claim(Change { key: claim.clone(), old: None, new: Some(Arc::default()) }));
+        assert_eq!(scheduler.cluster.volumes.reserved.len(), 1, "it is not bound yet");
+        scheduler.take_in(Message::Claim(Change { key: claim.clone(), old: Some(Arc::default()), new: None }));
+        assert!(scheduler.cluster.volumes.reserved.is_empty(), "the claim is gone");
+
+        // The pod was deleted while it was bound.
+        reserve(&mut scheduler);
+        let pod = serde_json::json!({
+            "metadata": { "name": "p", "namespace": "n", "uid": "u" },
+            "spec": { "containers": [], "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }] },
+        });
+        let pod = Arc::new(PodInfo::of(&Arc::new(serde_json::from_value(pod).unwrap())));
+        scheduler.take_in(Message::Bound { pod, failed: true });
+        assert!(scheduler.cluster.volumes.reserved.is_empty(), "the pod is gone");
     }
 }

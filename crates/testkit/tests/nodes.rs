@@ -86,3 +86,89 @@ async fn a_node_writes_its_own_objects_only() {
     because(&node.post(&format!("{NAMESPACE}/pods"), &pod).await.expect(403), "can only create mirror pods");
     cluster.administrator.get(&format!("{NAMESPACE}/pods/other")).await.expect(200);
 }
+
+/// What a pod of a node refers to, that node may read: so it must not make pods that refer to things, nor claims by a pod's status.
+#[tokio::test]
+async fn a_node_opens_no_objects_to_itself() {
+    let cluster = Cluster::start().await;
+    let node = cluster.node("a");
+    let uid = cluster.administrator.get("/api/v1/nodes/a").await.expect(200)["metadata"]["uid"].clone();
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "a", "uid": uid, "controller": true});
+    let mirror = |owners: Value, spec: Value| {
+        let mut pod = json!({
+            "metadata": {"name": "planted", "annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": owners},
+            "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]},
+        });
+        for (field, value) in spec.as_object().unwrap() {
+            pod["spec"][field] = value.clone();
+        }
+        pod
+    };
+    let projected = |source: Value| json!({"volumes": [{"name": "v", "projected": {"sources": [source]}}]});
+    let in_container = |field: &str, value: Value| json!({"containers": [{"name": "c", "image": "i", field: value}]});
+    for (spec, words) in [
+        (json!({"imagePullSecrets": [{"name": "unused"}]}), "reference secrets"),
+        (json!({"volumes": [{"name": "v", "secret": {"secretName": "unused"}}]}), "reference secrets"),
+        (projected(json!({"secret": {"name": "unused"}})), "reference secrets"),
+        (in_container("envFrom", json!([{"secretRef": {"name": "unused"}}])), "reference secrets"),
+        (json!({"volumes": [{"name": "v", "configMap": {"name": "m"}}]}), "reference configmaps"),
+        (projected(json!({"configMap": {"name": "m"}})), "reference configmaps"),
+        (in_container("env", json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}])), "reference configmaps"),
+        (projected(json!({"clusterTrustBundle": {"name": "b", "path": "p"}})), "reference clustertrustbundles"),
+        (json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}), "reference persistentvolumeclaims"),
+        (json!({"resourceClaims": [{"name": "r", "resourceClaimName": "c"}]}), "reference resourceclaims"),
+    ] {
+        let answer = node.post(&format!("{NAMESPACE}/pods"), &mirror(json!([owner]), spec.clone())).await;
+        assert_eq!(answer.status, 403, "{spec}: {}", answer.text());
+        because(&answer.json(), &format!("node \"a\" can not create pods that {words}"));
+    }
+    node.post(&format!("{NAMESPACE}/pods"), &mirror(json!([owner]), json!({"serviceAccountName": "default"}))).await.expect(403);
+    for (owners, words) in [
+        (json!([]), "with an owner reference set to itself"),
+        (json!([owner, owner]), "with a single owner reference set to itself"),
+        (json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": uid}]), "with a controller owner reference set to itself"),
+        (json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "another", "controller": true}]), "UID mismatch"),
+        (json!([{"apiVersion": "v1", "kind": "Node", "name": "b", "uid": uid, "controller": true}]), "with an owner reference set to itself"),
+    ] {
+        let answer = node.post(&format!("{NAMESPACE}/pods"), &mirror(owners.clone(), json!({}))).await;
+        assert_eq!(answer.status, 403, "{owners}: {}", answer.text());
+        because(&answer.json(), words);
+    }
+    let claims = json!({"status": {"resourceClaimStatuses": [{"name": "r", "resourceClaimName": "somebody-elses"}]}});
+    because(&node.patch(&format!("{NAMESPACE}/pods/own/status"), "merge-patch", &claims).await.expect(403), "cannot update resource claim statues");
+    node.post(&format!("{NAMESPACE}/pods"), &mirror(json!([owner]), json!({}))).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_node_says_of_a_claim_only_how_large_it_is() {
+    let cluster = Cluster::start().await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.administrator.post(&format!("{NAMESPACE}/persistentvolumeclaims"), &claim).await.expect(201);
+    let spec = json!({"nodeName": "a", "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]});
+    cluster.administrator.post(&format!("{NAMESPACE}/pods"), &json!({"metadata": {"name": "user"}, "spec": spec})).await.expect(201);
+    let (node, status) = (cluster.node("a"), format!("{NAMESPACE}/persistentvolumeclaims/data/status"));
+    because(&node.patch(&status, "merge-patch", &json!({"status": {"phase": "Bound"}})).await.expect(403), "is not allowed to update fields other than status.capacity and status.conditions");
+    node.patch(&status, "merge-patch", &json!({"status": {"capacity": {"storage": "1Gi"}}})).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_node_removes_no_devices_of_other_nodes() {
+    let cluster = Cluster::start().await;
+    let slices = "/apis/resource.k8s.io/v1/resourceslices";
+    for name in ["a", "b"] {
+        let spec = json!({"driver": "d.example.com", "nodeName": name, "pool": {"name": "p", "resourceSliceCount": 1, "generation": 1}});
+        cluster.administrator.post(slices, &json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);
+    }
+    let node = cluster.node("a");
+    because(&node.delete(slices).await.expect(403), "can only list/watch/deletecollection resourceslices with spec.nodeName field selector");
+    node.get(slices).await.expect(403);
+    node.get(&format!("{slices}/b")).await.expect(403);
+    node.get(&format!("{slices}/a")).await.expect(200);
+    node.get(&format!("{slices}?fieldSelector=spec.nodeName%3Da")).await.expect(200);
+    node.delete(&format!("{slices}?fieldSelector=spec.nodeName%3Da")).await.expect(200);
+    cluster.administrator.get(&format!("{slices}/b")).await.expect(200);
+    cluster.administrator.get(&format!("{slices}/a")).await.expect(404);
+    let slice = |node: &str| json!({"metadata": {"name": "new"}, "spec": {"driver": "d.example.com", "nodeName": node, "pool": {"name": "q", "resourceSliceCount": 1, "generation": 1}}});
+    because(&node.post(slices, &slice("b")).await.expect(403), "can only create ResourceSlice with the same NodeName as the requesting node");
+    node.post(slices, &slice("a")).await.expect(201);
+}

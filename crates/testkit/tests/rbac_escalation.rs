@@ -238,3 +238,21 @@ async fn masters_groups_and_service_accounts_are_told_apart_and_so_are_those_tha
     send(&[("impersonate-user", "jane"), ("impersonate-group", "crew")], "i").await.refused(403, "Forbidden", &lacks("clusterroles", "i", PODS));
     send(&[("impersonate-user", "jane"), ("impersonate-group", "system:masters")], "i").await.expect(201);
 }
+
+#[tokio::test]
+async fn who_acts_as_nobody_in_particular_is_not_taken_for_somebody() {
+    let api = ApiHarness::start().await;
+    let asks = json!({ "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"] });
+    for (name, group) in [("known", "system:authenticated"), ("unknown", "system:unauthenticated")] {
+        grant(&api, name, json!({ "kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": group }), std::slice::from_ref(&asks)).await;
+    }
+    let groups = async |user: &str, group: &str| {
+        let headers = [("content-type", "application/json"), ("impersonate-user", user), ("impersonate-group", group)];
+        let headers = if group.is_empty() { &headers[..2] } else { &headers[..] };
+        let answer = api.administrator().send("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", headers, "{}").await.expect(201);
+        answer["status"]["userInfo"]["groups"].clone()
+    };
+    assert_eq!(groups("olga", "").await, json!(["system:authenticated"]));
+    assert_eq!(groups("olga", "system:unauthenticated").await, json!(["system:unauthenticated"]));
+    assert_eq!(groups("system:anonymous", "").await, json!(["system:unauthenticated"]));
+}

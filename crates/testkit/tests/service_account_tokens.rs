@@ -57,6 +57,13 @@ impl Cluster {
         (token, claims, answer["status"]["expirationTimestamp"].as_str().unwrap().parse().unwrap())
     }
 
+    /// A token bound to an object.
+    async fn token_of(&self, kind: &str, name: &str) -> String {
+        let spec = json!({"boundObjectRef": {"kind": kind, "apiVersion": "v1", "name": name}});
+        let answer = self.api.administrator().post(&format!("{ACCOUNTS}/default/token"), &json!({"spec": spec})).await.expect(201);
+        answer["status"]["token"].as_str().unwrap().to_owned()
+    }
+
     /// Whether a token opens the door.
     async fn opens(&self, token: &str) -> bool {
         let answer = self.api.stranger().send("GET", "/apis", &[("authorization", &format!("Bearer {token}"))], "").await;
@@ -110,4 +117,43 @@ async fn nothing_is_extended_where_that_is_turned_off() {
     assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 3607);
     cluster.seconds.store(2 * HOUR, Ordering::Relaxed);
     assert!(!cluster.opens(&token).await);
+}
+
+/// Also where something keeps the object from going, or where it came back under its name.
+#[tokio::test]
+async fn a_token_ends_a_minute_after_what_it_is_bound_to_was_deleted() {
+    let cluster = Cluster::start(true).await;
+    let caller = cluster.api.administrator();
+    let held = |name: &str| json!({"metadata": {"name": name, "finalizers": ["example.com/wait"]}});
+    caller.post("/api/v1/namespaces/default/secrets", &held("key")).await.expect(201);
+    caller.post("/api/v1/nodes", &held("one")).await.expect(201);
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/wait"]}});
+    let pod = "/api/v1/namespaces/default/pods/web";
+    caller.patch(pod, "merge-patch", &finalizer).await.expect(200);
+    for (kind, name, path) in [("Secret", "key", "/api/v1/namespaces/default/secrets/key"), ("Node", "one", "/api/v1/nodes/one"), ("Pod", "web", pod)] {
+        let token = cluster.token_of(kind, name).await;
+        caller.delete(path).await.expect(200);
+        assert!(cluster.opens(&token).await, "{kind}: it may be about to say good-bye");
+        // A pod's time of deletion is that of its end.
+        cluster.seconds.fetch_add(95, Ordering::Relaxed);
+        assert!(!cluster.opens(&token).await, "{kind}");
+    }
+    caller.patch(&format!("{ACCOUNTS}/default"), "merge-patch", &finalizer).await.expect(200);
+    let (token, ..) = cluster.token(3600, false, &[]).await;
+    caller.delete(&format!("{ACCOUNTS}/default")).await.expect(200);
+    cluster.seconds.fetch_add(61, Ordering::Relaxed);
+    assert!(!cluster.opens(&token).await, "ServiceAccount");
+}
+
+#[tokio::test]
+async fn a_token_of_a_node_ends_with_that_node() {
+    let cluster = Cluster::start(true).await;
+    let (caller, node) = (cluster.api.administrator(), json!({"metadata": {"name": "one"}}));
+    caller.post("/api/v1/nodes", &node).await.expect(201);
+    let token = cluster.token_of("Node", "one").await;
+    assert!(cluster.opens(&token).await);
+    caller.delete("/api/v1/nodes/one").await.expect(200);
+    assert!(!cluster.opens(&token).await, "the node is gone");
+    caller.post("/api/v1/nodes", &node).await.expect(201);
+    assert!(!cluster.opens(&token).await, "it is another one");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     admission::{AdmissionPlugin, Attributes, Operation, Step},
-    authorization::node::{LEASES, USER_PREFIX, node_of},
+    authorization::node::{LEASES, Referenced, USER_PREFIX, node_of, refers_to_any},
     core::Core,
 };
 
@@ -94,6 +94,34 @@ fn pod_is_on(core: &Core, namespace: &str, name: &str, node: &str) -> Result<(),
     if stored.field("spec.nodeName") == Some(node) { Ok(()) } else { no(format!("node {node:?} can only act on pods with spec.nodeName set to itself")) }
 }
 
+/// The owner of a mirror: the node that makes it, and nobody else.
+fn check_owner(core: &Core, node: &str, pod: &Object) -> Checked {
+    let owners = pod.get(&["metadata", "ownerReferences"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let owner = match owners {
+        [owner] => owner,
+        [] => return no(format!("node {node:?} can only create pods with an owner reference set to itself")),
+        _ => return no(format!("node {node:?} can only create pods with a single owner reference set to itself")),
+    };
+    let text = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or_default();
+    let is_true = |name: &str| owner.get(name) == Some(&Value::Bool(true));
+    if (text("apiVersion"), text("kind"), text("name")) != ("v1", "Node", node) {
+        return no(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    }
+    if !is_true("controller") {
+        return no(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+    }
+    if is_true("blockOwnerDeletion") {
+        return no(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+    }
+    let own = core.view_named("nodes").get(node).and_then(|stored| stored.object().ok());
+    match own {
+        None => no(format!("error looking up node {node} to verify uid: node {node:?} not found")),
+        Some(own) if own.uid() != text("uid") => no(format!("node {node} UID mismatch: expected {} got {}", text("uid"), own.uid())),
+        Some(_) => Ok(()),
+    }
+}
+
+/// A node may read what its pods refer to, so the pods that it makes refer to nothing.
 fn check_mirror(core: &Core, node: &str, pod: &Object) -> Checked {
     if pod.get(&["metadata", "annotations", MIRROR]).is_none() {
         return no(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
@@ -101,25 +129,55 @@ fn check_mirror(core: &Core, node: &str, pod: &Object) -> Checked {
     if pod.text(&["spec", "nodeName"]) != Some(node) {
         return no(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
-    let owners = pod.get(&["metadata", "ownerReferences"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let own = core.view_named("nodes").get(node).and_then(|stored| stored.object().ok());
-    for owner in owners {
-        let text = |name: &str| owner.get(name).and_then(Value::as_str).unwrap_or_default();
-        let is_own = (text("apiVersion"), text("kind"), text("name")) == ("v1", "Node", node) && own.as_ref().is_some_and(|own| own.uid() == text("uid"));
-        if owners.len() > 1 || !is_own || owner.get("blockOwnerDeletion") == Some(&Value::Bool(true)) {
-            return no(format!("node {node:?} can only create pods with an owner reference set to itself"));
-        }
-    }
+    check_owner(core, node, pod)?;
     if pod.text(&["spec", "serviceAccountName"]).is_some_and(|name| !name.is_empty()) {
         return no(format!("node {node:?} can not create pods that reference a service account"));
     }
-    let text = Value::Object(pod.0.clone()).to_string();
-    for (reference, what) in [("\"secretName\":", "secrets"), ("\"secretKeyRef\":", "secrets"), ("\"secretRef\":", "secrets"), ("\"configMapKeyRef\":", "configmaps"), ("\"configMapRef\":", "configmaps"), ("\"claimName\":", "persistentvolumeclaims")] {
-        if text.contains(reference) {
+    let has_trust_bundles = || {
+        let volumes = pod.get(&["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
+        let mut sources = volumes.filter_map(|volume| volume.get("projected")?.get("sources")?.as_array()).flatten();
+        sources.any(|source| source.get("clusterTrustBundle").is_some_and(|bundle| !bundle.is_null()))
+    };
+    // Also those that are yet to be made for the pod.
+    let has_claims_of_devices = || pod.get(&["spec", "resourceClaims"]).and_then(Value::as_array).is_some_and(|claims| !claims.is_empty());
+    for (is_referred_to, what) in [
+        (refers_to_any(pod, Referenced::Secret), "secrets"),
+        (refers_to_any(pod, Referenced::ConfigMap), "configmaps"),
+        (has_trust_bundles(), "clustertrustbundles"),
+        (refers_to_any(pod, Referenced::Claim), "persistentvolumeclaims"),
+        (has_claims_of_devices() || refers_to_any(pod, Referenced::ResourceClaim), "resourceclaims"),
+    ] {
+        if is_referred_to {
             return no(format!("node {node:?} can not create pods that reference {what}"));
         }
     }
     Ok(())
+}
+
+/// The claims that were made for a pod, as its status says.
+fn claim_statuses(pod: Option<&Object>) -> Vec<(Option<&str>, Option<&str>)> {
+    let statuses = pod.and_then(|pod| pod.get(&["status", "resourceClaimStatuses"])).and_then(Value::as_array).into_iter().flatten();
+    statuses.map(|status| ["name", "resourceClaimName"].map(|field| status.get(field).and_then(Value::as_str)).into()).collect()
+}
+
+/// A node says of a volume's claim how large it is and how its resizing goes.
+fn check_claim(node: &str, attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&Object>) -> Checked {
+    if (attributes.subresource, attributes.operation) != ("status", Operation::Update) {
+        return no("may only update PVC status");
+    }
+    let others = |claim: Option<&Object>| {
+        let mut claim = claim.cloned().unwrap_or_default();
+        for field in ["resourceVersion", "managedFields"] {
+            claim.metadata_mut().remove(field);
+        }
+        if let Some(status) = claim.0.get_mut("status").and_then(Value::as_object_mut) {
+            for field in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
+                status.remove(field);
+            }
+        }
+        claim
+    };
+    if others(new) == others(old) { Ok(()) } else { no(format!("node {node:?} is not allowed to update fields other than status.capacity and status.conditions")) }
 }
 
 fn check_pod(core: &Core, node: &str, attributes: &Attributes<'_>, new: Option<&Object>, old: Option<&Object>) -> Checked {
@@ -134,6 +192,10 @@ fn check_pod(core: &Core, node: &str, attributes: &Attributes<'_>, new: Option<&
             }
             if old.is_some_and(|old| old.get(&["metadata", "labels"]) != pod.get(&["metadata", "labels"])) {
                 return no(format!("node {node:?} cannot update labels through pod status"));
+            }
+            if claim_statuses(old) != claim_statuses(Some(pod)) {
+                // The slip is upstream's.
+                return no(format!("node {node:?} cannot update resource claim statues"));
             }
             Ok(())
         }
@@ -201,6 +263,10 @@ impl AdmissionPlugin for NodeRestriction {
         let checked = match (&*info.kind.group, &*info.plural) {
             ("", "pods") => check_pod(core, node, attributes, new, old),
             ("", "nodes") => check_node(core, node, attributes, new, old),
+            ("", "persistentvolumeclaims") => check_claim(node, attributes, new, old),
+            ("resource.k8s.io", "resourceslices") if attributes.operation == Operation::Create && new.and_then(|slice| slice.text(&["spec", "nodeName"])) != Some(node) => {
+                no("can only create ResourceSlice with the same NodeName as the requesting node")
+            }
             ("coordination.k8s.io", "leases") => check_lease(node, attributes),
             ("", "serviceaccounts") if attributes.subresource == "token" => new.map_or(Ok(()), |request| check_token(core, node, attributes, request)),
             ("storage.k8s.io", "csinodes") if attributes.name != node => no(format!("node {node:?} can only access the CSINode of its own name")),

@@ -5,10 +5,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use meta::ApiError;
 
 use crate::{authentication::{TokenAuthenticator, legacy_tokens::Uses}, core::Clock, metrics::TokenUses, user::User, view::MemoryView};
+
+/// How long tokens are taken after the time of deletion of what they are bound to. Source: upstream's `jwt.DefaultLeeway`.
+const GOODBYE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Checks tokens that this cluster signed.
 pub struct ServiceAccountTokenAuthenticator {
@@ -26,10 +29,12 @@ impl ServiceAccountTokenAuthenticator {
         Self { view, verifier, audiences, clock, uses, of_secrets }
     }
 
-    fn uid_of(&self, prefix: &str, key: &str) -> Option<(String, bool)> {
-        let stored = self.view.resource(prefix).get(key)?;
-        let object = stored.object().ok()?;
-        Some((object.uid().to_owned(), object.deletion_timestamp().is_some()))
+    /// Whether an object that a token is bound to is still there and the same, or went only just now: it may have been deleted, and
+    /// something keep it from going.
+    fn stands(&self, prefix: &str, key: &str, uid: &str, now: Timestamp) -> bool {
+        let Some(object) = self.view.resource(prefix).get(key).and_then(|stored| stored.object().ok()) else { return false };
+        let gone_at = object.deletion_timestamp().map(|time| time.parse::<Timestamp>().unwrap_or(Timestamp::MIN));
+        object.uid() == uid && gone_at.is_none_or(|gone_at| now.duration_since(gone_at) <= GOODBYE)
     }
 
     /// The user of a token for these audiences; none where this cluster did not sign it.
@@ -48,15 +53,21 @@ impl ServiceAccountTokenAuthenticator {
             }
         };
         let bound = &claims.kubernetes;
-        let account_key = format!("{}/{}", bound.namespace, bound.serviceaccount.name);
-        if self.uid_of("/registry/serviceaccounts/", &account_key).is_none_or(|(uid, _)| uid != bound.serviceaccount.uid) {
+        let in_namespace = |name: &str| format!("{}/{name}", bound.namespace);
+        let account = &bound.serviceaccount;
+        // A pod's token goes with the pod, whatever becomes of its node.
+        let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+        let bound_to = [
+            Some(("/registry/serviceaccounts/", in_namespace(&account.name), &account.uid)),
+            bound.pod.as_ref().map(|pod| ("/registry/pods/", in_namespace(&pod.name), &pod.uid)),
+            bound.secret.as_ref().map(|secret| ("/registry/secrets/", in_namespace(&secret.name), &secret.uid)),
+            node.map(|node| ("/registry/nodes/", node.name.clone(), &node.uid)),
+        ];
+        if !bound_to.into_iter().flatten().all(|(prefix, key, uid)| self.stands(prefix, &key, uid, now)) {
             return Err(ApiError::unauthorized());
         }
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         if let Some(pod) = &bound.pod {
-            if self.uid_of("/registry/pods/", &format!("{}/{}", bound.namespace, pod.name)).is_none_or(|(uid, _)| uid != pod.uid) {
-                return Err(ApiError::unauthorized());
-            }
             extra.insert("authentication.kubernetes.io/pod-name".to_owned(), vec![pod.name.clone()]);
             extra.insert("authentication.kubernetes.io/pod-uid".to_owned(), vec![pod.uid.clone()]);
         }

@@ -80,8 +80,17 @@ const SECRETS_OF_VOLUMES: [&[&str]; 10] = [
 
 /// Whether a pod refers to an object of its namespace. Source: Kubernetes `pkg/api/v1/pod/util.go`, the visitors.
 pub fn refers_to(pod: &Object, what: Referenced, name: &str) -> bool {
+    refers(pod, what, &|found| found == name)
+}
+
+/// Whether a pod refers to anything of this kind.
+pub fn refers_to_any(pod: &Object, what: Referenced) -> bool {
+    refers(pod, what, &|_| true)
+}
+
+fn refers(pod: &Object, what: Referenced, is_meant: &dyn Fn(&str) -> bool) -> bool {
     let spec = pod.0.get("spec");
-    let is = |found: Option<&str>| found == Some(name);
+    let is = |found: Option<&str>| found.is_some_and(is_meant);
     let volumes = || items(spec, &["volumes"]);
     let containers = || ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|field| items(spec, &[field]));
     let in_environment = |by_value: &str, by_source: &str| {
@@ -105,7 +114,7 @@ pub fn refers_to(pod: &Object, what: Referenced, name: &str) -> bool {
         }
         Referenced::Claim => volumes().any(|volume| {
             is(text(volume, &["persistentVolumeClaim", "claimName"]))
-                || volume.get("ephemeral").is_some() && text(volume, &["name"]).is_some_and(|volume| format!("{}-{volume}", pod.name()) == name)
+                || volume.get("ephemeral").is_some() && text(volume, &["name"]).is_some_and(|volume| is_meant(&format!("{}-{volume}", pod.name())))
         }),
         Referenced::Account => is(pod.text(&["spec", "serviceAccountName"])),
         Referenced::ResourceClaim => {
@@ -209,6 +218,28 @@ impl NodeAuthorizer {
         }
     }
 
+    fn slice(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
+        if !attributes.subresource.is_empty() {
+            return no("cannot authorize ResourceSlice subresources");
+        }
+        match attributes.verb {
+            // Admission (NodeRestriction) sees to which.
+            "create" => allow(),
+            "list" | "watch" | "deletecollection" => {
+                let selector = FieldSelector::parse(attributes.field_selector).ok();
+                if selector.is_some_and(|selector| selector.exact("spec.nodeName") == Some(node)) {
+                    return allow();
+                }
+                no("can only list/watch/deletecollection resourceslices with spec.nodeName field selector")
+            }
+            "get" | "update" | "patch" | "delete" => {
+                let own = self.view.resource("/registry/resourceslices.resource.k8s.io/").get(attributes.name).is_some_and(|stored| stored.field("spec.nodeName") == Some(node));
+                if own { allow() } else { Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")) }
+            }
+            _ => no("only the following verbs are allowed for a ResourceSlice: get, create, update, patch, delete, list, watch, deletecollection"),
+        }
+    }
+
     fn account(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
         match (attributes.subresource, attributes.verb) {
             ("token", "create") | ("", "get") if !attributes.name.is_empty() && !attributes.namespace.is_empty() => {
@@ -269,6 +300,7 @@ impl Authorizer for NodeAuthorizer {
             ("", "pods") => self.pod(node, attributes),
             ("", "nodes") => node_itself(node, attributes),
             ("resource.k8s.io", "resourceclaims") => self.referenced(node, attributes, Referenced::ResourceClaim),
+            ("resource.k8s.io", "resourceslices") => self.slice(node, attributes),
             ("coordination.k8s.io", "leases") => {
                 if attributes.namespace != LEASES {
                     return no("can only access leases in the \"kube-node-lease\" system namespace");

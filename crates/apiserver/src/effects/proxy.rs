@@ -55,7 +55,8 @@ fn stored_object(core: &Core, kind: &Arc<dyn ServedKind>, namespace: &str, name:
 /// An address that may be proxied to: none of this machine's own or of a link.
 fn allowed(text: &str) -> Result<IpAddr, ApiError> {
     let not_allowed = || ApiError::bad_request("address not allowed");
-    let address: IpAddr = text.parse().map_err(|_| not_allowed())?;
+    // An IPv4 address in the clothes of an IPv6 one is what it is.
+    let address = text.parse::<IpAddr>().map_err(|_| not_allowed())?.to_canonical();
     let link_local = match address {
         IpAddr::V4(four) => four.is_link_local() || four.is_broadcast(),
         IpAddr::V6(six) => six.is_unicast_link_local(),
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn addresses_of_this_machine_are_not_proxied_to() {
         assert!(allowed("10.0.0.1").is_ok());
-        for refused in ["127.0.0.1", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "no"] {
+        for refused in ["127.0.0.1", "169.254.1.1", "::1", "fe80::1", "0.0.0.0", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "no"] {
             assert!(allowed(refused).is_err(), "{refused}");
         }
     }

@@ -6,7 +6,7 @@
 use std::{fs::File, io::Read, path::Path};
 
 use http::{Response, StatusCode};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::{Body, answer as with_type, full, text};
 
@@ -33,11 +33,10 @@ fn read(directory: &Path, inside: &str) -> std::io::Result<(&'static str, Vec<u8
     let mut file = File::from(rustix::fs::openat2(&root, wanted, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?);
     let facts = file.metadata()?;
     if facts.is_dir() {
-        let path = directory.join(inside);
-        let mut names: Vec<String> = std::fs::read_dir(path)?
-            .flatten()
-            .map(|entry| escaped(&entry.file_name().to_string_lossy()) + if entry.path().is_dir() { "/" } else { "" })
-            .collect();
+        // What was opened, whatever its path leads to by now.
+        let entries = rustix::fs::Dir::read_from(&file)?.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."));
+        let mut names: Vec<String> =
+            entries.map(|entry| escaped(&entry.file_name().to_string_lossy()) + if entry.file_type() == FileType::Directory { "/" } else { "" }).collect();
         names.sort();
         let links: String = names.iter().map(|name| format!("<a href=\"{name}\">{name}</a>\n")).collect();
         return Ok(("text/html; charset=utf-8", format!("<pre>\n{links}</pre>\n").into_bytes()));
