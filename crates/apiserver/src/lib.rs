@@ -10,6 +10,7 @@
 //! - [`rendering`], [`negotiation`], [`codec`], [`yaml`]: forms and encodings
 //! - [`delivery`]: how an answer leaves: compressed, indented, or its head alone
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
+//! - [`component_statuses`]: how the parts of the control plane are
 //! - [`bootstrap`]: what a new cluster begins with
 //! - [`custom_resources`]: kinds that definitions add while the server runs
 //! - [`aggregation`]: groups that another server answers for
@@ -24,6 +25,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;
 pub mod codec;
+pub mod component_statuses;
 pub mod connection;
 pub mod core;
 pub mod custom_resources;

@@ -18,6 +18,7 @@ use crate::{
     authorization::{Attributes, Authorizer, Decision},
     connection::{self, Patience},
     core::{Aside, Core, RequestContext},
+    component_statuses,
     delivery::Delivery, discovery, handler, health,
     http_body::{Body, BoxError, Request, held_by, json_answer, text_answer},
     metrics::Answered,
@@ -245,8 +246,9 @@ impl ApiServer {
         let kind = core.kind_at(&context.info)?;
         let info = kind.info();
         let resource = info.group_resource();
-        if kind.is_deprecated() {
+        if let Some(words) = kind.deprecation() {
             core.metrics.deprecated(&context.info);
+            context.warn(words);
         }
         if info.namespaced && context.info.namespace.is_empty() && (!context.info.name.is_empty() || context.info.verb == "deletecollection") {
             return Err(ApiError::no_such_path());
@@ -279,6 +281,9 @@ impl ApiServer {
         }
         if !info.has_verb(context.info.verb) {
             return Err(not_allowed());
+        }
+        if component_statuses::serves(kind.as_ref()) {
+            return component_statuses::answer(core, &context, &kind).await;
         }
         match context.info.verb {
             "get" => handler::read::get(core, &context, &kind).await,

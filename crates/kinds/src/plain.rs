@@ -16,12 +16,33 @@ use crate::{
 pub struct PlainKind {
     info: KindInfo,
     schema: Schema,
+    table: Table,
 }
+
+/// What `kubectl get` shows of a kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Columns.
+    pub columns: &'static [Column],
+    /// Cells of one row, one per column.
+    pub row: fn(&Object) -> Vec<Value>,
+}
+
+/// Name and age.
+const USUAL: Table = Table {
+    columns: &[Column::NAME, Column::AGE],
+    row: |object| vec![object.name().into(), object.text(&["metadata", "creationTimestamp"]).unwrap_or_default().into()],
+};
 
 impl PlainKind {
     /// From names and shape.
     pub fn new(info: KindInfo, schema: Schema) -> Self {
-        Self { info, schema }
+        Self { info, schema, table: USUAL }
+    }
+    /// The same with other columns.
+    #[must_use]
+    pub fn with_table(self, table: Table) -> Self {
+        Self { table, ..self }
     }
 }
 
@@ -70,10 +91,10 @@ impl ServedKind for PlainKind {
         false
     }
     fn columns(&self) -> Vec<TableColumn> {
-        vec![TableColumn::from(&Column::NAME), TableColumn::from(&Column::AGE)]
+        self.table.columns.iter().map(TableColumn::from).collect()
     }
     fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
-        vec![object.name().into(), object.text(&["metadata", "creationTimestamp"]).unwrap_or_default().into()]
+        (self.table.row)(object)
     }
     fn deletion_grace(&self, _object: &Object, _requested: Option<i64>) -> DeletionGrace {
         DeletionGrace::Immediate

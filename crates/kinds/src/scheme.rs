@@ -159,11 +159,17 @@ pub trait ServedKind: Send + Sync + 'static {
     }
     /// Words for the client that are no errors.
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
-    /// Whether upstream, or whoever defined it, says that this version is not to be used any more.
-    fn is_deprecated(&self) -> bool {
-        // Source: Kubernetes 1.36, `APILifecycleDeprecated` of the versions that are served here.
+    /// What to tell whoever uses this version, where upstream, or who defined it, says that it is not to be used any more.
+    fn deprecation(&self) -> Option<String> {
+        // Source: Kubernetes 1.36, `APILifecycleDeprecated` and `APILifecycleReplacement` of the versions that are served here, in the words
+        // of `apiserver/pkg/endpoints/deprecation`.
         let kind = &self.info().kind;
-        kind.group.is_empty() && matches!(&*kind.kind, "Endpoints" | "ComponentStatus")
+        let words = match (&*kind.group, &*kind.kind) {
+            ("", "ComponentStatus") => "v1 ComponentStatus is deprecated in v1.19+",
+            ("", "Endpoints") => "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+            _ => return None,
+        };
+        Some(words.to_owned())
     }
     /// How names must look.
     fn name_rule(&self) -> NameRule;

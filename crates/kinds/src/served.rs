@@ -6,6 +6,7 @@ use meta::{
 };
 
 use crate::{
+    core::component_status,
     earlier_version::EarlierVersion,
     plain::PlainKind,
     runtime_config::RuntimeConfig,
@@ -69,7 +70,9 @@ pub fn every() -> Scheme {
     for resource in api::resources() {
         let kind = GroupVersionKind::new(resource.group, resource.version, resource.kind);
         if let Some(schema) = api::schema(&kind) {
-            scheme.add(std::sync::Arc::new(PlainKind::new(info_of(resource), schema)));
+            let plain = PlainKind::new(info_of(resource), schema);
+            let is_component = (resource.group, resource.kind) == ("", "ComponentStatus");
+            scheme.add(std::sync::Arc::new(if is_component { plain.with_table(component_status::TABLE) } else { plain }));
         }
     }
     crate::serve_strategies(&mut scheme);

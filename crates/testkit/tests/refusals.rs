@@ -262,3 +262,27 @@ async fn how_long_a_request_may_take_is_a_duration() {
     let watch = caller.first_of("GET", &format!("{MAPS}?watch=true&timeout=abc"), &[]).await;
     assert_eq!(watch.status, 200);
 }
+
+#[tokio::test]
+async fn components_say_how_they_are_and_versions_that_are_not_to_be_used_say_so_to_readers_too() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    let listed = caller.get("/api/v1/componentstatuses").await;
+    assert_eq!(listed.header("warning"), "299 - \"v1 ComponentStatus is deprecated in v1.19+\"");
+    let items = listed.expect(200)["items"].clone();
+    let names: Vec<&str> = items.as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["controller-manager", "etcd-0", "scheduler"]);
+    let expected = json!([{"type": "Healthy", "status": "True", "message": "ok"}]);
+    assert_eq!(caller.get("/api/v1/componentstatuses/etcd-0").await.expect(200)["conditions"], expected);
+    caller.get("/api/v1/componentstatuses/none").await.refused(404, "NotFound", "componentstatuses \"none\" not found");
+    let one = caller.get("/api/v1/componentstatuses?fieldSelector=metadata.name%3Dscheduler").await.expect(200);
+    assert_eq!(one["items"].as_array().unwrap().len(), 1);
+    let table = caller.send("GET", "/api/v1/componentstatuses", &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")], "").await.expect(200);
+    assert_eq!(table["rows"][0]["cells"], json!(["controller-manager", "Healthy", "ok", ""]));
+
+    for path in ["/api/v1/endpoints", "/api/v1/namespaces/default/endpoints/kubernetes"] {
+        let answer = caller.get(path).await;
+        assert_eq!(answer.header("warning"), "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"", "{path}: {}", answer.status);
+    }
+    assert_eq!(caller.get(MAPS).await.header("warning"), "");
+}

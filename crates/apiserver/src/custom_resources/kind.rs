@@ -243,10 +243,10 @@ impl ServedKind for CustomKind {
         Ok(self.check_update(new, old))
     }
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
-        self.deprecation.clone().into_iter().collect()
+        Vec::new()
     }
-    fn is_deprecated(&self) -> bool {
-        self.deprecation.is_some()
+    fn deprecation(&self) -> Option<String> {
+        self.deprecation.clone()
     }
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(kinds[0].info().list_kind, "WidgetList");
         assert_eq!(kinds[0].info().storage_prefix(), "/registry/widgets.example.com/");
         assert_eq!(kinds[0].schema().generation, 4);
-        assert_eq!(kinds[1].warnings(&Object::default(), None), ["example.com/v1beta1 Widget is deprecated"]);
+        assert_eq!(kinds[1].deprecation().as_deref(), Some("example.com/v1beta1 Widget is deprecated"));
     }
 
     #[test]

@@ -71,10 +71,10 @@ client.AppsV1Api().delete_namespaced_deployment("applied", NAMESPACE, propagatio
 # What is sent as YAML is what was meant, also to readers of YAML 1.1, to whom many a word is no text.
 words = {"a": "yes", "b": "2026-01-01", "c": "on", "d": "1e3", "e": "one\n\ntwo: 2\n", "f": "=", "g": "~", "h": "017", "i": "12:30:45", "j": "- x"}
 core.create_namespaced_config_map(NAMESPACE, client.V1ConfigMap(metadata=client.V1ObjectMeta(name="words"), data=words))
-path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/words"
-answer = core.api_client.call_api(path, "GET", header_params={"Accept": "application/yaml"}, _return_http_data_only=True, _preload_content=False)
-assert yaml.safe_load(answer.data)["data"] == words, answer.data
-assert isinstance(yaml.safe_load(answer.data)["metadata"]["creationTimestamp"], str)
+url = f"{core.api_client.configuration.host}/api/v1/namespaces/{NAMESPACE}/configmaps/words"
+text = core.api_client.call_api("GET", url, header_params={"Accept": "application/yaml"}).read()
+assert yaml.safe_load(text)["data"] == words, text
+assert isinstance(yaml.safe_load(text)["metadata"]["creationTimestamp"], str)
 
 try:
     core.read_namespaced_pod("none", NAMESPACE)
