@@ -159,7 +159,15 @@ impl RequestContext {
     }
     /// What strategies may know.
     pub fn write_context(&self) -> WriteContext {
-        WriteContext { now: self.now, user: self.user.name.clone(), groups: self.user.groups.clone(), dry_run: self.query.dry_run }
+        let user = &self.user;
+        WriteContext {
+            now: self.now,
+            user: user.name.clone(),
+            groups: user.groups.clone(),
+            uid: user.uid.clone(),
+            extra: user.extra.clone(),
+            dry_run: self.query.dry_run,
+        }
     }
     /// Adds a warning for the client.
     pub fn warn(&self, text: impl Into<String>) {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::{
     cells,
     problems::{filled, one_of},
+    status_rules::untyped_conditions,
     strategy::{Column, Strategy},
 };
 
@@ -203,6 +204,21 @@ impl Strategy for PolicyStrategy {
                 }
             }
         }
+        problems
+    }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+    /// Source: Kubernetes `pkg/apis/admissionregistration/validation/validation.go`, `validateValidatingAdmissionPolicyStatus`.
+    fn validate_status_update(&self, policy: &Self::Kind, _old: &Self::Kind) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        let (path, status) = (FieldPath::new("status"), policy.get("status").unwrap_or(&Value::Null));
+        let at = path.child("typeChecking").child("expressionWarnings");
+        for (index, warning) in list(status.get("typeChecking").and_then(|checking| checking.get("expressionWarnings"))).iter().enumerate() {
+            filled(text(warning, "warning"), &at.index(index).child("warning"), &mut problems);
+            filled(text(warning, "fieldRef").trim(), &at.index(index).child("fieldRef"), &mut problems);
+        }
+        untyped_conditions(list(status.get("conditions")), &path.child("conditions"), &mut problems);
         problems
     }
     fn tracks_generation(&self) -> bool {

@@ -8,8 +8,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     cells,
-    devices::{driver, label, list, text},
-    problems::{filled, immutable},
+    devices::{
+        date_taint,
+        parts::{driver, label, list, pool, taint, text},
+    },
+    problems::immutable,
     status_rules,
     strategy::{Column, Strategy, WriteContext},
 };
@@ -20,21 +23,9 @@ pub struct DeviceTaintRuleStrategy;
 pub struct ResourcePoolStatusRequestStrategy;
 
 const MOST_CONDITIONS: usize = 8;
-const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 
 fn part<'a>(object: &'a Map<String, Value>, name: &str) -> &'a Value {
     object.get(name).unwrap_or(&Value::Null)
-}
-
-fn pool(name: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
-    const LONGEST: usize = 253;
-    filled(name, path, problems);
-    if name.len() > LONGEST {
-        problems.push(FieldError::too_long(path, LONGEST));
-    }
-    for segment in name.split('/').filter(|_| !name.is_empty()) {
-        problems.extend(rules::invalid_each(path, segment, rules::dns1123_subdomain_problems(segment)));
-    }
 }
 
 fn rule_problems(rule: &Map<String, Value>, old: Option<&Map<String, Value>>) -> Vec<FieldError> {
@@ -53,31 +44,36 @@ fn rule_problems(rule: &Map<String, Value>, old: Option<&Map<String, Value>>) ->
             label(name, &at.child("device"), &mut problems);
         }
     }
-    let (at, taint) = (path.child("taint"), spec.get("taint").unwrap_or(&Value::Null));
-    let (key, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
-    problems.extend(rules::invalid_each(&at.child("key"), key, rules::qualified_name_problems(key)));
-    problems.extend(rules::invalid_each(&at.child("value"), value, rules::label_value_problems(value)));
     let known = old.and_then(|old| part(old, "spec").get("taint")).map(|taint| text(taint, "effect"));
-    if known != Some(effect) {
-        filled(effect, &at.child("effect"), &mut problems);
-        if !effect.is_empty() && !EFFECTS.contains(&effect) {
-            problems.push(FieldError::not_supported(&at.child("effect"), effect, &EFFECTS));
-        }
-    }
+    taint(spec.get("taint").unwrap_or(&Value::Null), known, &path.child("taint"), &mut problems);
     problems
+}
+
+fn date(context: &WriteContext, rule: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
+    let known: Vec<Value> = old.and_then(|old| part(old, "spec").get("taint")).cloned().into_iter().collect();
+    if let Some(taint) = rule.get_mut("spec").and_then(|spec| spec.get_mut("taint")).and_then(Value::as_object_mut) {
+        date_taint(context, taint, &known);
+    }
 }
 
 impl Strategy for DeviceTaintRuleStrategy {
     type Kind = Map<String, Value>;
 
-    fn prepare_create(&self, _context: &WriteContext, rule: &mut Self::Kind) {
+    fn prepare_create(&self, context: &WriteContext, rule: &mut Self::Kind) {
         rule.remove("status");
+        date(context, rule, None);
+    }
+    fn prepare_update(&self, context: &WriteContext, rule: &mut Self::Kind, old: &Self::Kind) {
+        date(context, rule, Some(old));
     }
     fn validate(&self, rule: &Self::Kind) -> Vec<FieldError> {
         rule_problems(rule, None)
     }
     fn validate_update(&self, rule: &Self::Kind, old: &Self::Kind) -> Vec<FieldError> {
         rule_problems(rule, Some(old))
+    }
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
     fn validate_status_update(&self, rule: &Self::Kind, _old: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();
@@ -125,6 +121,9 @@ impl Strategy for ResourcePoolStatusRequestStrategy {
         let mut problems = Vec::new();
         immutable(part(request, "spec"), part(old, "spec"), &FieldPath::new("spec"), &mut problems);
         problems
+    }
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
     fn validate_status_update(&self, request: &Self::Kind, old: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();

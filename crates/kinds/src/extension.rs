@@ -77,6 +77,9 @@ impl Strategy for ApiServiceStrategy {
         }
         problems
     }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
     fn name_rule(&self) -> NameRule {
         // That of the core group ends with a dot.
         NameRule::PathSegment

@@ -163,6 +163,9 @@ impl Strategy for FlowSchemaStrategy {
     fn allows_unconditional_update(&self) -> bool {
         false
     }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
     fn validate_status_update(&self, schema: &FlowSchema, _old: &FlowSchema) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let conditions = schema.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -233,6 +236,9 @@ impl Strategy for PriorityLevelStrategy {
     }
     fn allows_unconditional_update(&self) -> bool {
         false
+    }
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
     fn validate_status_update(&self, level: &PriorityLevelConfiguration, _old: &PriorityLevelConfiguration) -> Vec<FieldError> {
         let mut problems = Vec::new();

@@ -176,6 +176,9 @@ impl Strategy for PodGroupStrategy {
         }
         problems
     }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
     fn validate_status_update(&self, group: &Self::Kind, _old: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let conditions = list(part(group, "status"), "conditions");

@@ -59,7 +59,8 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn is_extended(name: &str) -> bool {
+/// Whether a resource is one that nodes lend beside those of Kubernetes itself.
+pub fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && rules::qualified_name_problems(&format!("requests.{name}")).is_empty()
 }
 

@@ -222,6 +222,16 @@ impl<S: Strategy> TypedKind<S> {
     }
 }
 
+/// Takes the metadata that people write from what is there.
+fn keep_metadata(new: &mut Object, old: &Object) {
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        match old.get(&["metadata", field]).cloned() {
+            Some(value) => new.set(&["metadata", field], value),
+            None => drop(new.metadata_mut().remove(field)),
+        }
+    }
+}
+
 impl<S: Strategy> ServedKind for TypedKind<S> {
     fn info(&self) -> &KindInfo {
         &self.info
@@ -260,6 +270,9 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
         Ok(problems)
     }
     fn finish_status_update(&self, context: &WriteContext, new: &mut Object, old: &Object) -> Result<Vec<FieldError>, String> {
+        if self.strategy.status_keeps_metadata() {
+            keep_metadata(new, old);
+        }
         let mut typed = self.decode(new)?;
         let typed_old = self.decode(old)?;
         self.strategy.prepare_status_update(context, &mut typed, &typed_old);

@@ -18,7 +18,7 @@ fn kind(api_version: &str, name: &str) -> std::sync::Arc<dyn ServedKind> {
 }
 
 fn context() -> WriteContext {
-    WriteContext { now: now(), user: "somebody".to_owned(), groups: Vec::new(), dry_run: false }
+    WriteContext { now: now(), user: "somebody".to_owned(), groups: Vec::new(), uid: String::new(), extra: std::collections::BTreeMap::new(), dry_run: false }
 }
 
 fn now() -> Timestamp {

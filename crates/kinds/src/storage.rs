@@ -363,6 +363,9 @@ impl Strategy for VolumeAttachmentStrategy {
         }
         problems
     }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
     fn validate_status_update(&self, attachment: &VolumeAttachment, old: &VolumeAttachment) -> Vec<FieldError> {
         self.validate_update(attachment, old)
     }

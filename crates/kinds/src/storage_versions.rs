@@ -103,6 +103,9 @@ impl Strategy for StorageVersionStrategy {
     fn validate_update(&self, _version: &Self::Kind, _old: &Self::Kind) -> Vec<FieldError> {
         Vec::new()
     }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
     fn validate_status_update(&self, version: &Self::Kind, _old: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let (path, status) = (FieldPath::new("status"), part(version, "status"));
@@ -203,6 +206,9 @@ impl Strategy for StorageVersionMigrationStrategy {
         let mut problems = self.validate(migration);
         immutable(part(migration, "spec"), part(old, "spec"), &FieldPath::new("spec"), &mut problems);
         problems
+    }
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
     fn validate_status_update(&self, migration: &Self::Kind, old: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();

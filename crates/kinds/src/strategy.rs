@@ -3,7 +3,7 @@
 //! Order of a write, as upstream: read, default, mutating admission, default again, prepare, validate, warn, validating
 //! admission, store. `default` and `prepare_*` may change the object; `validate*` and `warnings` may only look.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, Object};
@@ -18,6 +18,10 @@ pub struct WriteContext {
     pub user: String,
     /// Groups of who asks.
     pub groups: Vec<String>,
+    /// The unique id of who asks, where there is one.
+    pub uid: String,
+    /// What else is known of who asks.
+    pub extra: BTreeMap<String, Vec<String>>,
     /// `dryRun=All`
     pub dry_run: bool,
 }
@@ -108,6 +112,12 @@ pub trait Strategy: Send + Sync + 'static {
     fn prepare_update(&self, context: &WriteContext, new: &mut Self::Kind, old: &Self::Kind) {}
     /// Last changes of a status update. Everything but status and metadata was taken from `old` already.
     fn prepare_status_update(&self, context: &WriteContext, new: &mut Self::Kind, old: &Self::Kind) {}
+    /// Whether an update of the status leaves the metadata alone that people write: labels, annotations, finalizers and owners.
+    ///
+    /// Source: Kubernetes `apimachinery/pkg/apis/meta/v1/meta.go`, `ResetObjectMetaForStatus`, which the strategies of younger kinds call.
+    fn status_keeps_metadata(&self) -> bool {
+        false
+    }
     /// Whether a subresource whose body is the object itself (`pods/resize`) has rules of its own, told by the two methods below.
     fn has_rules_for(&self, subresource: &str) -> bool {
         false

@@ -72,8 +72,17 @@ impl ServedKind for DefinitionKind {
         }
         Ok(validation::definition_update(new, old))
     }
-    fn finish_status_update(&self, _context: &WriteContext, new: &mut Object, _old: &Object) -> Result<Vec<FieldError>, String> {
-        Ok(validation::stored_versions(new))
+    fn finish_status_update(&self, _context: &WriteContext, new: &mut Object, old: &Object) -> Result<Vec<FieldError>, String> {
+        // Of the metadata a status changes nothing but who manages what. Source: `statusStrategy.PrepareForUpdate`.
+        let managers = new.get(&["metadata", "managedFields"]).cloned();
+        if let Some(metadata) = old.0.get("metadata") {
+            new.0.insert("metadata".to_owned(), metadata.clone());
+        }
+        match managers {
+            Some(managers) => new.set(&["metadata", "managedFields"], managers),
+            None => drop(new.metadata_mut().remove("managedFields")),
+        }
+        Ok(validation::definition_status(new))
     }
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         Vec::new()

@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn a_mistake_is_refused_unless_it_was_there_before() {
         let kind = &kinds()[0];
-        let context = WriteContext { now: Timestamp::UNIX_EPOCH, user: String::new(), groups: Vec::new(), dry_run: false };
+        let context = WriteContext { now: Timestamp::UNIX_EPOCH, user: String::new(), groups: Vec::new(), uid: String::new(), extra: std::collections::BTreeMap::new(), dry_run: false };
         let old = Object::from_value(json!({"spec": {"size": 0, "color": "red"}})).unwrap();
         assert_eq!(kind.finish_create(&context, &mut old.clone()).unwrap().len(), 1);
         let mut new = Object::from_value(json!({"spec": {"size": 0, "color": "blue"}})).unwrap();

@@ -68,7 +68,7 @@ pub fn definition(new: &Object) -> Vec<FieldError> {
     }
     all_versions(new, &spec, &mut problems);
     if let Some(given) = new.get(&["spec", "names"]) {
-        names(given, &spec.child("names"), &mut problems);
+        names(given, true, &spec.child("names"), &mut problems);
     }
     conversion(new, &spec.child("conversion"), &mut problems);
     problems
@@ -90,6 +90,16 @@ pub fn definition_update(new: &Object, old: &Object) -> Vec<FieldError> {
         if after != before {
             problems.push(FieldError::invalid(&FieldPath::new(path.join(".")), after.cloned().unwrap_or_default(), "field is immutable"));
         }
+    }
+    problems.extend(stored_versions(new));
+    problems
+}
+
+/// A changed status: names that were accepted are names, where there are any.
+pub fn definition_status(new: &Object) -> Vec<FieldError> {
+    let mut problems = Vec::new();
+    if let Some(accepted) = new.get(&["status", "acceptedNames"]) {
+        names(accepted, false, &FieldPath::new("status").child("acceptedNames"), &mut problems);
     }
     problems.extend(stored_versions(new));
     problems
@@ -283,12 +293,15 @@ fn selectable_fields(version: &Value, path: &FieldPath, problems: &mut Vec<Field
     }
 }
 
-fn names(names: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+/// Names of a kind, which may be missing where they are only reported.
+fn names(names: &Value, required: bool, path: &FieldPath, problems: &mut Vec<FieldError>) {
     for (name, kind) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
         let given = text(names, name);
         let at = path.child(name);
         if given.is_empty() {
-            problems.push(FieldError::required(&at, ""));
+            if required {
+                problems.push(FieldError::required(&at, ""));
+            }
             continue;
         }
         let checked = if kind { given.to_lowercase() } else { given.to_owned() };

@@ -220,6 +220,9 @@ impl Strategy for PodCertificateRequestStrategy {
         immutable(part(request, "spec"), part(old, "spec"), &FieldPath::new("spec"), &mut problems);
         problems
     }
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
     fn validate_status_update(&self, request: &Self::Kind, old: &Self::Kind) -> Vec<FieldError> {
         let mut problems = Vec::new();
         let path = FieldPath::new("status");

@@ -137,7 +137,7 @@ impl Reader {
             object.set(&["metadata", "annotations", name], json!(value));
         }
         self.kind.default(&mut object)?;
-        let context = WriteContext { now, user: String::new(), groups: Vec::new(), dry_run: false };
+        let context = WriteContext { now, user: String::new(), groups: Vec::new(), uid: String::new(), extra: std::collections::BTreeMap::new(), dry_run: false };
         let mut problems = self.kind.finish_create(&context, &mut object)?;
         problems.extend(meta::validation::validate_object_meta(&object, true, self.kind.name_rule(), &meta::FieldPath::new("metadata")));
         if !problems.is_empty() {

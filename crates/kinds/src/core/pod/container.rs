@@ -38,9 +38,7 @@ pub fn all(around: &Surroundings<'_>, path: &FieldPath, problems: &mut Vec<Field
             problems.push(FieldError::duplicate(&at.child("name"), one.name.as_str()));
         }
         duties(one, around, &at, problems);
-        if let Some(policy) = one.restart_policy.as_deref() {
-            one_of(policy, &["Always", "Never", "OnFailure"], &at.child("restartPolicy"), problems);
-        }
+        restarts(one, &at, problems);
         host_network_ports(one, around, &at.child("ports"), problems);
     }
     host_ports(&spec.containers, 0, &at, problems);
@@ -58,9 +56,7 @@ pub fn all(around: &Surroundings<'_>, path: &FieldPath, problems: &mut Vec<Field
 
 fn initial<'a>(one: &'a Container, around: &Surroundings<'_>, names: &mut HashSet<&'a str>, at: &FieldPath, problems: &mut Vec<FieldError>) {
     common(one, around, at, problems);
-    if let Some(policy) = one.restart_policy.as_deref() {
-        one_of(policy, &["Always", "Never", "OnFailure"], &at.child("restartPolicy"), problems);
-    }
+    restarts(one, at, problems);
     if !names.insert(one.name.as_str()) {
         problems.push(FieldError::duplicate(&at.child("name"), one.name.as_str()));
     }
@@ -157,6 +153,39 @@ fn resize_policies(container: &Container, spec: &PodSpec, path: &FieldPath, prob
         one_of(&policy.restart_policy, &["NotRequired", "RestartContainer"], path, problems);
         if spec.restart_policy.as_deref() == Some("Never") && policy.restart_policy != "NotRequired" {
             problems.push(FieldError::invalid(path, policy.restart_policy.as_str(), "must be 'NotRequired' when `restartPolicy` is 'Never'"));
+        }
+    }
+}
+
+/// What a container says of its own restarts. Source: KEP-5307 and Kubernetes since 1.34, `validateContainerRestartPolicy`.
+fn restarts(container: &Container, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const MOST_RULES: usize = 20;
+    const MOST_CODES: usize = 255;
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let (policy, list) = (path.child("restartPolicy"), path.child("restartPolicyRules"));
+    match container.restart_policy.as_deref() {
+        None if !rules.is_empty() => problems.push(FieldError::required(&policy, "must specify restartPolicy when restart rules are used")),
+        None | Some("Always" | "Never" | "OnFailure") => {}
+        Some(other) => problems.push(FieldError::not_supported(&policy, other, &["Always", "Never", "OnFailure"])),
+    }
+    if rules.len() > MOST_RULES {
+        problems.push(FieldError::too_long(&list, MOST_RULES));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let at = list.index(index);
+        if !matches!(rule.action.as_str(), "Restart" | "RestartAllContainers") {
+            problems.push(FieldError::not_supported(&at.child("action"), rule.action.as_str(), &["Restart", "RestartAllContainers"]));
+        }
+        let at = at.child("exitCodes");
+        let Some(codes) = &rule.exit_codes else {
+            problems.push(FieldError::required(&at, "must be specified"));
+            continue;
+        };
+        if !matches!(codes.operator.as_str(), "In" | "NotIn") {
+            problems.push(FieldError::not_supported(&at.child("operator"), codes.operator.as_str(), &["In", "NotIn"]));
+        }
+        if codes.values.as_ref().is_some_and(|values| values.len() > MOST_CODES) {
+            problems.push(FieldError::too_long(&at.child("values"), MOST_CODES));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: Kubernetes `pkg/apis/core/validation/validation.go`, `ValidateEnv`, `ValidateEnvFrom`.
 
-use api::core::v1::{Container, EnvVar, ObjectFieldSelector, ResourceFieldSelector};
+use api::core::v1::{Container, EnvVar, FileKeySelector, ObjectFieldSelector, PodSpec, ResourceFieldSelector};
 use meta::{FieldError, FieldPath, quantity::Quantity, validation as rules};
 
 use crate::problems::filled;
@@ -60,7 +60,10 @@ fn value_from(variable: &EnvVar, from: &FieldPath, problems: &mut Vec<FieldError
         sources += 1;
         key_reference(&key.name, &key.key, &from.child("secretKeyRef"), problems);
     }
-    sources += usize::from(source.file_key_ref.is_some());
+    if let Some(key) = &source.file_key_ref {
+        sources += 1;
+        file_key(key, &from.child("fileKeyRef"), problems);
+    }
     if sources == 0 {
         let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         problems.push(FieldError::invalid(from, "", detail));
@@ -68,6 +71,49 @@ fn value_from(variable: &EnvVar, from: &FieldPath, problems: &mut Vec<FieldError
         problems.push(FieldError::invalid(from, "", "may not be specified when `value` is not empty"));
     } else if sources > 1 {
         problems.push(FieldError::invalid(from, "", "may not have more than one field specified at a time"));
+    }
+}
+
+/// Source: Kubernetes `pkg/apis/core/validation/validation.go` since 1.34, `validateFileKeySelector`.
+fn file_key(selector: &FileKeySelector, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let (volume, file, key) = (selector.volume_name.as_str(), selector.path.as_str(), selector.key.as_str());
+    if key.is_empty() {
+        problems.push(FieldError::required(&path.child("key"), ""));
+    } else {
+        problems.extend(rules::invalid_each(&path.child("key"), key, rules::relaxed_environment_name_problems(key)));
+    }
+    if volume.is_empty() {
+        problems.push(FieldError::required(&path.child("volumeName"), ""));
+    } else {
+        problems.extend(rules::invalid_each(&path.child("volumeName"), volume, rules::dns1123_label_problems(volume)));
+    }
+    if file.is_empty() {
+        problems.push(FieldError::required(&path.child("path"), ""));
+    } else {
+        super::volumes::not_reserved(file, &path.child("path"), problems);
+    }
+}
+
+/// Files are read out of volumes that begin and end with their pod. Source: as above, `validateFileKeyRefVolumes`.
+pub fn volumes_of_files(spec: &PodSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let volumes = spec.volumes.as_deref().unwrap_or_default();
+    for (list, containers) in [("containers", &*spec.containers), ("initContainers", spec.init_containers.as_deref().unwrap_or_default())] {
+        for (index, container) in containers.iter().enumerate() {
+            for (position, variable) in container.env.iter().flatten().enumerate() {
+                let Some(name) = variable.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref()).map(|key| key.volume_name.as_str()) else { continue };
+                if name.is_empty() {
+                    continue;
+                }
+                let at = path.child(list).index(index).child("env").index(position).child("valueFrom").child("fileKeyRef").child("volumeName");
+                match volumes.iter().find(|volume| volume.name == name) {
+                    None => problems.push(FieldError::not_found(&at, name)),
+                    Some(volume) if volume.empty_dir.is_none() => {
+                        problems.push(FieldError::invalid(&at, name, "referenced volume must be of type emptyDir"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
     }
 }
 

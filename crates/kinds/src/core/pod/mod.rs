@@ -1,6 +1,7 @@
 //! Pod: containers that share an address and volumes on one node.
 
 pub mod affinity;
+mod annotations;
 pub mod columns;
 pub mod container;
 pub mod defaults;

@@ -5,7 +5,7 @@
 use api::core::v1::{Affinity, Container, Pod, PodSpec, Toleration};
 use meta::{FieldError, FieldPath};
 
-use super::{affinity, validation};
+use super::{affinity, annotations, validation};
 
 const IMMUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -40,12 +40,15 @@ pub fn validate(pod: &Pod, old: &Pod) -> Vec<FieldError> {
     let path = FieldPath::new("spec");
     let (Some(new), Some(old_spec)) = (&pod.spec, &old.spec) else { return Vec::new() };
     let mut problems = validation::known_pod(pod);
+    annotations::validate_update(pod, old, &mut problems);
     if new.containers.len() != old_spec.containers.len() {
-        return vec![FieldError::forbidden(&path.child("containers"), "pod updates may not add or remove containers")];
+        problems.push(FieldError::forbidden(&path.child("containers"), "pod updates may not add or remove containers"));
+        return problems;
     }
     let initial = |spec: &PodSpec| spec.init_containers.as_ref().map_or(0, Vec::len);
     if initial(new) != initial(old_spec) {
-        return vec![FieldError::forbidden(&path.child("initContainers"), "pod updates may not add or remove containers")];
+        problems.push(FieldError::forbidden(&path.child("initContainers"), "pod updates may not add or remove containers"));
+        return problems;
     }
     images(&new.containers, &path.child("containers"), &mut problems);
     images(new.init_containers.as_deref().unwrap_or_default(), &path.child("initContainers"), &mut problems);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use api::core::v1::{Pod, PodSpec, PodTemplateSpec, Toleration};
 use meta::{FieldError, FieldPath, validation as rules};
 
-use super::{affinity, container, resources, security, volumes, whole_resources};
+use super::{affinity, annotations, container, environment, resources, security, volumes, whole_resources};
 use crate::problems::one_of;
 
 /// Problems of a new pod.
@@ -22,6 +22,7 @@ pub fn new_pod(pod: &Pod) -> Vec<FieldError> {
     if gated && spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) {
         problems.push(FieldError::forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared"));
     }
+    annotations::validate_against_fields(pod, spec, &path, &mut problems);
     problems
 }
 
@@ -40,23 +41,8 @@ pub fn known_pod(pod: &Pod) -> Vec<FieldError> {
             }
         }
     }
-    let annotations = FieldPath::new("metadata").child("annotations");
-    let annotation = |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key));
-    if let Some(value) = annotation("kubernetes.io/config.mirror").filter(|_| spec.node_name.as_deref().unwrap_or_default().is_empty()) {
-        let at = annotations.key("kubernetes.io/config.mirror");
-        problems.push(FieldError::invalid(&at, value.as_str(), "must set spec.nodeName if mirror pod annotation is set"));
-    }
-    const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-    if let Some(value) = annotation(DELETION_COST).filter(|value| !is_deletion_cost(value)) {
-        problems.push(FieldError::invalid(&annotations.key(DELETION_COST), value.as_str(), "must be a 32bit integer"));
-    }
+    annotations::validate(pod, spec, &mut problems);
     problems
-}
-
-/// Without a sign in front of a positive number, and without zeros before it.
-fn is_deletion_cost(text: &str) -> bool {
-    let padded = text.trim_start_matches('-').starts_with('0') && text != "0";
-    !text.starts_with('+') && !padded && text.parse::<i32>().is_ok()
 }
 
 /// Problems of a template within a workload.
@@ -103,6 +89,8 @@ fn pod_spec(spec: &PodSpec, pod_name: Option<&str>, path: &FieldPath) -> Vec<Fie
         resources::overhead(found, &path.child("overhead"), &mut problems);
     }
     names(spec, path, &mut problems);
+    host_name(spec, path, &mut problems);
+    environment::volumes_of_files(spec, path, &mut problems);
     let policy = spec.restart_policy.as_deref().unwrap_or_default();
     one_of(policy, &["Always", "OnFailure", "Never"], &path.child("restartPolicy"), &mut problems);
     problems.extend(crate::problems::labels(spec.node_selector.as_ref(), &path.child("nodeSelector")));
@@ -156,6 +144,22 @@ fn names(spec: &PodSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
     for (field, value, check) in checks {
         if let Some(text) = value.as_deref().filter(|text| !text.is_empty()) {
             problems.extend(rules::invalid_each(&path.child(field), text, check(text)));
+        }
+    }
+}
+
+/// The name that a pod sees of itself in place of all others. Source: KEP-4762 and Kubernetes since 1.34, `validatePodHostName`.
+fn host_name(spec: &PodSpec, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const LONGEST: usize = 64;
+    let Some(name) = spec.hostname_override.as_deref() else { return };
+    let at = path.child("hostnameOverride");
+    problems.extend(rules::invalid_each(&at, name, rules::dns1123_subdomain_problems(name)));
+    if name.len() > LONGEST {
+        problems.push(FieldError::too_long(&at, LONGEST));
+    }
+    for (set, other) in [(spec.set_hostname_as_fqdn, "setHostnameAsFQDN"), (spec.host_network, "hostNetwork")] {
+        if set == Some(true) {
+            problems.push(FieldError::forbidden(&at, format!("may not be specified when {other} is true")));
         }
     }
 }

@@ -46,7 +46,7 @@ pub fn no_backsteps(text: &str, path: &FieldPath, problems: &mut Vec<FieldError>
 }
 
 /// A path below a volume that is no name of the kubelet's own, which begin with two dots.
-fn not_reserved(text: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
+pub fn not_reserved(text: &str, path: &FieldPath, problems: &mut Vec<FieldError>) {
     descending(text, path, problems);
     if text.starts_with("..") && text != ".." && !text.starts_with("../") {
         problems.push(FieldError::invalid(path, text, "must not start with '..'"));
