@@ -185,3 +185,30 @@ fn shapes_are_told_where_no_schema_is_at_hand() {
         json!({"type": "object", "properties": {"name": {"type": "string"}}, "x-kubernetes-map-type": "atomic"})
     );
 }
+
+#[test]
+fn connections_are_told_of_by_every_method_that_opens_them() {
+    let document = openapi::v2_document(&built_in());
+    let methods = |path: &str| -> Vec<String> {
+        let operations = document["paths"][path].as_object().unwrap_or_else(|| panic!("{path} is missing"));
+        operations.keys().filter(|key| *key != "parameters").cloned().collect()
+    };
+    let mut proxy = methods("/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}");
+    proxy.sort();
+    assert_eq!(proxy, ["delete", "get", "head", "options", "patch", "post", "put"]);
+    let head = &document["paths"]["/api/v1/nodes/{name}/proxy"]["head"];
+    assert_eq!((head["operationId"].as_str(), head["x-kubernetes-action"].as_str()), (Some("connectCoreV1HeadNodeProxy"), Some("connect")));
+    let exec = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/exec"];
+    assert_eq!(exec["get"]["operationId"], "connectCoreV1GetNamespacedPodExec");
+    let asked: Vec<&str> = exec["parameters"].as_array().unwrap().iter().filter(|one| one["in"] == "query").filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!(asked, ["command", "container", "stderr", "stdin", "stdout", "tty"]);
+}
+
+#[test]
+fn types_of_which_one_field_is_given_say_so() {
+    let document = openapi::v2_document(&built_in());
+    let union = &document["definitions"]["io.k8s.api.flowcontrol.v1.Subject"]["x-kubernetes-unions"];
+    assert_eq!(*union, json!([{"discriminator": "kind", "fields-to-discriminateBy": {"group": "Group", "serviceAccount": "ServiceAccount", "user": "User"}}]));
+    let all = document["definitions"].as_object().unwrap();
+    assert_eq!(all.values().filter(|definition| definition.get("x-kubernetes-unions").is_some()).count(), 8);
+}

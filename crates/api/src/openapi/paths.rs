@@ -39,6 +39,19 @@ const DELETE: [Parameter; 4] = [
 const PATCH_TYPES: [&str; 4] =
     ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml", "application/strategic-merge-patch+json"];
 
+/// Options of subresources that are connected to, with what may be asked for in the query. Lists are given again and again.
+const CONNECTIONS: [(&str, &[(&str, &str)]); 6] = [
+    ("NodeProxyOptions", &[("path", "string")]),
+    ("PodAttachOptions", &[("container", "string"), ("stderr", "boolean"), ("stdin", "boolean"), ("stdout", "boolean"), ("tty", "boolean")]),
+    (
+        "PodExecOptions",
+        &[("command", "string"), ("container", "string"), ("stderr", "boolean"), ("stdin", "boolean"), ("stdout", "boolean"), ("tty", "boolean")],
+    ),
+    ("PodPortForwardOptions", &[("ports", "integer")]),
+    ("PodProxyOptions", &[("path", "string")]),
+    ("ServiceProxyOptions", &[("path", "string")]),
+];
+
 /// All paths of the kinds; what they refer to is defined in `schemas`.
 pub(super) fn write(kinds: &[&PublishedKind], schemas: &mut Schemas) -> Map<String, Value> {
     let mut paths = Map::new();
@@ -178,12 +191,58 @@ impl Kind<'_> {
         insert(paths, schemas.dialect, format!("{collection}/{{name}}"), operations, self.kind.namespaced, Some(&self.kind.kind.kind));
 
         for subresource in &self.kind.subresources {
+            if let Some((_, options)) = CONNECTIONS.iter().find(|(kind, _)| *kind == &*subresource.kind.kind) {
+                self.connections(paths, schemas.dialect, &format!("{collection}/{{name}}"), subresource, options);
+                continue;
+            }
             let content = if subresource.kind == self.kind.kind { own.clone() } else { schemas.built_in(&subresource.kind) };
             let mut operations = self.item(schemas, &subresource.verbs, &subresource.name, &subresource.kind, content.as_ref());
             if subresource.verbs.iter().any(|verb| verb == "create") {
                 operations.insert("post".to_owned(), self.operation_of(schemas, "create", &format!("{scope}{}", self.kind.kind.kind), &subresource.name, &subresource.kind, content.clone(), content));
             }
             insert(paths, schemas.dialect, format!("{collection}/{{name}}/{}", subresource.name), operations, self.kind.namespaced, Some(&subresource.kind.kind));
+        }
+    }
+
+    /// Operations that hand a connection on instead of answering themselves.
+    fn connections(&self, paths: &mut Map<String, Value>, dialect: Dialect, item: &str, subresource: &super::PublishedSubresource, options: &[(&'static str, &'static str)]) {
+        let proxy = subresource.name == "proxy";
+        let methods: &[&str] = if proxy { &["delete", "get", "head", "options", "patch", "post", "put"] } else { &["get", "post"] };
+        let scope = if self.kind.namespaced { "Namespaced" } else { "" };
+        let kind = &self.kind.kind;
+        let (words, string) = (format!("Name of the {}.", subresource.kind.kind), json!({"type": "string"}));
+        let answers = match dialect {
+            Dialect::V2 => json!({"description": "OK", "schema": string}),
+            Dialect::V3 => json!({"description": "OK", "content": {"*/*": {"schema": string}}}),
+        };
+        for (below, with) in [("", ""), ("/{path}", "WithPath")].into_iter().take(1 + usize::from(proxy)) {
+            let mut operations = Map::new();
+            for method in methods {
+                let mut operation = json!({
+                    "description": format!("connect {} requests to {} of {}", method.to_uppercase(), subresource.name, kind.kind),
+                    "operationId": format!("connect{}{}{scope}{}{}{with}", camel(self.version), capital(method), kind.kind, capital(&subresource.name)),
+                    "responses": {"200": answers, "401": {"description": "Unauthorized"}},
+                    "tags": [tag(self.version)],
+                    "x-kubernetes-action": "connect",
+                    "x-kubernetes-group-version-kind": {"group": &*kind.group, "version": &*kind.version, "kind": &*kind.kind},
+                });
+                if dialect == Dialect::V2 {
+                    operation["consumes"] = json!(["*/*"]);
+                    operation["produces"] = json!(["*/*"]);
+                    operation["schemes"] = json!(["https"]);
+                }
+                operations.insert((*method).to_owned(), operation);
+            }
+            let mut parameters = vec![in_path(dialect, "name", &words)];
+            if self.kind.namespaced {
+                parameters.push(in_path(dialect, "namespace", "Namespace of the object."));
+            }
+            if !below.is_empty() {
+                parameters.push(in_path(dialect, "path", "Where to go on behind the proxy."));
+            }
+            parameters.extend(options.iter().map(|&(name, kind)| query(dialect, (name, kind, "As the options of the connection have it."))));
+            operations.insert("parameters".to_owned(), Value::Array(parameters));
+            paths.insert(format!("{item}/{}{below}", subresource.name), Value::Object(operations));
         }
     }
 

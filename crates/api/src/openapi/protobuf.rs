@@ -92,7 +92,7 @@ fn extensions(out: &mut Vec<u8>, number: u32, map: &Map<String, Value>) {
 }
 
 fn path_item(out: &mut Vec<u8>, value: &Value) {
-    for (method, number) in [("get", 2), ("put", 3), ("post", 4), ("delete", 5), ("patch", 8)] {
+    for (method, number) in [("get", 2), ("put", 3), ("post", 4), ("delete", 5), ("options", 6), ("head", 7), ("patch", 8)] {
         if let Some(operation) = value.get(method) {
             nested(out, number, |out| self::operation(out, operation));
         }

@@ -16,6 +16,24 @@ pub(super) struct Schemas {
     definitions: Map<String, Value>,
 }
 
+/// Types of which one field is given, with the field that says which, if one does. Source: `+union` in the types of Kubernetes 1.36.
+const UNIONS: &[(&str, &str, &[&str])] = &[
+    ("io.k8s.api.core.v1.AppArmorProfile", "type", &["localhostProfile"]),
+    ("io.k8s.api.core.v1.PodSchedulingGroup", "", &["podGroupName"]),
+    ("io.k8s.api.core.v1.SeccompProfile", "type", &["localhostProfile"]),
+    ("io.k8s.api.flowcontrol.v1.LimitResponse", "type", &["queuing"]),
+    ("io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec", "type", &["exempt", "limited"]),
+    ("io.k8s.api.flowcontrol.v1.Subject", "kind", &["group", "serviceAccount", "user"]),
+    ("io.k8s.api.scheduling.v1alpha2.PodGroupSchedulingPolicy", "", &["basic", "gang"]),
+    ("io.k8s.api.scheduling.v1alpha2.PodGroupTemplateReference", "", &["workload"]),
+];
+
+/// The name of a field in Go.
+fn capitalised(field: &str) -> String {
+    let mut letters = field.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 impl Schemas {
     pub(super) fn new(dialect: Dialect, descriptions: Descriptions) -> Self {
         Self { dialect, descriptions, definitions: Map::new() }
@@ -147,6 +165,15 @@ impl Schemas {
         }
         if object.atomic {
             definition.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));
+        }
+        if let Some((_, discriminator, fields)) = UNIONS.iter().find(|(name, ..)| *name == &*object.name) {
+            let mut union = Map::new();
+            if !discriminator.is_empty() {
+                union.insert("discriminator".to_owned(), json!(discriminator));
+            }
+            let fields: Map<String, Value> = fields.iter().map(|field| ((*field).to_owned(), json!(capitalised(field)))).collect();
+            union.insert("fields-to-discriminateBy".to_owned(), Value::Object(fields));
+            definition.insert("x-kubernetes-unions".to_owned(), json!([union]));
         }
         let kinds: Vec<Value> = crate::table().kinds_of(index).map(|(group, version, kind)| gvk_of(group, version, kind)).collect();
         if !kinds.is_empty() {
