@@ -90,7 +90,7 @@ impl ApiServer {
         }
         let size = response.body().size_hint().exact();
         begun.end(&verb, Answered { code: response.status().as_u16(), size, waited: aside.waited_for_webhooks() }, || self.serves(&verb));
-        let response = delivery.deliver(response, || !verb.connects() && self.core.aggregation.answers(&verb).is_none()).await;
+        let response = delivery.deliver(response, || !verb.connects() && self.core.aggregation.answers(&self.core, &verb).is_none()).await;
         match begun.stream() {
             Some(stream) => response.map(|body| held_by(body, stream.clone())),
             None => response,
@@ -102,7 +102,7 @@ impl ApiServer {
         if !info.is_resource {
             return info.group.is_empty() && info.version.is_empty();
         }
-        if let Some(remote) = self.core.aggregation.answers(info) {
+        if let Some(remote) = self.core.aggregation.answers(&self.core, info) {
             return remote.lists(&info.full_resource());
         }
         let kind = self.core.kind_at(info);
@@ -138,7 +138,7 @@ impl ApiServer {
             info,
         };
         self.authorize(&context)?;
-        let remote = core.aggregation.answers(&context.info);
+        let remote = core.aggregation.answers(core, &context.info);
         if remote.is_none() && !context.info.is_resource {
             return self.path(context, request).await;
         }

@@ -167,8 +167,9 @@ async fn another_server_answers_for_its_group_and_learns_who_asks() {
 
     caller.delete(&format!("{API_SERVICES}/{NAME}")).await.expect(200);
     for _ in 0..500 {
-        if caller.get(flunders).await.status == 404 {
-            return;
+        match caller.get(flunders).await.status {
+            404 => return,
+            status => assert_eq!(status, 200, "what is not served any more is not there, rather than unavailable"),
         }
         // Nothing tells when the registry has followed; it does within milliseconds.
         tokio::time::sleep(Duration::from_millis(10)).await;

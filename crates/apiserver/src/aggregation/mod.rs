@@ -97,15 +97,16 @@ impl Aggregation {
     }
 
     /// Who answers a request, where that is another server: for everything below `/apis/GROUP/VERSION`, and for that version's
-    /// own OpenAPI document.
-    pub fn answers(&self, info: &RequestInfo) -> Option<Arc<Remote>> {
+    /// own OpenAPI document. Nobody does any more once its APIService is gone, whether that was noticed here or not.
+    pub fn answers(&self, core: &Core, info: &RequestInfo) -> Option<Arc<Remote>> {
         let remotes = self.remotes.load();
         let is_its_document = |remote: &Remote| {
             let rest = info.path.strip_prefix("/openapi/v3/apis/").map(|rest| rest.trim_end_matches('/'));
             rest.and_then(|rest| rest.split_once('/')) == Some((&remote.group, &remote.version))
         };
         let found = remotes.iter().find(|remote| (*remote.group == *info.group && *remote.version == *info.version) || is_its_document(remote));
-        found.cloned()
+        let is_there = |remote: &&Arc<Remote>| core.view_named(follow::SERVICES).get(&format!("{}.{}", remote.version, remote.group)).is_some();
+        found.filter(is_there).cloned()
     }
 }
 
