@@ -357,3 +357,33 @@ async fn a_status_of_a_deployment_does_not_bring_labels_along() {
     assert_eq!(after["metadata"]["annotations"], json!({ "seen": "yes" }));
     assert_eq!(after["metadata"]["labels"], json!({ "stage": "updated" }));
 }
+
+#[tokio::test]
+async fn what_does_nothing_in_a_template_is_told_when_it_comes_not_when_it_stays() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let told = |answer: &testkit::Answer| -> Vec<String> {
+        answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let container = json!({ "name": "web", "image": "web", "env": [{ "name": "A", "value": "a" }, { "name": "A", "value": "b" }] });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web.b" },
+        "spec": { "selector": { "matchLabels": { "app": "web" } }, "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "containers": [container] } } },
+    });
+    let created = administrator.post(deployments, &deployment).await;
+    created.expect(201);
+    assert_eq!(
+        told(&created),
+        [
+            "299 - \"metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]\"",
+            "299 - \"spec.template.spec.containers[0].env[1]: hides previous definition of \\\"A\\\", which may be dropped when using apply\"",
+        ]
+    );
+    let scaled = administrator.patch(&format!("{deployments}/web.b"), "merge-patch", &json!({ "spec": { "replicas": 2 } })).await;
+    scaled.expect(200);
+    assert_eq!(told(&scaled), Vec::<String>::new());
+    let selector = json!({ "spec": { "template": { "spec": { "nodeSelector": { "beta.kubernetes.io/os": "linux" } } } } });
+    let changed = administrator.patch(&format!("{deployments}/web.b"), "merge-patch", &selector).await;
+    changed.expect(200);
+    assert_eq!(told(&changed)[0], "299 - \"spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \\\"kubernetes.io/os\\\" instead\"");
+}

@@ -105,6 +105,14 @@ impl Strategy for DaemonSetStrategy {
         only_grows(status.collision_count, known, &FieldPath::new("status").child("collisionCount"), &mut problems);
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, set: &DaemonSet, old: Option<&DaemonSet>) -> Vec<String> {
+        let Some(spec) = &set.spec else { return Vec::new() };
+        let old = old.and_then(|old| old.spec.as_ref()).map(|spec| &spec.template);
+        pod::warnings::of_changed_template(&spec.template, old, &FieldPath::new("spec").child("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

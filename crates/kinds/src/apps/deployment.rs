@@ -113,6 +113,14 @@ impl Strategy for DeploymentStrategy {
         only_grows(status.collision_count, known, &FieldPath::new("status").child("collisionCount"), &mut problems);
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, deployment: &Deployment, old: Option<&Deployment>) -> Vec<String> {
+        let Some(spec) = &deployment.spec else { return Vec::new() };
+        let old = old.and_then(|old| old.spec.as_ref()).map(|spec| &spec.template);
+        pod::warnings::of_owner(&deployment.metadata, &spec.template, old, &FieldPath::new("spec").child("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

@@ -81,6 +81,14 @@ impl Strategy for ReplicaSetStrategy {
         status_counts(&counts, STATUS_BOUNDS, &mut problems);
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, set: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
+        let Some(template) = set.spec.as_ref().and_then(|spec| spec.template.as_ref()) else { return Vec::new() };
+        let old = old.and_then(|old| old.spec.as_ref()).and_then(|spec| spec.template.as_ref());
+        pod::warnings::of_owner(&set.metadata, template, old, &FieldPath::new("spec").child("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

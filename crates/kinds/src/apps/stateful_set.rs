@@ -133,6 +133,19 @@ impl Strategy for StatefulSetStrategy {
         only_grows(status.collision_count, known, &FieldPath::new("status").child("collisionCount"), &mut problems);
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, set: &StatefulSet, old: Option<&StatefulSet>) -> Vec<String> {
+        let Some(spec) = &set.spec else { return Vec::new() };
+        let (path, old) = (FieldPath::new("spec"), old.and_then(|old| old.spec.as_ref()).map(|spec| &spec.template));
+        let mut warnings = pod::warnings::of_changed_template(&spec.template, old, &path.child("template"));
+        if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
+            let at = path.child("revisionHistoryLimit");
+            warnings.push(format!("{at}: a negative value retains all historical revisions; a value >= 0 is recommended"));
+        }
+        warnings
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

@@ -355,6 +355,14 @@ impl Strategy for JobStrategy {
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, job: &Job, old: Option<&Job>) -> Vec<String> {
+        let Some(spec) = &job.spec else { return Vec::new() };
+        let old = old.and_then(|old| old.spec.as_ref()).map(|spec| &spec.template);
+        pod::warnings::of_owner(&job.metadata, &spec.template, old, &FieldPath::new("spec").child("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

@@ -25,6 +25,13 @@ impl Strategy for PodTemplateStrategy {
     fn validate(&self, object: &PodTemplate) -> Vec<FieldError> {
         object.template.as_ref().map(|template| pod::validation::template(template, &FieldPath::new("template"))).unwrap_or_default()
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, object: &PodTemplate, old: Option<&PodTemplate>) -> Vec<String> {
+        let Some(template) = &object.template else { return Vec::new() };
+        pod::warnings::of_changed_template(template, old.and_then(|old| old.template.as_ref()), &FieldPath::new("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

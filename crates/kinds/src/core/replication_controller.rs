@@ -75,6 +75,14 @@ impl Strategy for ReplicationControllerStrategy {
         crate::problems::status_counts(&counts, crate::apps::replica_set::STATUS_BOUNDS, &mut problems);
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, controller: &ReplicationController, old: Option<&ReplicationController>) -> Vec<String> {
+        let Some(template) = controller.spec.as_ref().and_then(|spec| spec.template.as_ref()) else { return Vec::new() };
+        let old = old.and_then(|old| old.spec.as_ref()).and_then(|spec| spec.template.as_ref());
+        pod::warnings::of_owner(&controller.metadata, template, old, &FieldPath::new("spec").child("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

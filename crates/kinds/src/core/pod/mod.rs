@@ -16,6 +16,7 @@ mod status;
 pub mod update;
 pub mod validation;
 pub mod volumes;
+pub mod warnings;
 pub mod whole_resources;
 
 use api::core::v1::{Pod, PodStatus};
@@ -73,13 +74,17 @@ impl Strategy for PodStrategy {
             Some(PodStatus { phase: Some("Pending".to_owned()), qos_class: class.map(str::to_owned), conditions, ..PodStatus::default() });
     }
     fn prepare_status_update(&self, _context: &WriteContext, pod: &mut Pod, old: &Pod) {
-        // A pod's class never changes, whatever a node reports.
-        if let (Some(status), Some(old_status)) = (&mut pod.status, &old.status)
-            && old_status.qos_class.is_some()
-        {
-            status.qos_class.clone_from(&old_status.qos_class);
-        }
         pod.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
+        pod.metadata.owner_references.clone_from(&old.metadata.owner_references);
+        let (Some(status), Some(known)) = (&mut pod.status, &old.status) else { return };
+        // Reporters that know nothing of these keep them.
+        let reported = |generation: Option<i64>| generation.filter(|generation| *generation != 0);
+        status.qos_class = status.qos_class.take().filter(|class| !class.is_empty()).or_else(|| known.qos_class.clone());
+        status.observed_generation = reported(status.observed_generation).or(known.observed_generation);
+        for condition in status.conditions.iter_mut().flatten() {
+            let before = known.conditions.iter().flatten().find(|one| one.type_ == condition.type_);
+            condition.observed_generation = reported(condition.observed_generation).or_else(|| before?.observed_generation);
+        }
     }
     fn validate(&self, pod: &Pod) -> Vec<FieldError> {
         validation::new_pod(pod)
@@ -113,26 +118,7 @@ impl Strategy for PodStrategy {
     fn warnings(&self, pod: &Pod, old: Option<&Pod>) -> Vec<String> {
         // Whoever changes a pod was told when it was made.
         let Some(spec) = pod.spec.as_ref().filter(|_| old.is_none()) else { return Vec::new() };
-        let mut warnings = Vec::new();
-        for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-            if volume.git_repo.is_some() {
-                warnings.push(format!("spec.volumes[{index}].gitRepo: deprecated in v1.11"));
-            }
-        }
-        for (list, containers) in [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &*spec.containers)] {
-            for (index, container) in containers.iter().enumerate() {
-                let mut seen = std::collections::HashSet::new();
-                for (position, variable) in container.env.iter().flatten().enumerate() {
-                    if !seen.insert(&variable.name) {
-                        warnings.push(format!(
-                            "spec.{list}[{index}].env[{position}]: hides previous definition of \"{}\", which may be dropped when using apply",
-                            variable.name
-                        ));
-                    }
-                }
-            }
-        }
-        warnings
+        warnings::name_of_pod(&pod.metadata).into_iter().chain(warnings::of_pod(&pod.metadata, spec)).collect()
     }
     fn tracks_generation(&self) -> bool {
         true
