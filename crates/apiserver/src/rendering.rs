@@ -15,7 +15,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
-use kinds::ServedKind;
+use kinds::{ServedKind, scheme::TableColumn};
 use meta::{ApiError, Object};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -214,7 +214,7 @@ pub fn row(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, inclu
     let made = core.renderings.get_or_make(stored, kind, Shape::Row { included, second }, || {
         let object = core.served_object(kind, stored)?;
         let mut cells = kind.row(&object, now);
-        for (cell, _) in cells.iter_mut().zip(kind.columns()).filter(|(_, column)| column.kind == "date") {
+        for (cell, _) in cells.iter_mut().zip(kind.columns()).filter(|(_, column)| is_age(column)) {
             // Date columns carry a timestamp from the strategy and an age to the client, as upstream's printers do.
             if let Some(Ok(since)) = cell.as_str().map(str::parse::<Timestamp>) {
                 *cell = Value::String(kinds::plain::age(Some(since), now));
@@ -241,6 +241,11 @@ pub fn table_metadata(revision: Revision) -> Map<String, Value> {
     Map::from_iter([("resourceVersion".to_owned(), json!(revision.to_string()))])
 }
 
+/// Whether a column shows how long ago something was. Kinds without a printer upstream show the time itself instead.
+fn is_age(column: &TableColumn) -> bool {
+    column.kind == "date" && column.name != "Created At"
+}
+
 /// A Table of rows that [`row`] made. `columns` are left out of later watch events.
 ///
 /// # Errors
@@ -251,7 +256,7 @@ pub fn table(kind: &Arc<dyn ServedKind>, rows: &[Bytes], metadata: &Map<String, 
         .iter()
         .map(|column| {
             // Upstream's definitions show ages as strings by the time the table leaves.
-            let kind = if column.kind == "date" && column.name != "Created At" { "string" } else { column.kind.as_str() };
+            let kind = if is_age(column) { "string" } else { column.kind.as_str() };
             json!({"name": column.name, "type": kind, "format": column.format, "description": column.description, "priority": column.priority})
         })
         .collect();

@@ -240,6 +240,17 @@ impl Strategy for PolicyStrategy {
     }
 }
 
+/// A selector as a type of upstream's shows itself, which is what its printer prints.
+fn selector_in_go(selector: &Value) -> String {
+    let labels = selector.get("matchLabels").and_then(Value::as_object);
+    let labels: String = labels.into_iter().flatten().map(|(key, value)| format!("{key}: {},", value.as_str().unwrap_or_default())).collect();
+    let requirements = list(selector.get("matchExpressions")).iter().map(|one| {
+        let values: Vec<&str> = list(one.get("values")).iter().filter_map(Value::as_str).collect();
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},", text(one, "key"), text(one, "operator"), values.join(" "))
+    });
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}", requirements.collect::<String>())
+}
+
 /// Behaviour of both kinds of bindings of policies.
 pub struct PolicyBindingStrategy {
     /// Whether bindings say what follows from a failed validation.
@@ -276,10 +287,11 @@ impl Strategy for PolicyBindingStrategy {
     }
     fn row(&self, binding: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
         let spec = binding.get("spec").unwrap_or(&Value::Null);
-        let told = spec.get("paramRef").map(|reference| match (text(reference, "namespace"), text(reference, "name")) {
-            (_, "") => "*".to_owned(),
-            ("", name) => name.to_owned(),
-            (namespace, name) => format!("{namespace}/{name}"),
+        let told = spec.get("paramRef").and_then(|reference| match (text(reference, "namespace"), text(reference, "name")) {
+            (_, "") => reference.get("selector").map(selector_in_go),
+            // Whether such objects have namespaces cannot be told from here.
+            ("", name) => Some(format!("*/{name}")),
+            (namespace, name) => Some(format!("{namespace}/{name}")),
         });
         vec![raw.name().into(), text(spec, "policyName").into(), told.unwrap_or_else(|| "<unset>".to_owned()).into(), cells::created(raw)]
     }

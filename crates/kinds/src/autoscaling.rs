@@ -215,7 +215,7 @@ impl Strategy for AutoscalerStrategy {
             Column::text("Targets", "Present and wanted values of its metrics."),
             Column::text("MinPods", "Fewest pods."),
             Column::text("MaxPods", "Most pods."),
-            Column::integer("Replicas", "Pods there are."),
+            Column::text("Replicas", "Pods there are."),
             Column::AGE,
         ] }
     }

@@ -16,6 +16,13 @@ pub fn created(raw: &Object) -> Value {
     raw.text(&["metadata", "creationTimestamp"]).unwrap_or_default().into()
 }
 
+/// The storage class that an old annotation names, which goes before the field.
+///
+/// Source: Kubernetes `pkg/apis/core/helper/helpers.go`, `GetPersistentVolumeClass`.
+pub fn storage_class(raw: &Object) -> Option<&str> {
+    raw.text(&["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"])
+}
+
 /// A text or `<none>`.
 pub fn or_none(text: Option<&str>) -> Value {
     text.filter(|text| !text.is_empty()).unwrap_or("<none>").into()

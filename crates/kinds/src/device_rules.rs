@@ -85,6 +85,23 @@ impl Strategy for DeviceTaintRuleStrategy {
         }
         problems
     }
+    fn columns(&self) -> &'static [Column] {
+        const { &[
+            Column::NAME,
+            Column::text("Key", "The name of the taint."),
+            Column::text("Value", "What more it says."),
+            Column::text("Effect", "What follows from it."),
+            Column { name: "TimeAdded", ..Column::AGE },
+            Column::AGE,
+        ] }
+    }
+    fn row(&self, rule: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let taint = part(rule, "spec").get("taint").unwrap_or(&Value::Null);
+        let mut cells: Vec<Value> = vec![raw.name().into()];
+        cells.extend(["key", "value", "effect", "timeAdded"].map(|field| text(taint, field).into()));
+        cells.push(cells::created(raw));
+        cells
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

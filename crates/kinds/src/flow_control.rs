@@ -176,7 +176,7 @@ impl Strategy for FlowSchemaStrategy {
         const { &[
             Column::NAME,
             Column::text("PriorityLevel", "Where its requests wait."),
-            Column::integer("MatchingPrecedence", "The smallest that fits is taken."),
+            Column::text("MatchingPrecedence", "The smallest that fits is taken."),
             Column::text("DistinguisherMethod", "What tells flows apart."),
             Column::AGE,
             Column::text("MissingPL", "Whether its level does not exist."),
@@ -261,7 +261,7 @@ impl Strategy for PriorityLevelStrategy {
         let spec = level.spec.as_ref();
         let limited = spec.and_then(|spec| spec.limited.as_ref());
         let queuing = limited.and_then(|limited| limited.limit_response.as_ref()).and_then(|response| response.queuing.as_ref());
-        let number = |value: Option<i32>| value.map_or_else(|| "<none>".to_owned(), |value| value.to_string()).into();
+        let number = |value: Option<i32>| value.map_or_else(|| "<none>".into(), Value::from);
         vec![
             raw.name().into(),
             cells::text(spec.map(|spec| spec.type_.as_str())),

@@ -276,3 +276,40 @@ fn small_groups_get_their_defaults() {
         json!({"spec": {"minReplicas": 1, "metrics": [{"resource": {"name": "cpu", "target": {"averageUtilization": 80}}}]}}),
     );
 }
+
+/// Columns as `columns.txt` writes them.
+fn as_in_the_table(columns: &[crate::scheme::TableColumn]) -> String {
+    let one = |column: &crate::scheme::TableColumn| {
+        let kind = match column.kind.as_str() {
+            "string" => "",
+            "date" if column.name != "Created At" => "",
+            other => other,
+        };
+        let colon = if kind.is_empty() { "" } else { ":" };
+        format!("{}{colon}{kind}{}", column.name, if column.priority > 0 { "+" } else { "" })
+    };
+    columns.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn every_kind_is_printed_in_upstreams_columns() {
+    let table = include_str!("columns.txt").lines().filter(|line| !line.starts_with('#'));
+    let expected: std::collections::BTreeMap<&str, &str> = table.map(|line| line.split_once(": ").expect("a kind and its columns")).collect();
+    let scheme = crate::served::every();
+    let (mut wrong, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
+    for kind in scheme.kinds() {
+        // Definitions have their columns where their schemas are read, and what is only asked has none.
+        let info = kind.info();
+        if &*info.kind.kind == "CustomResourceDefinition" || !info.verbs.iter().any(|verb| verb == "list") {
+            continue;
+        }
+        let name = format!("{}.{}", info.kind.kind, info.kind.group);
+        let (found, expected) = (as_in_the_table(&kind.columns()), expected.get(name.as_str()).copied().unwrap_or("Name, Age"));
+        if found != expected {
+            wrong.push(format!("{name} {}\n  has      {found}\n  upstream {expected}", info.kind.version));
+        }
+        seen.insert(name);
+    }
+    let unknown: Vec<_> = expected.keys().filter(|name| !seen.contains(**name)).collect();
+    assert!(wrong.is_empty() && unknown.is_empty(), "{}\nnot served: {unknown:?}", wrong.join("\n"));
+}

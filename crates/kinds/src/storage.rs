@@ -135,11 +135,11 @@ impl Strategy for StorageCapacityStrategy {
         problems
     }
     fn columns(&self) -> &'static [Column] {
-        const { &[Column::NAME, Column::text("StorageClassName", "Of which class."), Column::text("Capacity", "How much room is left."), Column::AGE] }
+        const { &[Column::NAME, Column::text("StorageClassName", "Of which class."), Column::text("Capacity", "How much room is left.")] }
     }
     fn row(&self, capacity: &CSIStorageCapacity, raw: &Object, _now: Timestamp) -> Vec<Value> {
-        let room = capacity.capacity.as_ref().map(|text| text.0.clone()).unwrap_or_default();
-        vec![raw.name().into(), capacity.storage_class_name.as_str().into(), room.into(), cells::created(raw)]
+        let room = cells::or_unset(capacity.capacity.as_ref().map(|text| text.0.as_str()));
+        vec![raw.name().into(), capacity.storage_class_name.as_str().into(), room]
     }
 }
 
@@ -181,7 +181,7 @@ impl Strategy for StorageClassStrategy {
             Column::text("Provisioner", "Who makes volumes of it."),
             Column::text("ReclaimPolicy", "What happens once their claims are gone."),
             Column::text("VolumeBindingMode", "When a claim gets its volume."),
-            Column { kind: "boolean", ..Column::text("AllowVolumeExpansion", "Whether volumes can grow.") },
+            Column::text("AllowVolumeExpansion", "Whether volumes can grow."),
             Column::AGE,
         ] }
     }
@@ -193,7 +193,7 @@ impl Strategy for StorageClassStrategy {
             name.into(),
             class.provisioner.as_str().into(),
             class.reclaim_policy.as_deref().unwrap_or("Delete").into(),
-            class.volume_binding_mode.as_deref().unwrap_or("<unset>").into(),
+            class.volume_binding_mode.as_deref().unwrap_or("Immediate").into(),
             class.allow_volume_expansion.unwrap_or(false).into(),
             cells::created(raw),
         ]
@@ -380,7 +380,7 @@ impl Strategy for VolumeAttachmentStrategy {
     fn columns(&self) -> &'static [Column] {
         const { &[
             Column::NAME,
-            Column::text("Attacher", "Who attaches."),
+            Column { format: "name", ..Column::text("Attacher", "Who attaches.") },
             Column::text("PV", "Which volume."),
             Column::text("Node", "To which node."),
             Column { kind: "boolean", ..Column::text("Attached", "Whether it is done.") },

@@ -172,7 +172,10 @@ impl Strategy for StorageVersionStrategy {
         if servers.len() > SHOWN {
             told.push_str(&format!(" + {} more...", servers.len() - SHOWN));
         }
-        vec![raw.name().into(), text(status, "commonEncodingVersion").into(), told.into(), cells::created(raw)]
+        if told.is_empty() {
+            told.push_str("<unset>");
+        }
+        vec![raw.name().into(), cells::or_unset(Some(text(status, "commonEncodingVersion"))), told.into(), cells::created(raw)]
     }
 }
 
@@ -243,12 +246,12 @@ impl Strategy for StorageVersionMigrationStrategy {
         true
     }
     fn columns(&self) -> &'static [Column] {
-        const { &[Column::NAME, Column::text("Resource", "What is stored anew."), Column::AGE] }
+        const { &[Column { format: "", ..Column::NAME }, Column::text("Resource", "What is stored anew.")] }
     }
     fn row(&self, migration: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
         let resource = part(migration, "spec").get("resource").unwrap_or(&Value::Null);
         let (group, name) = (text(resource, "group"), text(resource, "resource"));
         let told = if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") };
-        vec![raw.name().into(), told.into(), cells::created(raw)]
+        vec![raw.name().into(), told.into()]
     }
 }

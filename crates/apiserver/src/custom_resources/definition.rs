@@ -107,7 +107,7 @@ impl ServedKind for DefinitionKind {
     }
     fn columns(&self) -> Vec<TableColumn> {
         // The time itself is shown, not how long ago it was.
-        vec![TableColumn::from(&Column::NAME), TableColumn { kind: "string".to_owned(), name: "Created At".to_owned(), ..TableColumn::from(&Column::AGE) }]
+        vec![TableColumn::from(&Column::NAME), TableColumn { name: "Created At".to_owned(), ..TableColumn::from(&Column::AGE) }]
     }
     fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
         vec![json!(object.name()), json!(object.text(&["metadata", "creationTimestamp"]).unwrap_or_default())]

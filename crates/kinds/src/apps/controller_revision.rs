@@ -34,7 +34,7 @@ impl Strategy for ControllerRevisionStrategy {
         const { &[
             Column::NAME,
             Column::text("Controller", "Whose version it is."),
-            Column::integer("Revision", "Which version."),
+            Column::text("Revision", "Which version."),
             Column::AGE,
         ] }
     }

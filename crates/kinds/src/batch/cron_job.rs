@@ -1,6 +1,6 @@
 //! CronJob: jobs by the clock.
 
-use api::batch::v1::CronJob;
+use api::{batch::v1::CronJob, core::v1::PodTemplateSpec};
 use jiff::Timestamp;
 use meta::{FieldError, FieldPath, Object};
 use serde_json::Value;
@@ -70,6 +70,17 @@ impl Strategy for CronJobStrategy {
         }
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, cron: &CronJob, old: Option<&CronJob>) -> Vec<String> {
+        fn template(cron: &CronJob) -> Option<&PodTemplateSpec> {
+            cron.spec.job_template.spec.as_ref().map(|spec| &spec.template)
+        }
+        let path = FieldPath::new("spec");
+        let Some(new) = template(cron) else { return Vec::new() };
+        pod::warnings::of_owner(&cron.metadata, new, old.and_then(template), &path.child("jobTemplate").child("spec").child("template"))
+    }
     fn tracks_generation(&self) -> bool {
         true
     }
@@ -78,7 +89,7 @@ impl Strategy for CronJobStrategy {
             Column::NAME,
             Column::text("Schedule", "When jobs start."),
             Column::text("Timezone", "Where the clock stands."),
-            Column::text("Suspend", "Whether it rests."),
+            Column { kind: "boolean", ..Column::text("Suspend", "Whether it rests.") },
             Column::integer("Active", "Jobs that are running."),
             Column::text("Last Schedule", "When a job started last."),
             Column::AGE,

@@ -17,7 +17,6 @@ use x509_parser::{
 
 use super::{pem, signer_name};
 use crate::{
-    cells,
     problems::immutable,
     status_rules,
     strategy::{Column, Strategy, WriteContext},
@@ -285,7 +284,6 @@ impl Strategy for PodCertificateRequestStrategy {
             Column::text("NodeName", "Where it runs."),
             Column::text("SignerName", "Who is to sign."),
             Column::text("State", "Where it stands."),
-            Column::AGE,
         ] }
     }
     fn row(&self, request: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
@@ -298,7 +296,6 @@ impl Strategy for PodCertificateRequestStrategy {
             text(spec, "nodeName").into(),
             text(spec, "signerName").into(),
             state.into(),
-            cells::created(raw),
         ]
     }
 }

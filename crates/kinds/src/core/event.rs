@@ -187,8 +187,12 @@ impl Strategy for EventStrategy {
             .and_then(|series| series.last_observed_time.as_ref().map(|time| time.0))
             .or(event.last_timestamp.as_ref().map(|time| time.0))
             .or(first);
-        let count = series.and_then(|series| series.count).or(event.count).filter(|count| *count > 0).unwrap_or(1);
-        let object = format!("{}/{}", about.kind.as_deref().unwrap_or_default().to_lowercase(), about.name.as_deref().unwrap_or_default());
+        let count = series.map_or_else(|| event.count.filter(|count| *count != 0).unwrap_or(1), |series| series.count.unwrap_or_default());
+        let kind = about.kind.as_deref().unwrap_or_default().to_lowercase();
+        let object = match about.name.as_deref() {
+            None | Some("") => kind,
+            Some(name) => format!("{kind}/{name}"),
+        };
         let component = event.source.as_ref().and_then(|source| source.component.clone()).filter(|text| !text.is_empty());
         let mut from = component.or_else(|| event.reporting_component.clone()).unwrap_or_default();
         let host = event.source.as_ref().and_then(|source| source.host.as_deref()).filter(|text| !text.is_empty()).or(event.reporting_instance.as_deref());
@@ -220,7 +224,7 @@ const COLUMNS: &[Column] = &[
     Column::text("Source", "Who saw it.").wide(),
     Column::text("Message", "What happened."),
     Column::text("First Seen", "When it was seen first.").wide(),
-    Column::integer("Count", "How often it was seen.").wide(),
+    Column::text("Count", "How often it was seen.").wide(),
     Column { priority: 1, ..Column::NAME },
 ];
 

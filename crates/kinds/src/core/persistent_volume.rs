@@ -141,12 +141,12 @@ impl Strategy for PersistentVolumeStrategy {
         let phase = if volume.metadata.deletion_timestamp.is_some() { Some("Terminating") } else { status.and_then(|status| status.phase.as_deref()) };
         vec![
             raw.name().into(),
-            cells::quantity(spec.capacity.as_ref(), "storage").unwrap_or_default().into(),
+            cells::quantity(spec.capacity.as_ref(), "storage").unwrap_or_else(|| "0".to_owned()).into(),
             cells::access_modes(spec.access_modes.as_ref()),
             cells::text(spec.persistent_volume_reclaim_policy.as_deref()),
             cells::text(phase),
             cells::text(claim.as_deref()),
-            cells::text(spec.storage_class_name.as_deref()),
+            cells::text(cells::storage_class(raw).or(spec.storage_class_name.as_deref())),
             cells::or_unset(spec.volume_attributes_class_name.as_deref()),
             cells::text(status.and_then(|status| status.reason.as_deref())),
             cells::created(raw),

@@ -233,7 +233,7 @@ impl Strategy for PersistentVolumeClaimStrategy {
         let phase =
             if claim.metadata.deletion_timestamp.is_some() { Some("Terminating") } else { status.and_then(|status| status.phase.as_deref()) };
         let bound = spec.volume_name.as_deref().filter(|name| !name.is_empty());
-        let capacity = bound.and_then(|_| cells::quantity(status.and_then(|status| status.capacity.as_ref()), "storage"));
+        let capacity = bound.map(|_| cells::quantity(status.and_then(|status| status.capacity.as_ref()), "storage").unwrap_or_else(|| "0".to_owned()));
         let modes = bound.and_then(|_| status.and_then(|status| status.access_modes.as_ref()));
         vec![
             raw.name().into(),
@@ -241,7 +241,7 @@ impl Strategy for PersistentVolumeClaimStrategy {
             cells::text(bound),
             capacity.unwrap_or_default().into(),
             cells::access_modes(modes),
-            cells::text(spec.storage_class_name.as_deref()),
+            cells::text(cells::storage_class(raw).or(spec.storage_class_name.as_deref())),
             cells::or_unset(spec.volume_attributes_class_name.as_deref()),
             cells::created(raw),
             cells::or_unset(spec.volume_mode.as_deref()),

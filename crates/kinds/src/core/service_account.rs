@@ -23,9 +23,9 @@ impl Strategy for ServiceAccountStrategy {
         Vec::new()
     }
     fn columns(&self) -> &'static [Column] {
-        const { &[Column::NAME, Column::text("Secrets", "How many secrets it may use."), Column::AGE] }
+        const { &[Column::NAME, Column::AGE] }
     }
-    fn row(&self, account: &ServiceAccount, raw: &Object, _now: Timestamp) -> Vec<Value> {
-        vec![raw.name().into(), account.secrets.as_ref().map_or(0, Vec::len).into(), cells::created(raw)]
+    fn row(&self, _account: &ServiceAccount, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        vec![raw.name().into(), cells::created(raw)]
     }
 }

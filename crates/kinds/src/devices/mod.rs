@@ -109,11 +109,14 @@ impl Strategy for ResourceClaimStrategy {
     }
     fn row(&self, claim: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
         let status = claim.get("status").unwrap_or(&Value::Null);
-        let mut state = if status.get("allocation").is_some() { "allocated" } else { "pending" }.to_owned();
-        if !list(status, "reservedFor").is_empty() {
-            state.push_str(",reserved");
-        }
-        vec![raw.name().into(), state.into(), cells::created(raw)]
+        let (deleted, allocated) = (raw.deletion_timestamp().is_some(), status.get("allocation").is_some());
+        let states = [
+            (deleted, "deleted"),
+            (!deleted && !allocated, "pending"),
+            (allocated, "allocated"),
+            (allocated && !list(status, "reservedFor").is_empty(), "reserved"),
+        ];
+        vec![raw.name().into(), cells::joined(states.iter().filter(|(is, _)| *is).map(|(_, word)| word)), cells::created(raw)]
     }
 }
 
@@ -196,5 +199,19 @@ impl Strategy for ResourceSliceStrategy {
     fn selectable_fields(&self, slice: &Self::Kind) -> Vec<(&'static str, String)> {
         let spec = spec_of(slice);
         vec![("spec.driver", text(spec, "driver").to_owned()), ("spec.nodeName", text(spec, "nodeName").to_owned())]
+    }
+    fn columns(&self) -> &'static [Column] {
+        const { &[
+            Column::NAME,
+            Column::text("Node", "From which node its devices can be used."),
+            Column::text("Driver", "Who says so."),
+            Column::text("Pool", "What they belong to."),
+            Column::AGE,
+        ] }
+    }
+    fn row(&self, slice: &Self::Kind, raw: &Object, _now: Timestamp) -> Vec<Value> {
+        let spec = spec_of(slice);
+        let pool = spec.get("pool").map(|pool| text(pool, "name")).unwrap_or_default();
+        vec![raw.name().into(), text(spec, "nodeName").into(), text(spec, "driver").into(), pool.into(), cells::created(raw)]
     }
 }

@@ -51,7 +51,7 @@ impl Strategy for IpAddressStrategy {
         vec![("spec.parentRef.name", address.spec.parent_ref.name.clone())]
     }
     fn columns(&self) -> &'static [Column] {
-        const { &[Column::NAME, Column::text("ParentRef", "Whose address it is."), Column::AGE] }
+        const { &[Column::NAME, Column::text("ParentRef", "Whose address it is.")] }
     }
     fn row(&self, address: &IPAddress, raw: &Object, _now: Timestamp) -> Vec<Value> {
         let parent = &address.spec.parent_ref;
@@ -59,7 +59,7 @@ impl Strategy for IpAddressStrategy {
         let resource = group.map_or_else(|| parent.resource.clone(), |group| format!("{}.{group}", parent.resource));
         let namespace = parent.namespace.as_deref().filter(|namespace| !namespace.is_empty());
         let name = namespace.map_or_else(|| parent.name.clone(), |namespace| format!("{namespace}/{}", parent.name));
-        vec![raw.name().into(), format!("{resource}/{name}").into(), cells::created(raw)]
+        vec![raw.name().into(), format!("{resource}/{name}").into()]
     }
 }
 
