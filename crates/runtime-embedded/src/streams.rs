@@ -246,8 +246,19 @@ impl Inner {
     pub async fn connect_port(&self, id: &SandboxId, port: u16) -> Result<tokio::net::TcpStream, RuntimeError> {
         let sandbox = self.sandbox(id).ok_or_else(|| RuntimeError::NoSuchSandbox(id.clone()))?;
         let failed = |source: io::Error| RuntimeError::Io { doing: format!("could not connect to port {port} of sandbox {}: {source}", id.0), source };
-        let namespace = sandbox.status().network_namespace;
-        let stream = blocking(move || connect_in(namespace.as_deref(), port)).await.map_err(failed)?;
+        let shim = sandbox.record.lock().shim;
+        let namespace = match sandbox.status().network_namespace {
+            Some(path) => {
+                let namespace = std::fs::File::open(path).map_err(failed)?;
+                // The number of a shim that is gone may be that of another pod's by now; what is open stays what it is.
+                if !shim.is_some_and(|shim| shim.is_alive()) {
+                    return Err(failed(io::Error::new(io::ErrorKind::NotConnected, "the sandbox is gone")));
+                }
+                Some(namespace)
+            }
+            None => None,
+        };
+        let stream = blocking(move || connect_in(namespace, port)).await.map_err(failed)?;
         stream.set_nonblocking(true).map_err(failed)?;
         tokio::net::TcpStream::from_std(stream).map_err(failed)
     }
@@ -343,14 +354,13 @@ fn receive_terminal(listener: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// Connects from inside a network namespace, on a thread that is thrown away: joining one cannot be undone safely.
-fn connect_in(namespace: Option<&Path>, port: u16) -> io::Result<std::net::TcpStream> {
+fn connect_in(namespace: Option<std::fs::File>, port: u16) -> io::Result<std::net::TcpStream> {
     let connect = move || {
         let v4 = std::net::TcpStream::connect_timeout(&std::net::SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(10));
         // A program may listen on IPv6 alone.
         v4.or_else(|error| std::net::TcpStream::connect_timeout(&std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)), Duration::from_secs(10)).map_err(|_| error))
     };
     let Some(namespace) = namespace else { return connect() };
-    let namespace = std::fs::File::open(namespace)?;
     let thread = std::thread::spawn(move || {
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))?;
         connect()

@@ -282,6 +282,9 @@ async fn a_port_inside_a_pod_can_be_reached() {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"ping");
     assert!(node.runtime().connect_port(&sandbox, 8081).await.is_err());
+    node.runtime().stop_sandbox(&sandbox).await.unwrap();
+    // Not on to whoever has the number of its shim next.
+    assert!(node.runtime().connect_port(&sandbox, 8080).await.is_err());
     node.finish().await;
 }
 

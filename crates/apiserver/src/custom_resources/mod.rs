@@ -242,6 +242,12 @@ impl Registry {
             self.ending.remove(name);
             self.note_names(core, name, &Value::Null);
             self.withdraw(name, &mut changes);
+            let objects = core.view_named(&resource_of(name).to_string());
+            tokio::spawn(async move {
+                // Those who watched them are to see them go before.
+                tokio::time::sleep(crate::view::FRESH).await;
+                objects.forget_what_is_gone(std::time::Instant::now());
+            });
         }
         let mut settled = true;
         let mut looked_at = Vec::new();

@@ -27,7 +27,7 @@ pub use stored::{DamagedValue, StoredObject};
 const HISTORY_BYTES: usize = 8 * 1024 * 1024;
 /// How long events are kept beyond that: a client may list, do this and that, and watch from what it listed.
 /// Source: Kubernetes, `eventFreshDuration` of the watch cache.
-const FRESH: Duration = Duration::from_secs(75);
+pub const FRESH: Duration = Duration::from_secs(75);
 /// Bytes of history that are not exceeded, however fresh. Renderings come on top of it.
 const LARGEST_HISTORY_BYTES: usize = 2 * HISTORY_BYTES;
 
@@ -226,6 +226,17 @@ impl ResourceView {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Forgets the history of a resource that has no objects any more, once watchers have had the time to see how they went. A
+    /// resource that nobody serves any more would keep it for ever.
+    pub fn forget_what_is_gone(&self, now: Instant) {
+        let mut state = self.state.write();
+        let is_fresh = state.history.back().is_some_and(|newest| now.saturating_duration_since(newest.seen) < FRESH);
+        if !state.objects.is_empty() || is_fresh {
+            return;
+        }
+        let Some(newest) = state.history.back().map(|newest| newest.revision) else { return };
+        (state.history, state.history_bytes, state.forgotten) = (VecDeque::new(), 0, newest);
     }
     fn apply(&self, event: ViewEvent) {
         let revision = event.revision;
@@ -442,6 +453,26 @@ mod tests {
     fn kept(view: &ResourceView) -> usize {
         let oldest = view.state.read().forgotten;
         view.events_after(oldest, usize::MAX).unwrap().len()
+    }
+
+    #[test]
+    fn the_history_of_what_is_gone_is_forgotten_when_it_was_seen() {
+        let view = ResourceView::new(Revision(0));
+        let start = Instant::now();
+        let event = large_event(1, start);
+        let object = event.new.clone();
+        view.apply(event);
+        view.forget_what_is_gone(start + 2 * FRESH);
+        assert_eq!(kept(&view), 1, "it is not gone");
+        view.apply(ViewEvent { seen: start, ..ViewEvent::new(Revision(2), None, object) });
+        view.forget_what_is_gone(start + FRESH / 2);
+        assert_eq!(kept(&view), 2, "somebody may not have seen it go");
+        view.forget_what_is_gone(start + FRESH);
+        assert_eq!(kept(&view), 0);
+        assert_eq!(view.events_after(Revision(2), 1).map(|events| events.len()), Ok(0));
+        assert_eq!(view.events_after(Revision(1), 1).map(|events| events.len()), Err(Unavailable::TooOld { oldest: Revision(2) }));
+        view.apply(large_event(3, start + FRESH));
+        assert_eq!(view.events_after(Revision(2), 1).map(|events| events.len()), Ok(1));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use client::{Api, Informer, ObjectKey, PostParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use pki::CertificateRequest;
 
@@ -16,11 +16,16 @@ use crate::ControllerContext;
 const NODE_USER: &str = "system:node:";
 const NODE_GROUP: &str = "system:nodes";
 
+/// Nodes whose address may be the API server's as well. No node puts this on itself but the one in the server's own process.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
 /// Approves.
 pub(super) struct Approver {
     client: client::Client,
     requests: Informer<CertificateSigningRequest>,
     nodes: Informer<Node>,
+    services: Informer<Service>,
+    endpoints: Informer<Endpoints>,
     clock: std::sync::Arc<dyn client::Clock>,
 }
 
@@ -30,6 +35,8 @@ impl Approver {
             client: context.client(CONTROLLER),
             requests: context.informers.of(),
             nodes: context.informers.of(),
+            services: context.informers.of(),
+            endpoints: context.informers.of(),
             clock: context.clock.clone(),
         }
     }
@@ -62,9 +69,30 @@ impl Approver {
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
 
+    /// Whether an address or name belongs to another node or to the API server. A node says itself what its addresses are.
+    fn is_anothers(&self, address: &str, node: &Node) -> bool {
+        let is_it = |known: &str| is_same(known, address);
+        let others = self.nodes.list();
+        // What is left of a node that is down does not keep another one from its address.
+        let mut others = others.iter().filter(|other| other.metadata.name != node.metadata.name && is_ready(other));
+        if others.any(|other| other.metadata.name.as_deref().is_some_and(is_it) || addresses_of(other).any(is_it)) {
+            return true;
+        }
+        let service = self.services.get_in("default", "kubernetes");
+        if service.iter().filter_map(|service| service.spec.as_ref()?.cluster_ips.as_ref()).flatten().any(|known| is_it(known)) {
+            return true;
+        }
+        let carries_it = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(CONTROL_PLANE));
+        let endpoints = self.endpoints.get_in("default", "kubernetes");
+        let subsets = endpoints.iter().flat_map(|endpoints| endpoints.subsets.iter().flatten());
+        !carries_it && subsets.flat_map(|subset| subset.addresses.iter().flatten()).any(|known| is_it(&known.ip))
+    }
+
     /// The message to approve with; `None` to leave the request to somebody else.
     async fn verdict(&self, request: &CertificateSigningRequest) -> Result<Option<&'static str>, ReconcileError> {
-        match recognize(request, |name| self.nodes.get(&ObjectKey::cluster(name)).map(|node| (*node).clone())) {
+        tokio::join!(self.services.has_synced(), self.endpoints.has_synced());
+        let node = |name: &str| self.nodes.get(&ObjectKey::cluster(name)).map(|node| (*node).clone());
+        match recognize(request, node, |address, node| self.is_anothers(address, node)) {
             Recognized::OwnClient if self.may(request, "selfnodeclient").await? => {
                 Ok(Some("Auto approving self kubelet client certificate after SubjectAccessReview."))
             }
@@ -90,9 +118,34 @@ enum Recognized {
     Nothing,
 }
 
+/// The addresses and names that a node says are its own.
+fn addresses_of(node: &Node) -> impl Iterator<Item = &str> {
+    node.status.iter().flat_map(|status| status.addresses.iter().flatten()).map(|address| address.address.as_str())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether two texts are one address, however it is written, or one name.
+fn is_same(one: &str, other: &str) -> bool {
+    let address = |text: &str| text.parse::<std::net::IpAddr>().map(|address| address.to_canonical());
+    match (address(one), address(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+/// Names of the API server and of other Services, which no node may go by, whatever it says that it is called.
+fn is_of_a_service(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.split('.').next() == Some("kubernetes") || name.split('.').any(|label| label == "svc")
+}
+
 /// Source of the rules for clients: Kubernetes 1.36, `pkg/controller/certificates/approver/sarapprove.go`. Serving certificates are
 /// left to the administrator there, since names are not checked; here they are checked.
-fn recognize(request: &CertificateSigningRequest, node: impl Fn(&str) -> Option<Node>) -> Recognized {
+fn recognize(request: &CertificateSigningRequest, node: impl Fn(&str) -> Option<Node>, is_anothers: impl Fn(&str, &Node) -> bool) -> Recognized {
     let signer = request.spec.signer_name.as_str();
     let (NODE_CLIENT | NODE_SERVING) = signer else { return Recognized::Nothing };
     let (Ok(asked), Ok(usages)) = (CertificateRequest::from_pem(&request.spec.request.0), usages(request)) else { return Recognized::Nothing };
@@ -110,8 +163,8 @@ fn recognize(request: &CertificateSigningRequest, node: impl Fn(&str) -> Option<
         return Recognized::Nothing;
     };
     let Some(node) = node(name) else { return Recognized::Nothing };
-    let own: Vec<&str> = node.status.iter().flat_map(|status| status.addresses.iter().flatten()).map(|address| address.address.as_str()).collect();
-    let known_name = |dns: &String| dns == name || dns == "localhost" || own.contains(&dns.as_str());
+    let own: Vec<&str> = addresses_of(&node).filter(|address| !is_anothers(address, &node)).collect();
+    let known_name = |dns: &String| !is_of_a_service(dns) && (dns == name || dns == "localhost" || own.contains(&dns.as_str()));
     let known_address = |address: &std::net::IpAddr| address.is_loopback() || own.iter().any(|text| text.parse() == Ok(*address));
     if asked.names.dns.iter().all(known_name) && asked.names.addresses.iter().all(known_address) { Recognized::Serving } else { Recognized::Nothing }
 }
@@ -187,13 +240,46 @@ pub(super) mod tests {
 
     fn node() -> Option<Node> {
         let address = |kind: &str, address: &str| NodeAddress { type_: kind.to_owned(), address: address.to_owned() };
-        let addresses = vec![address("InternalIP", "10.0.0.5"), address("Hostname", "a.example")];
+        let addresses = [("InternalIP", "10.0.0.5"), ("InternalIP", "10.0.0.9"), ("InternalIP", "fd00::9"), ("Hostname", "a.example"), ("Hostname", "kubernetes.default"), ("Hostname", "web.shop.svc.cluster.local")];
+        let addresses = addresses.map(|(kind, text)| address(kind, text)).to_vec();
         Some(Node { status: Some(NodeStatus { addresses: Some(addresses), ..NodeStatus::default() }), ..Node::default() })
     }
 
     #[track_caller]
     fn check(request: CertificateSigningRequest, expected: Recognized) {
-        assert_eq!(recognize(&request, |_| node()), expected);
+        assert_eq!(recognize(&request, |_| node(), |address, _| matches!(address, "10.0.0.9" | "fd00::9")), expected);
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        for (one, other, expected) in [("10.0.0.5", "10.0.0.5", true), ("fd00::9", "FD00:0::9", true), ("10.0.0.5", "::ffff:10.0.0.5", true), ("a", "A", true), ("a", "b", false), ("10.0.0.5", "a", false)] {
+            assert_eq!(is_same(one, other), expected, "{one} {other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_may_not_have_what_is_another_nodes_or_the_api_servers() {
+        let api = client::fake::FakeApi::new();
+        let informers = client::Informers::new(api.client(), tokio_util::sync::CancellationToken::new());
+        let clock = client::SystemClock::shared();
+        let approver = Approver { client: api.client(), requests: informers.of(), nodes: informers.of(), services: informers.of(), endpoints: informers.of(), clock };
+        let read = |value| serde_json::from_value(value).unwrap();
+        let node = |name: &str, addresses: &[&str], labels: serde_json::Value, ready: &str| -> Node {
+            let addresses: Vec<_> = addresses.iter().map(|address| serde_json::json!({ "type": "InternalIP", "address": address })).collect();
+            let status = serde_json::json!({ "addresses": addresses, "conditions": [{ "type": "Ready", "status": ready }] });
+            serde_json::from_value(serde_json::json!({ "metadata": { "name": name, "labels": labels }, "status": status })).unwrap()
+        };
+        approver.nodes.apply(client::FeedEvent::Put(node("b", &["10.0.0.6", "fd00::6"], serde_json::json!({}), "True")));
+        approver.nodes.apply(client::FeedEvent::Put(node("down", &["10.0.0.7"], serde_json::json!({}), "Unknown")));
+        approver.services.apply(client::FeedEvent::Put(read(serde_json::json!({ "metadata": { "name": "kubernetes", "namespace": "default" }, "spec": { "clusterIPs": ["10.96.0.1"] } }))));
+        let endpoints = serde_json::json!({ "metadata": { "name": "kubernetes", "namespace": "default" }, "subsets": [{ "addresses": [{ "ip": "10.0.0.1" }] }] });
+        approver.endpoints.apply(client::FeedEvent::Put(serde_json::from_value(endpoints).unwrap()));
+        let own = node("a", &["10.0.0.5"], serde_json::json!({}), "True");
+        for address in ["b", "10.0.0.6", "fd00:0::6", "10.96.0.1", "10.0.0.1"] {
+            assert!(approver.is_anothers(address, &own), "{address}");
+        }
+        assert!(!approver.is_anothers("10.0.0.5", &own) && !approver.is_anothers("a", &own) && !approver.is_anothers("10.0.0.7", &own));
+        assert!(!approver.is_anothers("10.0.0.1", &node("a", &["10.0.0.1"], serde_json::json!({ CONTROL_PLANE: "" }), "True")));
     }
 
     #[test]
@@ -207,7 +293,10 @@ pub(super) mod tests {
         check(request(NODE_CLIENT, node_a, node_a, &[], &["what"]), Recognized::Nothing);
         check(request(NODE_SERVING, node_a, node_a, &["a", "10.0.0.5", "a.example"], &serving), Recognized::Serving);
         check(request(NODE_SERVING, node_a, node_a, &["a", "10.0.0.6"], &serving), Recognized::Nothing);
-        check(request(NODE_SERVING, node_a, node_a, &["kubernetes.default"], &serving), Recognized::Nothing);
+        // What it only says is its own.
+        for host in ["kubernetes.default", "KUBERNETES.default", "web.shop.svc.cluster.local", "10.0.0.9", "fd00::9"] {
+            check(request(NODE_SERVING, node_a, node_a, &["a", host], &serving), Recognized::Nothing);
+        }
         check(request(NODE_SERVING, node_a, "system:node:b", &["10.0.0.5"], &serving), Recognized::Nothing);
         check(request("example.com/other", node_a, node_a, &[], &client), Recognized::Nothing);
     }
