@@ -69,7 +69,7 @@ kind: Pod
 metadata: { name: lonely, labels: { app: lonely } }
 spec:
   terminationGracePeriodSeconds: 1
-  containers: [{ name: web, image: "busybox:1", command: ["sh", "-c", "hostname > /www/index.html; exec httpd -f -p 8080 -h /www"] }]
+  containers: [{ name: web, image: "busybox:1", readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }, command: ["sh", "-c", "hostname > /www/index.html; exec httpd -f -p 8080 -h /www"] }]
 ---
 apiVersion: v1
 kind: Service
@@ -155,7 +155,7 @@ spec:
       tolerations:
       - { key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1 }
       - { key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 1 }
-      containers: [{ name: web, image: "busybox:1", command: ["sh", "-c", "hostname > /www/index.html; exec httpd -f -p 8080 -h /www"] }]
+      containers: [{ name: web, image: "busybox:1", readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }, command: ["sh", "-c", "hostname > /www/index.html; exec httpd -f -p 8080 -h /www"] }]
 ---
 apiVersion: v1
 kind: Service

@@ -120,7 +120,7 @@ async fn the_end_of_input_is_seen(api: &Api, protocol: Protocol) {
 async fn a_terminal_has_the_clients_size(api: &Api, protocol: Protocol) {
     let options = StreamOptions { stdin: true, stdout: true, stderr: false, tty: true };
     // The size comes by a stream of its own, some time after the command has started.
-    let patient = "for i in $(seq 100); do [ \"$(stty size 2>&1)\" = '43 132' ] && echo fits && exit; sleep 0.1; done; stty size";
+    let patient = "for i in $(seq 600); do [ \"$(stty size 2>&1)\" = '43 132' ] && echo fits && exit; sleep 0.1; done; stty size";
     let mut command = api.exec(protocol, options, &["sh", "-c", patient]).await;
     command.resize(TerminalSize { width: 132, height: 43 }).await.expect("a size");
     let mut text = String::new();

@@ -187,7 +187,8 @@ fn files_keep_their_owners_and_pods_their_users() {
          {{ name: all, projected: {{ sources: [{{ serviceAccountToken: {{ path: token }} }}, {{ configMap: {{ name: settings }} }}] }} }}]",
         shared.path().display()
     );
-    cluster.apply(&pod("one", "echo started; touch /empty/ready; mkdir -p /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www", container, &volumes));
+    let probed = format!("readinessProbe: {{ tcpSocket: {{ port: 80 }}, periodSeconds: 1 }}, {container}");
+    cluster.apply(&pod("one", "echo started; touch /empty/ready; mkdir -p /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www", &probed, &volumes));
     // An ordinary user of the pod.
     let ordinary = "securityContext: { runAsUser: 1000, runAsGroup: 3000, fsGroup: 2000 }\n  volumes: [{ name: empty, emptyDir: {} }, { name: secret, secret: { secretName: secret, defaultMode: 0400 } }]";
     cluster.apply(&pod("two", "exec sleep 1000", "volumeMounts: [{ name: empty, mountPath: /empty }, { name: secret, mountPath: /secret }]", ordinary));
@@ -237,7 +238,7 @@ fn files_keep_their_owners_and_pods_their_users() {
     let three = first_number(&cluster, "three");
     assert!(three != one && three != two);
     // Whose number a file's owner was on the node does not matter to the next pod.
-    assert_eq!(cluster.kubectl(["logs", "three"]), "mine\n14 15\n");
+    cluster.eventually("it finds the file as the other left it", || (cluster.kubectl(["logs", "three"]) == "mine\n14 15\n").then_some(()));
     // A container that is started again stays who it was.
     run(&cluster, "one", "kill $(pidof httpd)");
     cluster.eventually("the container starts again", || (at(&cluster, "pod/one", ".status.containerStatuses[0].restartCount") == "1").then_some(()));

@@ -47,7 +47,7 @@ fn seen_from_the_node(pid: i32) -> BTreeMap<String, String> {
 /// The process on the node that was started by these words.
 async fn process_of(words: &[&str]) -> i32 {
     let wanted: Vec<u8> = words.iter().flat_map(|word| word.bytes().chain([0])).collect();
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         if let Some(pid) = all.into_iter().find(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted)) {
             return pid;

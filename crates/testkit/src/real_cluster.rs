@@ -265,7 +265,7 @@ impl RealCluster {
         let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|root| root.path());
         for root in roots.chain([PathBuf::from("/sys/fs/cgroup")]) {
             let cgroup = root.join(format!("knarr-{}", self.name));
-            for _ in 0..50 {
+            for _ in 0..300 {
                 remove_cgroups(&cgroup);
                 if !cgroup.exists() {
                     break;

@@ -166,7 +166,7 @@ async fn another_server_answers_for_its_group_and_learns_who_asks() {
     assert!(document["definitions"]["com.example.wardle.Flunder"].is_object() && document["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
 
     caller.delete(&format!("{API_SERVICES}/{NAME}")).await.expect(200);
-    for _ in 0..500 {
+    for _ in 0..6000 {
         match caller.get(flunders).await.status {
             404 => return,
             status => assert_eq!(status, 200, "what is not served any more is not there, rather than unavailable"),

@@ -154,7 +154,7 @@ async fn a_changed_schema_is_published_at_once_and_a_withdrawn_version_no_more()
     ]);
     caller.patch(&format!("{DEFINITIONS}/widgets.example.com"), "json-patch", &patch).await.expect(200);
     // The definition's watch of its own tells nothing of the document, so this asks again until it is there; it must be soon.
-    for _ in 0..100 {
+    for _ in 0..3000 {
         let document = caller.get("/openapi/v2").await.expect(200);
         if document["definitions"]["com.example.v1.Widget"]["description"] == "changed" {
             assert!(document["definitions"]["com.example.v2.Widget"].is_null());

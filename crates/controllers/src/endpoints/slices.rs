@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use client::{Api, DeleteParams, EventRecorder, EventType, Index, Informer, ObjectKey, PostParams};
 use controller::ownership::controller_reference;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Trigger, Writes};
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone};
 use parking_lot::Mutex;
@@ -287,14 +288,17 @@ impl SliceWriter {
             let created = api.create(&PostParams::default(), slice).await.doing(|| format!("create an endpoint slice for {service}"))?;
             self.writes.wrote(service, &created);
         }
-        for slice in &changes.update {
+        // All at once: nodes must not send requests to an endpoint that ends because another slice waits for the disk first.
+        let updates = changes.update.iter().map(|slice| async {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             match api.replace(name, &PostParams::default(), slice).await {
                 Ok(updated) => self.writes.wrote(service, &updated),
                 Err(error) if client::is_not_found(&error) => {}
                 Err(error) => return Err(error).doing(|| format!("update endpoint slice {name}")),
             }
-        }
+            Ok(())
+        });
+        join_all(updates).await.into_iter().collect::<Result<(), ReconcileError>>()?;
         for slice in &changes.delete {
             let name = slice.metadata.name.as_deref().unwrap_or_default();
             match api.delete(name, &DeleteParams::default()).await {

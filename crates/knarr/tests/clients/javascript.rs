@@ -3,12 +3,12 @@
 
 use testkit::kubectl::client_program;
 
-use crate::{pod, scene};
+use crate::{scene, server};
 
 #[test]
 fn the_javascript_client_does_what_such_clients_do() {
     let scene = scene("javascript");
-    scene.apply(&pod("web", "mkdir /page; echo hello > /page/index.html; echo started; exec httpd -f -p 8080 -h /page"));
+    scene.apply(&server("web", "mkdir /page; echo hello > /page/index.html; echo started; exec httpd -f -p 8080 -h /page"));
     scene.ready("web");
     // Node looks for modules in the folders above a program, not in an environment variable.
     let program = scene.file("client.mjs", include_str!("client.mjs"));

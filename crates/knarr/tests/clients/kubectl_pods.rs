@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use crate::{pod, scene};
+use crate::{pod, scene, server};
 
 /// GET over a plain connection; the whole answer.
 fn ask(port: &str, path: &str) -> String {
@@ -91,7 +91,7 @@ fn a_pod_is_attached_to_and_its_input_closed() {
 #[test]
 fn ports_are_forwarded_and_services_proxied() {
     let scene = scene("ports");
-    scene.apply(&pod("web", "mkdir /www2; echo hello > /www2/index.html; exec httpd -f -p 8080 -h /www2"));
+    scene.apply(&server("web", "mkdir /www2; echo hello > /www2/index.html; exec httpd -f -p 8080 -h /www2"));
     scene.k("expose pod web --port=80 --target-port=8080");
     scene.ready("web");
     for target in ["pod/web", "service/web"] {

@@ -29,6 +29,11 @@ fn scene(namespace: &str) -> Scene {
     })
 }
 
+/// A pod whose program listens on port 8080: it is Ready when it does, and has said what it says before.
+fn server(name: &str, script: &str) -> String {
+    pod(name, script).replace("command:", "readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }, command:")
+}
+
 /// A pod that runs a shell script.
 fn pod(name: &str, script: &str) -> String {
     format!(

@@ -2,7 +2,7 @@
 
 use testkit::{Scene, kubectl::client_program};
 
-use crate::{pod, scene};
+use crate::{pod, scene, server};
 
 fn kubectl(scene: &Scene, words: &[&str]) -> testkit::scene::Said {
     scene.run(scene.program(client_program("kubectl-1.20")).args(words))
@@ -11,7 +11,7 @@ fn kubectl(scene: &Scene, words: &[&str]) -> testkit::scene::Said {
 #[test]
 fn a_kubectl_of_old_works_over_spdy() {
     let scene = scene("old");
-    scene.apply(&pod("web", "mkdir /page; echo hello > /page/index.html; echo started; exec httpd -f -p 8080 -h /page"));
+    scene.apply(&server("web", "mkdir /page; echo hello > /page/index.html; echo started; exec httpd -f -p 8080 -h /page"));
     scene.ready("web");
     let said = kubectl(&scene, &["exec", "web", "--", "sh", "-c", "echo out; echo error >&2; exit 4"]);
     assert_eq!((said.code, said.out.as_str()), (Some(4), "out\n"), "{said:?}");

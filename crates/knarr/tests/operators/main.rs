@@ -133,7 +133,7 @@ kind: Pod
 metadata: { name: web }
 spec:
   terminationGracePeriodSeconds: 0
-  containers: [{ name: main, image: "busybox:1", command: [sh, -c, "mkdir /page; echo hello > /page/index.html; echo started; exec httpd -f -p 8080 -h /page"] }]
+  containers: [{ name: main, image: "busybox:1", readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }, command: [sh, -c, "mkdir /page; echo hello > /page/index.html; echo started; exec httpd -f -p 8080 -h /page"] }]
 "#,
     );
     scene.ready("web");

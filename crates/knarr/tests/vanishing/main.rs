@@ -18,7 +18,7 @@ kind: Pod
 metadata: { name: host }
 spec:
   terminationGracePeriodSeconds: 0
-  containers: [{ name: main, image: "busybox:1", command: [sh, -c, "echo started; exec httpd -f -p 8080 -h /www"] }]
+  containers: [{ name: main, image: "busybox:1", readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }, command: [sh, -c, "echo started; exec httpd -f -p 8080 -h /www"] }]
 "#;
 
 /// What a process holds.

@@ -46,7 +46,9 @@ async fn logs_are_served_whole_in_part_and_as_they_grow() {
     let following = format!("{path}?follow=true");
     let (_, followed) = tokio::join!(
         async {
-            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            while !get(&bench, path).await.1.contains("three") {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
             let container = bench.runtime.find_container("web", "c").unwrap();
             bench.runtime.exit_container(&container, 0);
         },
