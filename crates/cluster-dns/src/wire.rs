@@ -589,4 +589,29 @@ mod tests {
         assert_eq!(write_question(1, &"a".repeat(64), kind::A), None);
         assert_eq!(write_question(1, &"abcdefg.".repeat(32), kind::A), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_judged(bytes: Vec<u8>, tail: Vec<u8>, name in "[a-z.]{0,40}", at: proptest::sample::Index, byte: u8) {
+            // As they come, behind a good question, and with one byte of a good message replaced.
+            let mut behind = write_question(7, "a.example", kind::A).expect("a name");
+            behind.extend(&tail);
+            let mut changed = write_question(7, &name, kind::AAAA).unwrap_or_default();
+            changed.extend(&tail);
+            if !changed.is_empty() {
+                let place = at.index(changed.len());
+                changed[place] = byte;
+            }
+            for message in [bytes, behind, changed] {
+                let mut answer = message.clone();
+                if let Some(flags) = answer.get_mut(2) {
+                    *flags |= 0x80;
+                }
+                let read = Question::read(&message);
+                // An answer is no question, whatever else it is.
+                proptest::prop_assert!(message.len() < HEADER_BYTES || Question::read(&answer) == Err(NoQuestion::Ignore));
+                let _ = (read, read_addresses(&answer), answers(&answer, 7, &message));
+            }
+        }
+    }
 }

@@ -43,6 +43,164 @@ fn match_conditions(conditions: &[Value], path: &FieldPath, problems: &mut Vec<F
     }
 }
 
+/// Which requests are meant.
+fn rule(rule: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    for field in ["operations", "apiGroups", "apiVersions", "resources"] {
+        if list(rule.get(field)).is_empty() {
+            problems.push(FieldError::required(&path.child(field), ""));
+        }
+    }
+    for (position, operation) in list(rule.get("operations")).iter().enumerate() {
+        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+        one_of(operation.as_str().unwrap_or_default(), &known, &path.child("operations").index(position), problems);
+    }
+}
+
+/// Which requests a policy, or a binding of one, is for.
+///
+/// Source: Kubernetes `pkg/apis/admissionregistration/validation/validation.go`, `validateMatchResources`.
+fn match_resources(resources: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    match text(resources, "matchPolicy") {
+        "" => problems.push(FieldError::required(&path.child("matchPolicy"), "")),
+        policy => one_of(policy, &["Equivalent", "Exact"], &path.child("matchPolicy"), problems),
+    }
+    for field in ["namespaceSelector", "objectSelector"] {
+        match resources.get(field) {
+            Some(selector) => problems.extend(meta::validation::validate_label_selector(selector, &path.child(field))),
+            None => problems.push(FieldError::required(&path.child(field), "")),
+        }
+    }
+    for field in ["resourceRules", "excludeResourceRules"] {
+        for (index, one) in list(resources.get(field)).iter().enumerate() {
+            let at = path.child(field).index(index);
+            let mut seen = std::collections::HashSet::new();
+            for (position, name) in list(one.get("resourceNames")).iter().filter_map(Value::as_str).enumerate() {
+                let at = at.child("resourceNames").index(position);
+                problems.extend(rules::invalid_each(&at, name, rules::path_segment_problems(name)));
+                if !seen.insert(name) {
+                    problems.push(FieldError::duplicate(&at, name));
+                }
+            }
+            rule(one, &at, problems);
+        }
+    }
+}
+
+/// What is a kind of parameters.
+fn param_kind(kind: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let (version, at) = (text(kind, "apiVersion"), path.child("apiVersion"));
+    match version.split('/').collect::<Vec<_>>().as_slice() {
+        [""] => problems.push(FieldError::required(&at, "")),
+        ["", ""] => problems.push(FieldError::invalid(&at, version, "version must be specified")),
+        [_, _, _, ..] => problems.push(FieldError::invalid(&at, version, format!("unexpected GroupVersion string: {version}"))),
+        parts => {
+            let (group, number) = if let [group, number] = parts { (*group, *number) } else { ("", version) };
+            let wrong = if group.is_empty() { Vec::new() } else { rules::dns1123_subdomain_problems(group) };
+            if !wrong.is_empty() {
+                problems.push(FieldError::invalid(&at, group, wrong.join(",")));
+            }
+            let wrong = rules::dns1035_label_problems(number);
+            if number.is_empty() {
+                problems.push(FieldError::invalid(&at, version, "version must be specified"));
+            } else if !wrong.is_empty() {
+                problems.push(FieldError::invalid(&at, number, wrong.join(",")));
+            }
+        }
+    }
+    let (name, at) = (text(kind, "kind"), path.child("kind"));
+    let wrong = rules::dns1035_label_problems(&name.to_lowercase());
+    if name.is_empty() {
+        problems.push(FieldError::required(&at, ""));
+    } else if !wrong.is_empty() {
+        problems.push(FieldError::invalid(&at, name, format!("may have mixed case, but should otherwise match: {}", wrong.join(","))));
+    }
+}
+
+/// An expression that must be there.
+fn expression(of: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    if text(of, "expression").trim().is_empty() {
+        problems.push(FieldError::required(&path.child("expression"), "expression is not specified"));
+    }
+}
+
+/// Expressions that others refer to.
+fn variable(one: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const RESERVED: &[&str] = &[
+        "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace", "null", "package", "return",
+        "true", "var", "void", "while",
+    ];
+    let name = text(one, "name");
+    let is_identifier = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.starts_with(|first: char| first.is_ascii_digit());
+    if name.trim().is_empty() {
+        problems.push(FieldError::required(&path.child("name"), "name is not specified"));
+    } else if !is_identifier || RESERVED.contains(&name) {
+        problems.push(FieldError::invalid(&path.child("name"), name, "name is not a valid CEL identifier"));
+    }
+    expression(one, path, problems);
+}
+
+/// One rule of a validating policy.
+fn validation(one: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    expression(one, path, problems);
+    let words = text(one, "messageExpression");
+    if !words.is_empty() && words.trim().is_empty() {
+        problems.push(FieldError::invalid(&path.child("messageExpression"), words, "must be non-empty if specified"));
+    }
+    let (message, at) = (text(one, "message"), path.child("message"));
+    if !message.is_empty() && message.trim().is_empty() {
+        problems.push(FieldError::invalid(&at, message, "message must be non-empty if specified"));
+    } else if message.trim().contains(['\n', '\r']) {
+        problems.push(FieldError::invalid(&at, message, "message must not contain line breaks"));
+    } else if message.is_empty() && text(one, "expression").trim().contains(['\n', '\r']) {
+        problems.push(FieldError::required(&at, "message must be specified if expression contains line breaks"));
+    }
+    if let Some(reason) = one.get("reason").and_then(Value::as_str) {
+        one_of(reason, &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"], &path.child("reason"), problems);
+    }
+}
+
+/// One change of a mutating policy.
+fn mutation(one: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    let kind = text(one, "patchType");
+    if kind.is_empty() {
+        problems.push(FieldError::required(&path.child("patchType"), ""));
+    } else {
+        one_of(kind, &["ApplyConfiguration", "JSONPatch"], &path.child("patchType"), problems);
+    }
+    for (of, field) in [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")] {
+        match one.get(field) {
+            None if kind == of => problems.push(FieldError::required(&path.child(field), format!("must be specified when patchType is {of}"))),
+            Some(change) if kind == of => expression(change, &path.child(field), problems),
+            _ => {}
+        }
+    }
+}
+
+/// What a binding tells its policy.
+fn param_ref(reference: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
+    const BOTH: &str = "name and selector are mutually exclusive";
+    let (name, selector) = (text(reference, "name"), reference.get("selector"));
+    if !name.is_empty() {
+        problems.extend(rules::invalid_each(&path.child("name"), name, rules::path_segment_problems(name)));
+        if selector.is_some() {
+            problems.push(FieldError::forbidden(&path.child("name"), BOTH));
+        }
+    }
+    if let Some(selector) = selector {
+        problems.extend(meta::validation::validate_label_selector(selector, &path.child("selector")));
+        if !name.is_empty() {
+            problems.push(FieldError::forbidden(&path.child("selector"), BOTH));
+        }
+    } else if name.is_empty() {
+        problems.push(FieldError::required(path, "one of name or selector must be specified"));
+    }
+    match text(reference, "parameterNotFoundAction") {
+        "" => problems.push(FieldError::required(&path.child("parameterNotFoundAction"), "")),
+        "Allow" | "Deny" => {}
+        action => problems.push(FieldError::not_supported(&path.child("parameterNotFoundAction"), action, &["Deny", "Allow"])),
+    }
+}
+
 /// Behaviour of both kinds of webhook configurations.
 pub struct WebhookConfigurationStrategy;
 
@@ -92,17 +250,8 @@ fn webhook(hook: &Value, path: &FieldPath, problems: &mut Vec<FieldError>) {
             problems.extend(meta::validation::validate_label_selector(selector, &path.child(field)));
         }
     }
-    for (index, rule) in list(hook.get("rules")).iter().enumerate() {
-        let at = path.child("rules").index(index);
-        for (field, what) in [("operations", ""), ("apiGroups", ""), ("apiVersions", ""), ("resources", "")] {
-            if list(rule.get(field)).is_empty() {
-                problems.push(FieldError::required(&at.child(field), what));
-            }
-        }
-        for (position, operation) in list(rule.get("operations")).iter().enumerate() {
-            let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
-            one_of(operation.as_str().unwrap_or_default(), &known, &at.child("operations").index(position), problems);
-        }
+    for (index, one) in list(hook.get("rules")).iter().enumerate() {
+        rule(one, &path.child("rules").index(index), problems);
     }
     match_conditions(list(hook.get("matchConditions")), &path.child("matchConditions"), problems);
     let at = path.child("clientConfig");
@@ -149,6 +298,9 @@ impl Strategy for WebhookConfigurationStrategy {
     }
 }
 
+const MOST_AUDITS: usize = 20;
+const LONGEST_AUDIT: usize = 5 * 1024;
+
 /// Behaviour of both kinds of policies.
 pub struct PolicyStrategy {
     /// What the policy consists of: `validations` or `mutations`.
@@ -175,9 +327,10 @@ impl Strategy for PolicyStrategy {
             }
         }
         if let Some(kind) = spec.get("paramKind") {
-            let at = path.child("paramKind");
-            filled(text(kind, "apiVersion"), &at.child("apiVersion"), &mut problems);
-            filled(text(kind, "kind"), &at.child("kind"), &mut problems);
+            param_kind(kind, &path.child("paramKind"), &mut problems);
+        }
+        if audits.len() > MOST_AUDITS {
+            problems.push(FieldError::invalid(&path.child("auditAnnotations"), Value::Array(audits.to_vec()), format!("must not have more than {MOST_AUDITS} auditAnnotations")));
         }
         let mut keys = std::collections::HashSet::new();
         for (index, audit) in audits.iter().enumerate() {
@@ -185,23 +338,39 @@ impl Strategy for PolicyStrategy {
             if !keys.insert(key) {
                 problems.push(FieldError::duplicate(&at.child("key"), key));
             }
-            if text(audit, "valueExpression").trim().is_empty() {
-                problems.push(FieldError::required(&at.child("valueExpression"), "valueExpression is not specified"));
+            let name = policy.get("metadata").map(|metadata| text(metadata, "name")).unwrap_or_default();
+            let whole = format!("{name}/{key}");
+            problems.extend(rules::invalid_each(&at.child("key"), &whole, rules::qualified_name_problems(&whole)));
+            match text(audit, "valueExpression").trim().len() {
+                0 => problems.push(FieldError::required(&at.child("valueExpression"), "valueExpression is not specified")),
+                length if length > LONGEST_AUDIT => {
+                    problems.push(FieldError::required(&at.child("valueExpression"), format!("must not exceed {LONGEST_AUDIT} bytes in length")));
+                }
+                _ => {}
             }
         }
         match_conditions(list(spec.get("matchConditions")), &path.child("matchConditions"), &mut problems);
         match spec.get("matchConstraints") {
             None => problems.push(FieldError::required(&path.child("matchConstraints"), "")),
-            Some(constraints) if list(constraints.get("resourceRules")).is_empty() => {
-                problems.push(FieldError::required(&path.child("matchConstraints").child("resourceRules"), ""));
-            }
-            Some(_) => {}
-        }
-        if self.parts == "validations" {
-            for (index, one) in list(spec.get("validations")).iter().enumerate() {
-                if text(one, "expression").trim().is_empty() {
-                    problems.push(FieldError::required(&path.child("validations").index(index).child("expression"), "expression is not specified"));
+            Some(constraints) => {
+                let at = path.child("matchConstraints");
+                match_resources(constraints, &at, &mut problems);
+                if list(constraints.get("resourceRules")).is_empty() {
+                    problems.push(FieldError::required(&at.child("resourceRules"), ""));
                 }
+            }
+        }
+        for (index, one) in list(spec.get("variables")).iter().enumerate() {
+            variable(one, &path.child("variables").index(index), &mut problems);
+        }
+        let part = if self.parts == "validations" { validation } else { mutation };
+        for (index, one) in list(spec.get(self.parts)).iter().enumerate() {
+            part(one, &path.child(self.parts).index(index), &mut problems);
+        }
+        if self.parts == "mutations" {
+            match text(spec, "reinvocationPolicy") {
+                "" => problems.push(FieldError::required(&path.child("reinvocationPolicy"), "")),
+                policy => one_of(policy, &["IfNeeded", "Never"], &path.child("reinvocationPolicy"), &mut problems),
             }
         }
         problems
@@ -264,7 +433,18 @@ impl Strategy for PolicyBindingStrategy {
         let mut problems = Vec::new();
         let path = FieldPath::new("spec");
         let spec = binding.get("spec").unwrap_or(&Value::Null);
-        filled(text(spec, "policyName"), &path.child("policyName"), &mut problems);
+        let policy = text(spec, "policyName");
+        if policy.is_empty() {
+            problems.push(FieldError::required(&path.child("policyName"), ""));
+        } else {
+            problems.extend(rules::invalid_each(&path.child("policyName"), policy, rules::dns1123_subdomain_problems(policy)));
+        }
+        if let Some(reference) = spec.get("paramRef") {
+            param_ref(reference, &path.child("paramRef"), &mut problems);
+        }
+        if let Some(resources) = spec.get("matchResources") {
+            match_resources(resources, &path.child("matchResources"), &mut problems);
+        }
         let actions = list(spec.get("validationActions"));
         if self.validating && actions.is_empty() {
             problems.push(FieldError::required(&path.child("validationActions"), "at least one validation action is required"));

@@ -222,3 +222,34 @@ pub async fn list(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Ser
     let bytes = rendering::render_list(core, context, kind, &items, &listed.metadata, negotiated)?;
     Ok(respond(StatusCode::OK, negotiated, bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use proptest::prelude::*;
+
+    use super::{decode_token, encode_token};
+
+    proptest! {
+        #[test]
+        fn a_continue_token_says_where_to_go_on(revision in -1_i64.., start in ".*") {
+            let read = decode_token(&encode_token(revision, &start)).expect("our own");
+            prop_assert_eq!((read.revision, read.start), (revision, start));
+        }
+
+        #[test]
+        fn what_no_list_gave_out_is_refused_or_means_what_it_says(text in ".*", bytes in any::<Vec<u8>>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+            let mut near = br#"{"v":"meta.k8s.io/v1","rv":5,"start":"a/b"}"#.to_vec();
+            let place = at.index(near.len());
+            near[place] = byte;
+            for token in [text, encode(&bytes), encode(&near)] {
+                if let Ok(read) = decode_token(&token) {
+                    prop_assert!(read.revision >= -1);
+                    let again = decode_token(&encode_token(read.revision, &read.start)).expect("read once");
+                    prop_assert_eq!((again.revision, again.start), (read.revision, read.start));
+                }
+            }
+        }
+    }
+}

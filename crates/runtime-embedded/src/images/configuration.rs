@@ -158,4 +158,35 @@ mod tests {
         assert_eq!(read.config.user, "a");
         assert_eq!(serde_json::from_str::<ImageConfiguration>(r#"{"config":null}"#).unwrap(), ImageConfiguration::default());
     }
+
+    const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","config":{"mediaType":"a","digest":"sha256:00","size":1},
+        "layers":[{"mediaType":"b","digest":"sha256:01","size":2}],"manifests":[{"digest":"sha256:02","size":3,"platform":{"os":"linux","architecture":"amd64","variant":"v3"}}]}"#;
+    const CONFIGURATION: &str = r#"{"architecture":"amd64","os":"linux","config":{"Cmd":["a"],"Entrypoint":["b"],"Env":["C=d"],"User":"0:0","WorkingDir":"/","ExposedPorts":{"80/tcp":{}},
+        "Volumes":{"/v":{}},"StopSignal":"SIGTERM","Labels":{"a":"b"}},"rootfs":{"type":"layers","diff_ids":["sha256:03"]}}"#;
+
+    proptest::proptest! {
+        #[test]
+        fn what_registries_send_is_read_or_refused(
+            bytes: Vec<u8>, at: proptest::sample::Index, length in 0_usize..12,
+            instead in proptest::sample::select(vec!["null", "[]", "{}", "-1", "1e400", "18446744073709551616", "\"\"", "\"sha256:\u{1f6a2}\"", "true", ",", "\"", "["]),
+        ) {
+            let mut texts = vec![bytes];
+            for seed in [MANIFEST, CONFIGURATION] {
+                let mut text = seed.as_bytes().to_vec();
+                let from = at.index(text.len());
+                let to = (from + length).min(text.len());
+                text.splice(from..to, instead.bytes());
+                texts.push(text);
+            }
+            for text in texts {
+                if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text)
+                    && let Some(manifests) = manifest.manifests
+                    && let Some(found) = pick(&manifests, "amd64")
+                {
+                    proptest::prop_assert!(manifests.contains(found));
+                }
+                let _ = serde_json::from_slice::<ImageConfiguration>(&text);
+            }
+        }
+    }
 }

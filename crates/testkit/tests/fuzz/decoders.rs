@@ -96,6 +96,15 @@ fn decoders() -> Vec<Decoder> {
     let signer = pki::TokenSigner::new("https://a", pki::PrivateKey::generate().expect("a key"));
     let verifier = pki::TokenVerifier::new(["https://a"], [signer.public_key()]);
     let bound = |name: &str| pki::service_account_token::BoundObject { name: name.to_owned(), uid: "u".to_owned() };
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = pki::ClusterAuthority::open_or_create(directory.path(), jiff::Timestamp::now()).expect("an authority").certificate_pem().to_owned();
+    let kubeconfigs = texts(&[
+        &json!({"apiVersion": "v1", "kind": "Config", "current-context": "a", "contexts": [{"name": "a", "context": {"cluster": "b", "user": "c"}}],
+            "clusters": [{"name": "b", "cluster": {"server": "https://127.0.0.1:6443", "certificate-authority-data": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &authority)}}],
+            "users": [{"name": "c", "user": {"token": "d"}}]})
+        .to_string(),
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts:\n- {name: a, context: {cluster: b, user: c, namespace: x}}\nclusters:\n- {name: b, cluster: {server: 'http://[::1]:1', insecure-skip-tls-verify: true}}\nusers:\n- {name: c, user: {tokenFile: config, client-certificate: config, client-key: config}}\n",
+    ]);
     let now = jiff::Timestamp::UNIX_EPOCH;
     let (signed, _) = signer
         .sign(
@@ -159,6 +168,15 @@ fn decoders() -> Vec<Decoder> {
         }),
         decoder("image name", texts(&["a", "docker.io/library/a:b", "localhost:5000/a/b@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "[::1]:5/a"]), |bytes| {
             stable(container_runtime::image_name::ImageName::parse, ToString::to_string, bytes)
+        }),
+        decoder("kubeconfig", kubeconfigs, move |bytes| {
+            let kubeconfig = directory.path().join("config");
+            std::fs::write(&kubeconfig, bytes).expect("a file");
+            let read = client::kubeconfig::Kubeconfig::read(&kubeconfig);
+            let again = client::kubeconfig::Kubeconfig::read(&kubeconfig);
+            let shown = |read: Result<client::kubeconfig::Kubeconfig, client::kubeconfig::KubeconfigError>| read.map(|read| (read.server.to_string(), read.token)).map_err(|error| error.to_string());
+            let (read, again) = (shown(read), shown(again));
+            (read != again).then(|| format!("{read:?} is {again:?} when it is read again"))
         }),
         decoder("join token", vec![token.into_bytes()], |bytes| stable(str::parse::<pki::JoinToken>, ToString::to_string, bytes)),
         decoder("certificate request", vec![request.into_bytes()], |bytes| {

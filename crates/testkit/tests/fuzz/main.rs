@@ -37,7 +37,7 @@ use requests::{Memory, Request, Target, shapes, targets};
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 const REQUESTS: usize = 200_000;
-/// Servers that are asked at the same time.
+/// Servers that are asked at the same time, every other one with all versions on.
 const WORKERS: usize = 4;
 /// After so many requests a worker begins with a new server, so that it stays small.
 const SERVER_LIFE: usize = 10_000;
@@ -162,6 +162,15 @@ fn remember(memory: &mut Memory, answer: &Answer) {
     }
 }
 
+/// A server with the versions that are on by default, or with every one: betas and alphas as well.
+async fn server(every_version: bool) -> ApiHarness {
+    if !every_version {
+        return ApiHarness::start().await;
+    }
+    let all = kinds::RuntimeConfig::parse("api/all=true").expect("a configuration");
+    ApiHarness::start_with(|parts| parts.runtime_config = all).await
+}
+
 struct Worker {
     number: usize,
     random: StdRng,
@@ -174,7 +183,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self, requests: usize) -> Self {
         while self.sent < requests && self.failures.len() < 20 {
-            let harness = ApiHarness::start().await;
+            let harness = server(self.number % 2 == 1).await;
             let caller = harness.administrator();
             caller.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await.expect(201);
             custom::define(&caller).await;

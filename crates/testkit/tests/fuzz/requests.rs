@@ -70,12 +70,23 @@ fn collect_words(value: &Value, words: &mut BTreeSet<String>) {
     }
 }
 
+/// The certificate of an authority.
+fn trust_bundle() -> String {
+    let directory = tempfile::tempdir().unwrap();
+    pki::ClusterAuthority::open_or_create(directory.path(), jiff::Timestamp::now()).unwrap().certificate_pem().to_owned()
+}
+
 /// Every kind that can be made and kept, those of the definitions included.
 pub fn targets(harness: &ApiHarness) -> Vec<Target> {
     let key = pki::PrivateKey::generate().expect("a key");
     let request = pki::CertificateRequest::create(&pki::Subject::new("a", ["b"]), &pki::AlternativeNames::default(), &[], &key).expect("a request");
+    // As nodes send it: what the PEM is around.
+    let stub: String = request.lines().filter(|line| !line.starts_with("-----")).collect();
     let request = base64::engine::general_purpose::STANDARD.encode(request);
-    let text = include_str!("../every_kind/minimal.yaml").replace("request: REQUEST", &format!("request: {request}"));
+    let text = include_str!("../every_kind/minimal.yaml")
+        .replace("request: REQUEST", &format!("request: {request}"))
+        .replace("stubPKCS10Request: STUB", &format!("stubPKCS10Request: {stub}"))
+        .replace("trustBundle: BUNDLE", &format!("trustBundle: {}", json!(trust_bundle())));
     let mut objects: BTreeMap<String, Value> = serde_json::from_value(meta::read::parse_untyped_yaml(text.as_bytes()).expect("YAML")).expect("a map");
     for (definition, object) in custom::definitions() {
         objects.insert(format!("{}.{}", definition["spec"]["names"]["kind"].as_str().unwrap_or_default(), custom::GROUP), object);
