@@ -35,6 +35,7 @@ pub(crate) mod status_rules;
 pub mod storage;
 pub mod storage_versions;
 pub mod strategy;
+mod warnings;
 
 #[cfg(test)]
 mod scheme_tests;

@@ -10,6 +10,7 @@ use crate::{
     core::pod::{resources, validation::tolerations},
     problems::{immutable, labels},
     strategy::{Column, Strategy},
+    warnings,
 };
 
 /// Behaviour of runtime classes.
@@ -37,6 +38,13 @@ impl Strategy for RuntimeClassStrategy {
     }
     fn allows_unconditional_update(&self) -> bool {
         false
+    }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, class: &RuntimeClass, _old: Option<&RuntimeClass>) -> Vec<String> {
+        let selector = class.scheduling.iter().flat_map(|scheduling| scheduling.node_selector.iter().flatten());
+        selector.filter_map(|(label, _)| warnings::node_label(label)).map(|words| format!("scheduling.nodeSelector: {words}")).collect()
     }
     fn columns(&self) -> &'static [Column] {
         const { &[Column::NAME, Column::text("Handler", "What runs its containers."), Column::AGE] }

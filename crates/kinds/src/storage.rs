@@ -11,6 +11,7 @@ use crate::{
     cells,
     problems::{filled, immutable, label_selector, one_of},
     strategy::{Column, Strategy},
+    warnings,
 };
 
 /// Behaviour of storage classes.
@@ -134,6 +135,22 @@ impl Strategy for StorageCapacityStrategy {
         immutable(&capacity.storage_class_name, &old.storage_class_name, &FieldPath::new("storageClassName"), &mut problems);
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, capacity: &CSIStorageCapacity, _old: Option<&CSIStorageCapacity>) -> Vec<String> {
+        let Some(topology) = &capacity.node_topology else { return Vec::new() };
+        let at = FieldPath::new("nodeTopology");
+        let mut told = Vec::new();
+        for (index, one) in topology.match_expressions.iter().flatten().enumerate() {
+            let at = at.child("matchExpressions").index(index).child("key");
+            told.extend(warnings::node_label(&one.key).map(|words| format!("{at}: {} is {words}", one.key)));
+        }
+        for label in topology.match_labels.iter().flatten().map(|(label, _)| label) {
+            told.extend(warnings::node_label(label).map(|words| format!("{}: {words}", at.child("matchLabels").child(label))));
+        }
+        told
+    }
     fn columns(&self) -> &'static [Column] {
         const { &[Column::NAME, Column::text("StorageClassName", "Of which class."), Column::text("Capacity", "How much room is left.")] }
     }
@@ -174,6 +191,19 @@ impl Strategy for StorageClassStrategy {
         }
         immutable(&class.volume_binding_mode, &old.volume_binding_mode, &FieldPath::new("volumeBindingMode"), &mut problems);
         problems
+    }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, class: &StorageClass, _old: Option<&StorageClass>) -> Vec<String> {
+        let mut told = Vec::new();
+        for (index, term) in class.allowed_topologies.iter().flatten().enumerate() {
+            let at = FieldPath::new("allowedTopologies").index(index).child("matchLabelExpressions");
+            for (position, one) in term.match_label_expressions.iter().flatten().enumerate() {
+                told.extend(warnings::node_label(&one.key).map(|words| format!("{}: {words}", at.index(position).child("key"))));
+            }
+        }
+        told
     }
     fn columns(&self) -> &'static [Column] {
         const { &[

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     cells,
-    core::pod,
+    core::{persistent_volume_claim::fractions, pod},
     problems::{ABOVE_REPLICAS, always_restarts, int_or_percent, is_zero, not_negative, one_of, only_grows, status_counts, workload_selector},
     strategy::{Column, Strategy},
 };
@@ -140,6 +140,9 @@ impl Strategy for StatefulSetStrategy {
         let Some(spec) = &set.spec else { return Vec::new() };
         let (path, old) = (FieldPath::new("spec"), old.and_then(|old| old.spec.as_ref()).map(|spec| &spec.template));
         let mut warnings = pod::warnings::of_changed_template(&spec.template, old, &path.child("template"));
+        for (index, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
+            warnings.extend(fractions(claim.spec.as_ref(), &path.child("volumeClaimTemplates").index(index)));
+        }
         if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
             let at = path.child("revisionHistoryLimit");
             warnings.push(format!("{at}: a negative value retains all historical revisions; a value >= 0 is recommended"));

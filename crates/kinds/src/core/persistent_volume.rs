@@ -10,6 +10,7 @@ use crate::{
     cells,
     problems::one_of,
     strategy::{Column, Strategy},
+    warnings,
 };
 
 /// Behaviour of persistent volumes.
@@ -114,6 +115,43 @@ impl Strategy for PersistentVolumeStrategy {
             }
         }
         problems
+    }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, volume: &PersistentVolume, _old: Option<&PersistentVolume>) -> Vec<String> {
+        let mut told = Vec::new();
+        for (key, words) in [
+            ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+            ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+        ] {
+            if volume.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(key)) {
+                told.push(format!("metadata.annotations[{key}]: {words}"));
+            }
+        }
+        let Some(spec) = &volume.spec else { return told };
+        if spec.persistent_volume_reclaim_policy.as_deref() == Some("Recycle") {
+            let words = "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.";
+            told.push(format!("spec.persistentVolumeReclaimPolicy: {words}"));
+        }
+        let nodes = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+        for (index, term) in nodes.iter().flat_map(|nodes| nodes.node_selector_terms.iter()).enumerate() {
+            let at = FieldPath::new("spec").child("nodeAffinity").child("required").child("nodeSelectorTerms").index(index);
+            warnings::node_selector_term(term, false, &at, &mut told);
+        }
+        for (is_set, field, words) in [
+            (spec.cephfs.is_some(), "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+            (spec.photon_persistent_disk.is_some(), "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+            (spec.scale_io.is_some(), "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+            (spec.storageos.is_some(), "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+            (spec.glusterfs.is_some(), "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+            (spec.rbd.is_some(), "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+        ] {
+            if is_set {
+                told.push(format!("spec.{field}: {words}"));
+            }
+        }
+        told
     }
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[

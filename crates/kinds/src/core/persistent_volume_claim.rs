@@ -9,6 +9,7 @@ use crate::{
     cells,
     problems::{filled, immutable, label_selector, one_of},
     strategy::{Column, Strategy, WriteContext},
+    warnings,
 };
 
 /// Behaviour of claims.
@@ -122,6 +123,13 @@ fn data_sources(spec: &PersistentVolumeClaimSpec, path: &FieldPath, problems: &m
     }
 }
 
+/// Parts of bytes that are asked for.
+pub fn fractions(spec: Option<&PersistentVolumeClaimSpec>, path: &FieldPath) -> Vec<String> {
+    let Some(resources) = spec.and_then(|spec| spec.resources.as_ref()) else { return Vec::new() };
+    let amounts = [("requests", resources.requests.as_ref()), ("limits", resources.limits.as_ref())];
+    amounts.into_iter().filter_map(|(field, amounts)| warnings::fraction(amounts, "storage", &path.child("resources").child(field))).collect()
+}
+
 impl Strategy for PersistentVolumeClaimStrategy {
     type Kind = PersistentVolumeClaim;
 
@@ -211,6 +219,15 @@ impl Strategy for PersistentVolumeClaimStrategy {
             _ => {}
         }
         problems
+    }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, claim: &PersistentVolumeClaim, _old: Option<&PersistentVolumeClaim>) -> Vec<String> {
+        let annotations = claim.metadata.annotations.as_ref();
+        let old_class = annotations.and_then(|all| all.get_key_value("volume.beta.kubernetes.io/storage-class"));
+        let of_class = old_class.map(|(key, _)| format!("metadata.annotations[{key}]: deprecated since v1.8; use \"storageClassName\" attribute instead"));
+        of_class.into_iter().chain(fractions(claim.spec.as_ref(), &FieldPath::new("spec"))).collect()
     }
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[

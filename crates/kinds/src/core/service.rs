@@ -18,6 +18,7 @@ use crate::{
     problems::{labels, one_of, ordinary_address, port_number, port_or_name},
     status_rules::load_balancer_end,
     strategy::{Column, NameRule, Strategy, WriteContext},
+    warnings,
 };
 
 /// Behaviour of services.
@@ -137,6 +138,52 @@ impl Strategy for ServiceStrategy {
             problems.push(FieldError::forbidden(&path.child("healthCheckNodePort"), "field is immutable"));
         }
         problems
+    }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, service: &Service, _old: Option<&Service>) -> Vec<String> {
+        let Some(spec) = &service.spec else { return Vec::new() };
+        let mut told = Vec::new();
+        if service.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("service.kubernetes.io/topology-aware-hints")) {
+            let words = "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead";
+            told.push(words.to_owned());
+        }
+        let path = FieldPath::new("spec");
+        let each = |field: &str, all: Option<&Vec<String>>, told: &mut Vec<String>| {
+            for (index, text) in all.into_iter().flatten().enumerate() {
+                told.extend(warnings::ip(text, &path.child(field).index(index)));
+            }
+        };
+        each("clusterIPs", spec.cluster_ips.as_ref(), &mut told);
+        let kind = spec.type_.as_deref().unwrap_or_default();
+        let is_headless = kind == "ClusterIP" && spec.cluster_ip.as_deref() == Some("None");
+        let balancer = spec.load_balancer_ip.as_deref().filter(|ip| !ip.is_empty());
+        let outside = spec.external_ips.as_ref().is_some_and(|all| !all.is_empty());
+        let has_affinity = spec.session_affinity.as_deref() != Some("None");
+        for (is_set, field) in [(balancer.is_some(), "loadBalancerIP"), (outside, "externalIPs"), (has_affinity, "SessionAffinity")] {
+            if is_headless && is_set {
+                told.push(format!("spec.{field} is ignored for headless services"));
+            }
+        }
+        each("externalIPs", spec.external_ips.as_ref(), &mut told);
+        if outside && !is_headless && kind != "ExternalName" {
+            told.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+        }
+        told.extend(balancer.and_then(|ip| warnings::ip(ip, &path.child("loadBalancerIP"))));
+        for (index, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+            told.extend(warnings::cidr(range, &path.child("loadBalancerSourceRanges").index(index)));
+        }
+        if kind == "ExternalName" && outside {
+            told.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        if kind != "ExternalName" && spec.external_name.as_ref().is_some_and(|name| !name.is_empty()) {
+            told.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+        }
+        if spec.traffic_distribution.as_deref() == Some("PreferClose") {
+            told.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+        }
+        told
     }
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1035Label

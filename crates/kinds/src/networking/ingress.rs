@@ -127,6 +127,15 @@ impl Strategy for IngressStrategy {
         }
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, ingress: &Ingress, old: Option<&Ingress>) -> Vec<String> {
+        let class = "kubernetes.io/ingress.class";
+        let is_old = ingress.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(class));
+        let is_told = old.is_none() && is_old && ingress.spec.as_ref().is_none_or(|spec| spec.ingress_class_name.is_none());
+        is_told.then(|| format!("annotation {class:?} is deprecated, please use 'spec.ingressClassName' instead")).into_iter().collect()
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

@@ -7,17 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use api::{
     apimachinery::pkg::{api::resource::Quantity as Text, apis::meta::v1::ObjectMeta},
-    core::v1::{Container, ContainerPort, EnvVar, NodeSelectorTerm, PodAffinityTerm, PodSpec, PodTemplateSpec, ResourceRequirements, WeightedPodAffinityTerm},
+    core::v1::{Container, ContainerPort, EnvVar, PodAffinityTerm, PodSpec, PodTemplateSpec, ResourceRequirements, WeightedPodAffinityTerm},
 };
-use meta::{FieldPath, quantity::Quantity, validation as rules};
+use meta::{FieldPath, validation as rules};
 
-const OLD_NODE_LABELS: &[(&str, &str)] = &[
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
-    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
-];
+use crate::warnings as shared;
 
 const OLD_ANNOTATIONS: &[(&str, &str)] = &[
     ("scheduler.alpha.kubernetes.io/critical-pod", "non-functional in v1.16+; use the \"priorityClassName\" field instead"),
@@ -134,6 +128,13 @@ fn all(metadata: Option<&ObjectMeta>, spec: &PodSpec, of_metadata: &FieldPath, p
             selectors(required.unwrap_or_default(), preferred.unwrap_or_default(), &at.child(field), &mut warnings);
         }
     }
+    let servers = spec.dns_config.as_ref().and_then(|config| config.nameservers.as_ref());
+    for (index, server) in servers.into_iter().flatten().enumerate() {
+        warnings.extend(shared::ip(server, &path.child("dnsConfig").child("nameservers").index(index)));
+    }
+    for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
+        warnings.extend(shared::ip(&alias.ip, &path.child("hostAliases").index(index).child("ip")));
+    }
     warnings
 }
 
@@ -173,30 +174,24 @@ fn containers<'a>(spec: &'a PodSpec, path: &FieldPath) -> Vec<(FieldPath, One<'a
 
 /// Labels of nodes that have other names today, and constraints that hold for no pod.
 fn places(spec: &PodSpec, path: &FieldPath, warnings: &mut Vec<String>) {
-    let old = |label: &str| OLD_NODE_LABELS.iter().find(|(known, _)| *known == label).map(|(_, words)| *words);
     for label in spec.node_selector.iter().flatten().map(|(label, _)| label) {
-        warnings.extend(old(label).map(|words| format!("{}: {words}", path.child("nodeSelector").key(label))));
+        warnings.extend(shared::node_label(label).map(|words| format!("{}: {words}", path.child("nodeSelector").key(label))));
     }
-    let mut term = |term: &NodeSelectorTerm, at: FieldPath| {
-        for (index, requirement) in term.match_expressions.iter().flatten().enumerate() {
-            let at = at.child("matchExpressions").index(index).child("key");
-            warnings.extend(old(&requirement.key).map(|words| format!("{at}: {} is {words}", requirement.key)));
-        }
-    };
     if let Some(nodes) = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref()) {
         let at = path.child("affinity").child("nodeAffinity");
         if let Some(required) = &nodes.required_during_scheduling_ignored_during_execution {
+            let at = at.child("requiredDuringSchedulingIgnoredDuringExecution").child("nodeSelectorTerms");
             for (index, one) in required.node_selector_terms.iter().enumerate() {
-                term(one, at.child("requiredDuringSchedulingIgnoredDuringExecution").child("nodeSelectorTerms").index(index));
+                shared::node_selector_term(one, false, &at.index(index), warnings);
             }
         }
         for (index, one) in nodes.preferred_during_scheduling_ignored_during_execution.iter().flatten().enumerate() {
-            term(&one.preference, at.child("preferredDuringSchedulingIgnoredDuringExecution").index(index).child("preference"));
+            shared::node_selector_term(&one.preference, true, &at.child("preferredDuringSchedulingIgnoredDuringExecution").index(index).child("preference"), warnings);
         }
     }
     for (index, constraint) in spec.topology_spread_constraints.iter().flatten().enumerate() {
         let at = path.child("topologySpreadConstraints").index(index);
-        warnings.extend(old(&constraint.topology_key).map(|words| format!("{}: {} is {words}", at.child("topologyKey"), constraint.topology_key)));
+        warnings.extend(shared::node_label(&constraint.topology_key).map(|words| format!("{}: {} is {words}", at.child("topologyKey"), constraint.topology_key)));
         if constraint.label_selector.is_none() {
             warnings.push(format!("{}: {NO_PODS}", at.child("labelSelector")));
         }
@@ -273,12 +268,7 @@ fn repeated<'a>(all: impl Iterator<Item = &'a str>, path: &FieldPath, field: &st
 
 /// Parts of bytes.
 fn fractions(amounts: Option<&BTreeMap<String, Text>>, path: &FieldPath, warnings: &mut Vec<String>) {
-    for name in ["memory", "ephemeral-storage"] {
-        let amount = amounts.and_then(|amounts| amounts.get(name)).and_then(|text| Quantity::parse(&text.0).ok());
-        if let Some(amount) = amount.filter(|amount| amount.milli_value() % 1000 != 0) {
-            warnings.push(format!("{}: fractional byte value {:?} is invalid, must be an integer", path.key(name), amount.to_string()));
-        }
-    }
+    warnings.extend(["memory", "ephemeral-storage"].into_iter().filter_map(|name| shared::fraction(amounts, name, path)));
 }
 
 /// Variables that are set twice, unless the second builds on the first.
