@@ -358,13 +358,14 @@ async fn a_status_of_a_deployment_does_not_bring_labels_along() {
     assert_eq!(after["metadata"]["labels"], json!({ "stage": "updated" }));
 }
 
+fn told(answer: &testkit::Answer) -> Vec<String> {
+    answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap().trim_start_matches("299 - ").replace('\\', "")).collect()
+}
+
 #[tokio::test]
 async fn what_does_nothing_in_a_template_is_told_when_it_comes_not_when_it_stays() {
     let (_api, administrator) = administrator_with_maps(&[]).await;
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
-    let told = |answer: &testkit::Answer| -> Vec<String> {
-        answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect()
-    };
     let container = json!({ "name": "web", "image": "web", "env": [{ "name": "A", "value": "a" }, { "name": "A", "value": "b" }] });
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web.b" },
@@ -375,8 +376,8 @@ async fn what_does_nothing_in_a_template_is_told_when_it_comes_not_when_it_stays
     assert_eq!(
         told(&created),
         [
-            "299 - \"metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]\"",
-            "299 - \"spec.template.spec.containers[0].env[1]: hides previous definition of \\\"A\\\", which may be dropped when using apply\"",
+            "\"metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]\"",
+            "\"spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply\"",
         ]
     );
     let scaled = administrator.patch(&format!("{deployments}/web.b"), "merge-patch", &json!({ "spec": { "replicas": 2 } })).await;
@@ -385,5 +386,121 @@ async fn what_does_nothing_in_a_template_is_told_when_it_comes_not_when_it_stays
     let selector = json!({ "spec": { "template": { "spec": { "nodeSelector": { "beta.kubernetes.io/os": "linux" } } } } });
     let changed = administrator.patch(&format!("{deployments}/web.b"), "merge-patch", &selector).await;
     changed.expect(200);
-    assert_eq!(told(&changed)[0], "299 - \"spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \\\"kubernetes.io/os\\\" instead\"");
+    assert_eq!(told(&changed)[0], "\"spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead\"");
+}
+
+#[tokio::test]
+async fn what_other_objects_are_better_without_is_told() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let spec = json!({ "ports": [{ "port": 80 }], "externalIPs": ["2001:db8:0:0::2"], "trafficDistribution": "PreferClose" });
+    let service = administrator.post("/api/v1/namespaces/default/services", &json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a" }, "spec": spec })).await;
+    service.expect(201);
+    assert_eq!(
+        told(&service),
+        [
+            "\"spec.externalIPs[0]: IPv6 address \"2001:db8:0:0::2\" should be in RFC 5952 canonical format (\"2001:db8::2\")\"",
+            "\"spec.externalIPs is deprecated and may no longer be implemented in some clusters\"",
+            "\"spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"\"",
+        ]
+    );
+    let spec = json!({
+        "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "hostPath": { "path": "/a" }, "persistentVolumeReclaimPolicy": "Recycle",
+        "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "node-role.kubernetes.io/master", "operator": "Exists" }] }] } },
+    });
+    let volume = administrator.post("/api/v1/persistentvolumes", &json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "a" }, "spec": spec })).await;
+    volume.expect(201);
+    assert_eq!(
+        told(&volume),
+        [
+            "\"spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.\"",
+            "\"spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].key: node-role.kubernetes.io/master is use \"node-role.kubernetes.io/control-plane\" instead\"",
+        ]
+    );
+    let reported = administrator.patch("/api/v1/persistentvolumes/a/status", "merge-patch", &json!({ "status": { "phase": "Available" } })).await;
+    reported.expect(200);
+    assert_eq!(told(&reported), Vec::<String>::new());
+    // Reading is enough where the version itself is of old.
+    let endpoints = administrator.get("/api/v1/namespaces/default/endpoints").await;
+    endpoints.expect(200);
+    assert_eq!(told(&endpoints), ["\"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""]);
+}
+
+#[tokio::test]
+async fn devices_of_others_are_for_namespaces_of_administrators() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let request = json!({ "name": "a", "exactly": { "deviceClassName": "c", "adminAccess": true } });
+    let claim = |name: &str, requests: Value| json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": { "name": name }, "spec": { "devices": { "requests": requests } } });
+    let words = "adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace";
+    let refused = administrator.post(claims, &claim("a", json!([request]))).await.expect(422);
+    assert_eq!(refused["message"], format!("ResourceClaim.resource.k8s.io \"a\" is invalid: spec.devices.requests[0].{words}"));
+    let template = json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": { "name": "a" }, "spec": claim("a", json!([request])).as_object().map(|claim| json!({ "spec": claim["spec"] })).unwrap() });
+    let refused = administrator.post("/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates", &template).await.expect(422);
+    assert_eq!(refused["message"], format!("ResourceClaimTemplate.resource.k8s.io \"a\" is invalid: spec.devices.requests[0].{words}"));
+
+    let ordinary = json!({ "name": "a", "exactly": { "deviceClassName": "c" } });
+    administrator.post(claims, &claim("b", json!([ordinary]))).await.expect(201);
+    let given = json!({ "status": { "allocation": { "devices": { "results": [{ "request": "a", "driver": "d", "pool": "p", "device": "x", "adminAccess": true }] } } } });
+    let refused = administrator.patch(&format!("{claims}/b/status"), "merge-patch", &given).await.expect(422);
+    assert_eq!(refused["message"], format!("ResourceClaim.resource.k8s.io \"b\" is invalid: status.allocation.devices.results[0].{words}"));
+
+    let label = json!({ "metadata": { "labels": { "resource.kubernetes.io/admin-access": "true" } } });
+    administrator.patch("/api/v1/namespaces/default", "merge-patch", &label).await.expect(200);
+    // The server's own view follows what was written.
+    for attempt in 0.. {
+        let answer = administrator.post(claims, &claim("a", json!([request]))).await;
+        if answer.status == 201 {
+            break;
+        }
+        assert!(attempt < 600, "{}", answer.text());
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    administrator.patch(&format!("{claims}/b/status"), "merge-patch", &given).await.expect(200);
+}
+
+#[tokio::test]
+async fn allocations_are_for_schedulers_and_what_devices_say_for_their_drivers() {
+    let (api, administrator) = administrator_with_maps(&[]).await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let roles = "/apis/rbac.authorization.k8s.io/v1";
+    let grant = async |name: &str, rules: Value| {
+        administrator.post(&format!("{roles}/clusterroles"), &json!({ "metadata": { "name": name }, "rules": rules })).await.expect(201);
+        let binding = json!({ "metadata": { "name": name }, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name }, "subjects": [{ "kind": "User", "name": name }] });
+        administrator.post(&format!("{roles}/clusterrolebindings"), &binding).await.expect(201);
+    };
+    let status = json!({ "apiGroups": ["resource.k8s.io"], "resources": ["resourceclaims/status"], "verbs": ["get", "patch", "update"] });
+    let binding = json!({ "apiGroups": ["resource.k8s.io"], "resources": ["resourceclaims/binding"], "verbs": ["patch"] });
+    let driver = json!({ "apiGroups": ["resource.k8s.io"], "resources": ["resourceclaims/driver"], "verbs": ["arbitrary-node:patch"], "resourceNames": ["d"] });
+    grant("reporter", json!([status])).await;
+    grant("binder", json!([status, binding])).await;
+    grant("driver", json!([status, driver])).await;
+    let requests = json!([{ "name": "a", "exactly": { "deviceClassName": "c" } }]);
+    administrator.post(claims, &json!({ "metadata": { "name": "a" }, "spec": { "devices": { "requests": requests } } })).await.expect(201);
+
+    let allocation = json!({ "status": { "allocation": { "devices": { "results": [{ "request": "a", "driver": "d", "pool": "p", "device": "x" }, { "request": "a", "driver": "e", "pool": "p", "device": "x" }] } } } });
+    let report = json!({ "status": { "devices": [{ "driver": "d", "pool": "p", "device": "x" }] } });
+    let both = json!({ "status": { "devices": [{ "driver": "d", "pool": "p", "device": "x" }, { "driver": "e", "pool": "p", "device": "x" }] } });
+    let path = format!("{claims}/a/status");
+    // The server's own view of roles follows what was written.
+    let patch = async |user: &str, change: &Value| {
+        let caller = api.caller(client::Identity::user(user, &[]));
+        loop {
+            let answer = caller.patch(&path, "merge-patch", change).await;
+            if answer.status != 403 {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let refused = patch("reporter", &allocation).await.expect(422);
+    let words = "changing status.allocation or status.reservedFor requires resource=\"resourceclaims/binding\", verb=\"patch\" permission: resourceclaims.resource.k8s.io is forbidden: User \"reporter\" cannot patch resource \"resourceclaims/binding\" in API group \"resource.k8s.io\" at the cluster scope";
+    assert_eq!(refused["message"], format!("ResourceClaim.resource.k8s.io \"a\" is invalid: status: Forbidden: {words}"));
+    patch("binder", &allocation).await.expect(200);
+    let refused = patch("binder", &report).await.expect(422);
+    let words = "changing status.devices requires resource=\"resourceclaims/driver\", verb=\"[arbitrary-node:patch]\" permission: resourceclaims.resource.k8s.io \"d\" is forbidden: User \"binder\" cannot arbitrary-node:patch resource \"resourceclaims/driver\" in API group \"resource.k8s.io\" in the namespace \"default\"";
+    assert_eq!(refused["message"], format!("ResourceClaim.resource.k8s.io \"a\" is invalid: status.devices: Forbidden: {words}"));
+    patch("driver", &both).await.expect(422);
+    patch("driver", &report).await.expect(200);
+    // What does not change needs no permission.
+    patch("reporter", &report).await.expect(200);
 }

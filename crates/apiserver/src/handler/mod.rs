@@ -4,6 +4,7 @@
 //! of an object, [`delete`] removes.
 
 pub mod delete;
+mod device_access;
 pub mod patch;
 pub mod read;
 pub mod watch;

@@ -20,6 +20,7 @@ use crate::{
     core::{Core, RequestContext},
     custom_resources::conversion,
     effects::Reservation,
+    handler::device_access,
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
     rendering::{self, respond},
@@ -301,6 +302,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
     };
     let mut problems = meta::validation::validate_object_meta(&object, info.namespaced, kind.name_rule(), &FieldPath::new("metadata"));
     problems.extend(kind.finish_create(&context.write_context(), &mut object).map_err(damaged)?);
+    problems.extend(device_access::of_new(core, &info.kind, namespace, &object));
     refuse(kind.as_ref(), &object, problems)?;
     for warning in kind.warnings(&object, None) {
         context.warn(warning);
@@ -630,13 +632,17 @@ async fn attempt_update(
         }
         .map_err(damaged)?,
     );
+    if part == Part::Status {
+        problems.extend(device_access::of_status(core, context, &info.kind, &new, &old));
+    }
     refuse(kind.as_ref(), &new, problems)?;
     // A binding decides where a pod runs, not what it is.
     let counts = part != Part::Status && context.info.subresource != "binding";
     if kind.tracks_generation() && counts && specification_differs(&new, &old) {
         new.set(&["metadata", "generation"], json!(old.generation() + 1));
     }
-    if part != Part::Admitted {
+    // Whoever reports is not who wrote it.
+    if !matches!(part, Part::Admitted | Part::Status) {
         kind.warnings(&new, Some(&old)).into_iter().for_each(|warning| context.warn(warning));
     }
     new.metadata_mut().remove("resourceVersion");
