@@ -2,17 +2,17 @@
 
 mod ranges;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Api, EventRecorder, EventType, Informer, ObjectKey, Patch, PatchParams};
+use client::{Api, Change, EventRecorder, EventType, Informer, ObjectKey, Patch, PatchParams};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::ControllerContext;
-use ranges::ClusterRange;
+use ranges::{ClusterRange, Taken};
 
 const CONTROLLER: &str = "node-ipam-controller";
 
@@ -33,7 +33,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, cluster_cidrs: &[Stri
         client: context.client(CONTROLLER),
         nodes: context.informers.of(),
         ranges,
-        given: Mutex::default(),
+        taken: Arc::default(),
         events: context.events_as(CONTROLLER, "cidrAllocator"),
     };
     runner.start(controller, 1);
@@ -43,27 +43,39 @@ struct NodeIpam {
     client: client::Client,
     nodes: Informer<Node>,
     ranges: Vec<ClusterRange>,
-    /// Ranges given out that the cache may not show yet, by node.
-    given: Mutex<BTreeMap<String, Vec<String>>>,
+    /// Ranges that nodes have, or were given and the cache may not show yet. None before the first is given.
+    taken: Arc<Mutex<Option<Taken>>>,
     events: EventRecorder,
 }
 
 impl NodeIpam {
     /// Chooses a node's ranges, one of each cluster range, and notes them. `None` when one is used up.
     fn choose(&self, node: &str) -> Option<Vec<String>> {
-        let nodes = self.nodes.list();
-        let mut given = self.given.lock();
-        let names: BTreeSet<&str> = nodes.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
-        given.retain(|name, _| names.contains(name.as_str()));
-        if let Some(chosen) = given.get(node) {
+        let mut taken = self.taken.lock();
+        let taken = taken.get_or_insert_with(|| {
+            // Listed under the lock: who is removed meanwhile is told of after it, and taken out again.
+            let mut taken = Taken::default();
+            for node in self.nodes.list() {
+                taken.set(node.metadata.name.as_deref().unwrap_or_default(), pod_cidrs(&node));
+            }
+            taken
+        });
+        if let Some(chosen) = taken.of_node(node) {
             return Some(chosen.clone());
         }
-        let mut used: BTreeSet<String> = given.values().flatten().cloned().collect();
-        used.extend(nodes.iter().flat_map(|node| pod_cidrs(node)));
-        let chosen: Option<Vec<String>> = self.ranges.iter().map(|range| range.first_free(&used)).collect();
-        let chosen = chosen?;
-        given.insert(node.to_owned(), chosen.clone());
+        let chosen: Vec<String> = self.ranges.iter().map(|range| range.first_free(taken)).collect::<Option<_>>()?;
+        taken.set(node, chosen.clone());
         Some(chosen)
+    }
+}
+
+/// Takes in what became of a node.
+fn take_in(taken: &mut Taken, change: &Change<Node>) {
+    match (&change.old, &change.new) {
+        // What was chosen for a node may not be seen in it yet.
+        (Some(old), Some(new)) if old.metadata.uid == new.metadata.uid && pod_cidrs(new).is_empty() => {}
+        (None, Some(new)) if pod_cidrs(new).is_empty() => {}
+        (_, new) => taken.set(&change.key.name, new.as_ref().map(|node| pod_cidrs(node)).unwrap_or_default()),
     }
 }
 
@@ -82,12 +94,17 @@ impl Reconciler for NodeIpam {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        let nodes = self.nodes.clone();
-        vec![Trigger::on(&self.nodes, move |change| match &change.new {
-            Some(node) if pod_cidrs(node).is_empty() => vec![change.key.clone()],
-            Some(_) => Vec::new(),
-            // A range is free again: for whoever waits for one.
-            None => nodes.list().iter().filter(|node| pod_cidrs(node).is_empty()).map(|node| client::key_of(&**node)).collect(),
+        let (nodes, taken) = (self.nodes.clone(), self.taken.clone());
+        vec![Trigger::on(&self.nodes, move |change| {
+            if let Some(taken) = taken.lock().as_mut() {
+                take_in(taken, change);
+            }
+            match &change.new {
+                Some(node) if pod_cidrs(node).is_empty() => vec![change.key.clone()],
+                Some(_) => Vec::new(),
+                // A range is free again: for whoever waits for one.
+                None => nodes.list().iter().filter(|node| pod_cidrs(node).is_empty()).map(|node| client::key_of(&**node)).collect(),
+            }
         })]
     }
 
@@ -105,7 +122,9 @@ impl Reconciler for NodeIpam {
             Ok(_) => Ok(Outcome::Settled),
             Err(error) if client::is_not_found(&error) => Ok(Outcome::Settled),
             Err(error) => {
-                self.given.lock().remove(&*key.name);
+                if let Some(taken) = self.taken.lock().as_mut() {
+                    taken.set(&key.name, self.nodes.get(key).map(|node| pod_cidrs(&node)).unwrap_or_default());
+                }
                 Err(error).doing(|| format!("give node {key} its pod addresses"))
             }
         }

@@ -1,6 +1,7 @@
 //! Cutting a cluster's range of addresses into ranges of nodes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Prefix lengths of a node's range. Source: Kubernetes 1.36, `--node-cidr-mask-size-ipv4` and `-ipv6`.
@@ -33,18 +34,24 @@ impl ClusterRange {
         Some(Self { first: bits & mask, is_v4, prefix, node_prefix: node_prefix.max(prefix) })
     }
 
-    /// The first node range that overlaps none of `used`.
-    pub fn first_free(&self, used: &BTreeSet<String>) -> Option<String> {
-        let used: Vec<Self> = used.iter().filter_map(|text| Self::parse(text)).filter(|range| range.is_v4 == self.is_v4).collect();
-        let count = 1u128.checked_shl(u32::from(self.node_prefix - self.prefix))?;
-        let step = 1u128.checked_shl(u32::from(128 - self.node_prefix)).unwrap_or(0);
-        // Among one more than there are used ones, one is free, if there are so many.
-        let candidates = (0..count).map(|index| self.first + index * step);
-        let free = candidates.take(used.len() * 2 + 1 + 65_536).find(|first| {
-            let last = first.saturating_add(step.saturating_sub(1));
-            used.iter().all(|other| other.last() < *first || other.first > last)
-        })?;
-        let address = if self.is_v4 { IpAddr::V4(Ipv4Addr::from((free >> 96) as u32)) } else { IpAddr::V6(Ipv6Addr::from(free)) };
+    /// The first node range that overlaps none that is taken.
+    pub fn first_free(&self, taken: &Taken) -> Option<String> {
+        let step = 1u128.checked_shl(u32::from(128 - self.node_prefix))?;
+        let mut candidate = self.first;
+        for (first, last) in taken.of_family(self.is_v4) {
+            if last < candidate {
+                continue;
+            }
+            if first > candidate.saturating_add(step - 1) {
+                break;
+            }
+            // They overlap, so the next one comes after it.
+            candidate = (last & !(step - 1)).checked_add(step)?;
+        }
+        if candidate > self.last() {
+            return None;
+        }
+        let address = if self.is_v4 { IpAddr::V4(Ipv4Addr::from((candidate >> 96) as u32)) } else { IpAddr::V6(Ipv6Addr::from(candidate)) };
         Some(format!("{address}/{}", self.node_prefix))
     }
 
@@ -54,12 +61,55 @@ impl ClusterRange {
     }
 }
 
+/// The ranges that nodes have, in order: with thousands of nodes it matters that the first free one is found in one pass.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    of_node: BTreeMap<String, Vec<String>>,
+    /// Family, first and last address, and how many nodes have that: two may, by somebody's mistake.
+    in_order: BTreeMap<(bool, u128, u128), usize>,
+}
+
+impl Taken {
+    /// A node has these ranges, and no others.
+    pub fn set(&mut self, node: &str, ranges: Vec<String>) {
+        let read = |text: &String| ClusterRange::parse(text).map(|range| (range.is_v4, range.first, range.last()));
+        for place in self.of_node.remove(node).iter().flatten().filter_map(read) {
+            if let Entry::Occupied(mut nodes) = self.in_order.entry(place) {
+                *nodes.get_mut() -= 1;
+                if *nodes.get() == 0 {
+                    nodes.remove();
+                }
+            }
+        }
+        for place in ranges.iter().filter_map(read) {
+            *self.in_order.entry(place).or_default() += 1;
+        }
+        if !ranges.is_empty() {
+            self.of_node.insert(node.to_owned(), ranges);
+        }
+    }
+
+    /// A node's ranges.
+    pub fn of_node(&self, node: &str) -> Option<&Vec<String>> {
+        self.of_node.get(node)
+    }
+
+    /// First and last addresses.
+    fn of_family(&self, is_v4: bool) -> impl Iterator<Item = (u128, u128)> {
+        self.in_order.range((is_v4, 0, 0)..=(is_v4, u128::MAX, u128::MAX)).map(|((_, first, last), _)| (*first, *last))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn free(range: &str, used: &[&str]) -> Option<String> {
-        ClusterRange::parse(range).unwrap().first_free(&used.iter().map(|text| (*text).to_owned()).collect())
+        let mut taken = Taken::default();
+        for (number, text) in used.iter().enumerate() {
+            taken.set(&number.to_string(), vec![(*text).to_owned()]);
+        }
+        ClusterRange::parse(range).unwrap().first_free(&taken)
     }
 
     #[test]
@@ -70,7 +120,27 @@ mod tests {
         assert_eq!(free("10.42.0.0/23", &["10.42.0.0/24", "10.42.1.0/24"]), None);
         assert_eq!(free("10.42.3.0/28", &[]).as_deref(), Some("10.42.3.0/28"));
         assert_eq!(free("fd00:42::/56", &["fd00:42::/64", "10.0.0.0/8"]).as_deref(), Some("fd00:42:0:1::/64"));
+        assert_eq!(free("10.42.0.0/22", &["10.0.0.0/8"]), None);
+        assert_eq!(free("10.42.0.0/22", &["10.41.0.0/16", "10.42.0.128/25", "10.42.1.0/28", "10.43.0.0/16"]).as_deref(), Some("10.42.2.0/24"));
+        assert_eq!(free("255.255.255.0/24", &["255.255.255.0/24"]), None);
+        assert_eq!(free("0.0.0.0/0", &["0.0.0.0/8"]).as_deref(), Some("1.0.0.0/24"));
         assert!(ClusterRange::parse("10.42.0.0").is_none());
         assert!(ClusterRange::parse("10.42.0.0/40").is_none());
+    }
+
+    #[test]
+    fn a_range_is_taken_as_long_as_a_node_has_it() {
+        let range = ClusterRange::parse("10.42.0.0/16").unwrap();
+        let mut taken = Taken::default();
+        let first = vec!["10.42.0.0/24".to_owned(), "fd00::/64".to_owned()];
+        taken.set("a", first.clone());
+        taken.set("b", first.clone());
+        taken.set("a", Vec::new());
+        assert_eq!((taken.of_node("a"), taken.of_node("b")), (None, Some(&first)));
+        assert_eq!(range.first_free(&taken).as_deref(), Some("10.42.1.0/24"));
+        taken.set("b", vec!["10.42.1.0/24".to_owned()]);
+        assert_eq!(range.first_free(&taken).as_deref(), Some("10.42.0.0/24"));
+        taken.set("b", vec!["no range".to_owned()]);
+        assert!(taken.in_order.is_empty());
     }
 }
