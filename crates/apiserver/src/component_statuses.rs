@@ -35,7 +35,7 @@ fn status(name: &str, problem: Option<String>) -> Result<Arc<StoredObject>, ApiE
     let object = Object::from_value(object).map_err(|_| ApiError::internal("a component's status is no object"))?;
     // Of the newest shape, whatever that is: nothing is to be filled in.
     let bytes = encode(&object, u32::MAX, Vec::new()).map_err(ApiError::internal)?;
-    StoredObject::decode(name, &bytes, Revision(0)).map(Arc::new).map_err(ApiError::internal)
+    StoredObject::decode(name, bytes, Revision(0)).map(Arc::new).map_err(ApiError::internal)
 }
 
 /// Answers a get or list.

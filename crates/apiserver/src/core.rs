@@ -236,13 +236,13 @@ impl Core {
         if kind.converts() {
             object = kind.from_storage(object).map_err(ApiError::internal)?;
         }
-        if stored.head.schema_generation < kind.schema().generation {
+        if stored.schema_generation < kind.schema().generation {
             kind.default(&mut object).map_err(ApiError::internal)?;
         }
         Ok(object)
     }
     /// Whether the stored bytes are what a client of this kind is to see.
     pub fn is_plain(&self, kind: &Arc<dyn ServedKind>, stored: &StoredObject) -> bool {
-        !kind.converts() && stored.head.schema_generation >= kind.schema().generation
+        !kind.converts() && stored.schema_generation >= kind.schema().generation
     }
 }

@@ -151,7 +151,7 @@ impl Renderings {
 /// 500 for damage.
 pub fn render(core: &Core, kind: &Arc<dyn ServedKind>, stored: &StoredObject, negotiated: Negotiated) -> Result<Bytes, ApiError> {
     if negotiated == Negotiated::JSON && core.is_plain(kind, stored) {
-        return Ok(stored.json.clone());
+        return Ok(stored.json());
     }
     if negotiated.form == Form::Table {
         let row = row(core, kind, stored, Included::Metadata, (core.clock)())?;
@@ -326,7 +326,7 @@ pub fn render_list(core: &Core, context: &RequestContext, kind: &Arc<dyn ServedK
     let info = kind.info();
     match (negotiated.form, negotiated.encoding) {
         (Form::Whole, Encoding::Json) => {
-            let mut buffer = BytesMut::with_capacity(256 + items.iter().map(|item| item.json.len() + 1).sum::<usize>());
+            let mut buffer = BytesMut::with_capacity(256 + items.iter().map(|item| item.json_length() + 1).sum::<usize>());
             buffer.put_slice(b"{\"kind\":");
             buffer.put_slice(&serde_json::to_vec(&info.list_kind).unwrap_or_default());
             buffer.put_slice(b",\"apiVersion\":");
@@ -341,11 +341,11 @@ pub fn render_list(core: &Core, context: &RequestContext, kind: &Arc<dyn ServedK
                 if !core.is_plain(kind, item) {
                     buffer.put_slice(&render(core, kind, item, Negotiated::JSON)?);
                 } else if info.custom {
-                    buffer.put_slice(&item.json);
+                    item.put_json(&mut buffer);
                 } else {
                     // Items of built-in lists carry neither kind nor apiVersion.
                     buffer.put_u8(b'{');
-                    buffer.put_slice(item.item_body());
+                    item.put_item_body(&mut buffer);
                 }
             }
             buffer.put_slice(b"]}\n");

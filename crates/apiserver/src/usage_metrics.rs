@@ -67,7 +67,7 @@ pub async fn answer(core: &Arc<Core>, context: &RequestContext) -> Result<Respon
         let found = if about_pods { pods_of(&summary) } else { node_of(&summary).into_iter().collect() };
         items.extend(found.into_iter().filter_map(|(key, mut item)| {
             let (_, object) = wanted.get(&key)?;
-            let labels: BTreeMap<&str, &str> = object.head.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+            let labels: BTreeMap<&str, &str> = object.labels().collect();
             item["metadata"] = json!({ "name": object.name(), "creationTimestamp": context.timestamp(), "labels": labels });
             if about_pods {
                 item["metadata"]["namespace"] = json!(object.namespace());

@@ -29,7 +29,7 @@ where
     B::Error: Into<BoxError>,
 {
     let user_agent = user_agent(&identity);
-    crate::Client::new(InProcess { service, identity, user_agent })
+    crate::Client::new(InProcess { service, identity, user_agent }).within_process()
 }
 
 #[derive(Clone)]

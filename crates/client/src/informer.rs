@@ -18,6 +18,9 @@ use crate::{FeedEvent, Index, ObjectKey, Pool, key_of, revision_of};
 pub trait Watchable: kube_core::Resource + Json + Clone + Debug + Send + Sync + 'static {}
 impl<K: kube_core::Resource + Json + Clone + Debug + Send + Sync + 'static> Watchable for K {}
 
+/// Takes away of an object what nobody reads who keeps it.
+pub type Shorten<K> = fn(&mut K);
+
 /// One object was created (`old` is absent), changed, or removed (`new` is absent). Both are given where an object was replaced
 /// by another of the same name, too: compare uids where that matters.
 #[derive(Debug)]

@@ -49,7 +49,7 @@ pub use feed::{FeedEvent, Selection, Source};
 pub use identity::Identity;
 pub use in_process::in_process;
 pub use index::Index;
-pub use informer::{Change, Informer, Watchable};
+pub use informer::{Change, Informer, Shorten, Watchable};
 pub use informers::Informers;
 pub use kubeconfig::Kubeconfig;
 pub use pool::Pool;

@@ -63,6 +63,10 @@ impl<K> Default for Known<K> {
 impl<K: Watchable> Shelf<K> {
     /// The same object as somebody else has it, or else this one.
     pub(crate) fn share(&self, object: Arc<K>) -> Arc<K> {
+        // One that was handed over within the process is shared already (see [`crate::shared`]), and its weak reference is there.
+        if Arc::weak_count(&object) > 0 {
+            return object;
+        }
         let meta = object.meta();
         let (Some(uid), Some(revision)) = (&meta.uid, &meta.resource_version) else { return object };
         let id = self.hashing.hash_one((uid, revision));

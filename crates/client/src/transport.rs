@@ -81,6 +81,7 @@ where
 pub struct Client {
     transport: Arc<dyn Transport>,
     metrics: Option<RequestMetrics>,
+    in_process: bool,
 }
 
 impl Debug for Client {
@@ -99,13 +100,23 @@ impl Client {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self { transport: Arc::new(service), metrics: None }
+        Self { transport: Arc::new(service), metrics: None, in_process: false }
     }
 
     /// The same client, whose requests are counted.
     #[must_use]
     pub fn counted_by(self, metrics: &RequestMetrics) -> Self {
         Self { metrics: Some(metrics.clone()), ..self }
+    }
+
+    /// The same client of an API server that is in this process.
+    pub(crate) fn within_process(self) -> Self {
+        Self { in_process: true, ..self }
+    }
+
+    /// Whether the API server is in this process.
+    pub fn is_in_process(&self) -> bool {
+        self.in_process
     }
 
     /// Sends a request as it is. An answer that says no is an answer here.

@@ -70,6 +70,7 @@ pub mod ttl_after_finished;
 
 pub use content::{Content, ContentChange};
 pub use context::{ClientFor, ControllerContext, NODE_MONITOR_GRACE_PERIOD, SIGNING_DURATION, Settings};
+pub use pods::shorten as shorten_pod;
 
 use controller::{Outcome, ReconcileError, Runner};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

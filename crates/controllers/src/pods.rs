@@ -8,12 +8,77 @@ use client::{Api, Index, Informer, Patch, PatchParams};
 use controller::ownership::controller_of;
 use controller::{Doing, ReconcileError};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodTemplateSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use serde_json::json;
 
 /// The annotation by which a user says which pods of a set are cheaper to lose.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// What `kubectl apply` keeps for itself: the pod once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Takes away of a pod what neither controllers nor the scheduler look at, which is more than half of it, and there may be a hundred
+/// thousand pods. Informers of the control plane hold pods so: who needs more (or writes a pod back as a whole) has to read it.
+pub fn shorten(pod: &mut Pod) {
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    if let Some(spec) = &mut pod.spec {
+        spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()).for_each(shorten_container);
+        spec.ephemeral_containers = None;
+        spec.volumes = spec.volumes.take().map(|mut volumes| {
+            volumes.retain(|volume| !is_part_of_pod(volume));
+            volumes.shrink_to_fit();
+            volumes
+        });
+    }
+    let containers: Vec<&Container> = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten())).collect();
+    if let Some(status) = &mut pod.status {
+        for status in status.container_statuses.iter_mut().chain(&mut status.init_container_statuses).flatten() {
+            shorten_status(status, containers.iter().find(|container| container.name == status.name).copied());
+        }
+        status.ephemeral_container_statuses = None;
+    }
+}
+
+fn shorten_container(container: &mut Container) {
+    let whole = std::mem::take(container);
+    *container = Container {
+        name: whole.name,
+        image: whole.image,
+        ports: whole.ports,
+        resources: whole.resources,
+        restart_policy: whole.restart_policy,
+        ..Container::default()
+    };
+}
+
+fn shorten_status(status: &mut ContainerStatus, container: Option<&Container>) {
+    status.image.clear();
+    status.image.shrink_to_fit();
+    status.image_id.clear();
+    status.image_id.shrink_to_fit();
+    (status.container_id, status.volume_mounts, status.user, status.allocated_resources_status) = (None, None, None, None);
+    // What a node keeps for a container is of interest only while it is being resized.
+    let requests = container.and_then(|container| container.resources.as_ref()).and_then(|resources| resources.requests.as_ref());
+    let has_what_it_asks_for = status.allocated_resources.as_ref() == requests
+        && status.resources.as_ref().is_none_or(|resources| resources.requests.as_ref() == requests);
+    if has_what_it_asks_for {
+        (status.allocated_resources, status.resources) = (None, None);
+    }
+}
+
+/// Whether it is made for the pod and goes with it, and nobody but its node has anything to do with it.
+fn is_part_of_pod(volume: &Volume) -> bool {
+    volume.projected.is_some()
+        || volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.empty_dir.is_some()
+        || volume.host_path.is_some()
+        || volume.image.is_some()
+}
 
 /// The pod's phase; empty when it has no status yet.
 pub fn phase(pod: &Pod) -> &str {
@@ -177,6 +242,47 @@ fn restarts(pod: &Pod) -> i32 {
 pub(crate) mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::PodStatus;
+
+    #[test]
+    fn a_shortened_pod_has_what_controllers_and_the_scheduler_look_at() {
+        let amounts = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}});
+        let whole = |allocated: &str| {
+            serde_json::from_value::<Pod>(json!({
+                "metadata": {"name": "a", "annotations": {LAST_APPLIED: "{}", "kept": "yes"}},
+                "spec": {
+                    "nodeName": "n",
+                    "containers": [{"name": "c", "image": "i", "args": ["x"], "env": [{"name": "A"}], "ports": [{"containerPort": 80}], "resources": amounts,
+                        "readinessProbe": {}, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+                    "initContainers": [{"name": "s", "restartPolicy": "Always", "command": ["y"]}],
+                    "volumes": [{"name": "t", "projected": {}}, {"name": "d", "persistentVolumeClaim": {"claimName": "d"}}, {"name": "e", "ephemeral": {}}],
+                },
+                "status": {"phase": "Running", "containerStatuses": [{
+                    "name": "c", "image": "i", "imageID": "i@sha256:0", "containerID": "x://0", "ready": true, "restartCount": 3, "state": {"running": {}},
+                    "allocatedResources": {"cpu": allocated}, "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}},
+                }]},
+            }))
+            .unwrap()
+        };
+        let expected = |more: serde_json::Value| {
+            let mut expected = json!({
+                "metadata": {"name": "a", "annotations": {"kept": "yes"}},
+                "spec": {
+                    "nodeName": "n",
+                    "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}], "resources": amounts}],
+                    "initContainers": [{"name": "s", "restartPolicy": "Always"}],
+                    "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "d"}}, {"name": "e", "ephemeral": {}}],
+                },
+                "status": {"phase": "Running", "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 3, "state": {"running": {}}}]},
+            });
+            expected["status"]["containerStatuses"][0].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<Pod>(expected).unwrap()
+        };
+        let (mut settled, mut resizing) = (whole("100m"), whole("200m"));
+        shorten(&mut settled);
+        assert_eq!(settled, expected(json!({})));
+        shorten(&mut resizing);
+        assert_eq!(resizing, expected(json!({"allocatedResources": {"cpu": "200m"}, "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}})));
+    }
 
     /// A pod in `x`, of a phase, on a node or not, ready since a second or not.
     pub(crate) fn pod(name: &str, phase: &str, node: &str, ready_since: Option<i64>) -> Arc<Pod> {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) fn context(fake: &FakeApi) -> ControllerContext {
     let api = fake.clone();
     ControllerContext {
-        informers: Informers::new(fake.client(), CancellationToken::new()),
+        informers: Informers::new(fake.client(), CancellationToken::new()).shortened(pods::shorten),
         client_for: Arc::new(move |_| api.client()),
         clock: SystemClock::shared(),
     }

@@ -202,6 +202,7 @@ impl ControlPlane {
     /// Starts the controllers and the scheduler, each with an identity of its own.
     pub fn start_controllers(&self, arguments: &ServerArgs) -> anyhow::Result<controller::Runner> {
         let informers = client::Informers::sharing(self.client(Identity::user("system:kube-controller-manager", &[])), self.pool.clone(), self.stop.clone());
+        let informers = informers.shortened(controllers::shorten_pod);
         let (server, requests) = (self.server.clone(), self.requests.clone());
         let context = controllers::ControllerContext {
             informers,
@@ -223,6 +224,8 @@ impl ControlPlane {
         let client = self.client(Identity::user("system:kube-scheduler", &[]));
         let informers = client::Informers::sharing(client.clone(), self.pool.clone(), self.stop.clone());
         let options = scheduler_options(arguments.scheduler_config.as_deref())?;
+        // Extenders are shown whole pods.
+        let informers = if options.extenders.is_empty() { informers.shortened(controllers::shorten_pod) } else { informers };
         let counted = scheduler::metrics::Metrics::default();
         let pods = informers.of();
         let scheduler = scheduler::Scheduler::new(options, client, informers, client::SystemClock::shared(), counted.clone());

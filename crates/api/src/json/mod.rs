@@ -200,6 +200,20 @@ mod tests {
         assert!(Pod::from_json_unmanaged(br#"{"metadata":{"managedFields":[}}"#).is_err());
     }
 
+    #[test]
+    fn lists_of_objects_that_are_kept_take_no_more_than_they_hold() {
+        let text = br#"{"spec":{"containers":[ {"name":"a","args":["x","]","\\\",",["y"][0]],"env":[]} , {"name":"b"}]}}"#;
+        assert!(Pod::from_json_unmanaged(text).is_err(), "no JSON is read for being counted");
+        let text = br#"{"spec":{"containers":[ {"name":"a","args":["x","]","\\\","],"env":[]} , {"name":"b"}],"tolerations":[{}]}}"#;
+        let spec = Pod::from_json_unmanaged(text).unwrap().spec.unwrap();
+        assert_eq!((spec.containers.len(), spec.containers.capacity()), (2, 2));
+        let first = &spec.containers[0];
+        assert_eq!(first.args.as_ref().map(|args| (args.len(), args.capacity())), Some((3, 3)));
+        assert_eq!(first.env.as_ref().map(Vec::capacity), Some(0));
+        assert_eq!(spec.tolerations.as_ref().map(Vec::capacity), Some(1));
+        assert_eq!(Pod::from_json(text).unwrap().spec.unwrap(), spec);
+    }
+
     /// A document of every kind of value, whose bytes are changed in `edits` places.
     fn document(value: &Value, edits: &[(usize, u8)]) -> Vec<u8> {
         let mut text = value.to_string().into_bytes();

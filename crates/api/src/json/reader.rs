@@ -49,6 +49,10 @@ pub(super) trait Tokens<'de> {
     fn null(&mut self) -> Result<bool>;
     /// Whether the array has another element, which is then the next value; if not, the array is over.
     fn element(&mut self) -> Result<bool>;
+    /// How many elements the array has that was just begun, where that is worth knowing before they are read.
+    fn elements(&self) -> Option<usize> {
+        None
+    }
     /// The object's next key, whose value is then next; if there is none, the object is over.
     fn key(&mut self) -> Result<Option<Cow<'de, str>>>;
 }
@@ -226,18 +230,21 @@ impl<'de> VariantAccess<'de> for Plain {
 struct Inside<'t, 'de> {
     tokens: &'t mut dyn Tokens<'de>,
     over: bool,
+    /// How many elements there are, where it is known.
+    elements: Option<usize>,
 }
 
 impl<'t, 'de> Inside<'t, 'de> {
     fn visit_array<V: Visitor<'de>>(tokens: &'t mut dyn Tokens<'de>, visitor: V) -> Result<V::Value> {
-        let mut inside = Inside { tokens, over: false };
+        let elements = tokens.elements();
+        let mut inside = Inside { tokens, over: false, elements };
         let value = visitor.visit_seq(&mut inside)?;
         inside.finish(|tokens| tokens.element())?;
         Ok(value)
     }
 
     fn visit_object<V: Visitor<'de>>(tokens: &'t mut dyn Tokens<'de>, visitor: V) -> Result<V::Value> {
-        let mut inside = Inside { tokens, over: false };
+        let mut inside = Inside { tokens, over: false, elements: None };
         let value = visitor.visit_map(&mut inside)?;
         inside.finish(|tokens| Ok(tokens.key()?.is_some()))?;
         Ok(value)
@@ -261,6 +268,11 @@ impl<'de> SeqAccess<'de> for &mut Inside<'_, 'de> {
             return Ok(None);
         }
         seed.deserialize(Reader(self.tokens)).map(Some)
+    }
+
+    /// Lists take as much memory as this says and grow in large steps beyond it.
+    fn size_hint(&self) -> Option<usize> {
+        self.elements
     }
 }
 

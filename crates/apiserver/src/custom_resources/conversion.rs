@@ -77,8 +77,8 @@ pub async fn storable<'a>(core: &Core, kind: &Arc<dyn ServedKind>, object: &'a O
 
 /// The same revision of an object with its content in the served version.
 fn as_served(stored: &StoredObject, object: &Object) -> Result<StoredObject, ApiError> {
-    let bytes = stored::encode(object, stored.head.schema_generation, stored.head.fields.clone()).map_err(ApiError::internal)?;
-    StoredObject::decode(&stored.key, &bytes, stored.revision).map_err(ApiError::internal)
+    let bytes = stored::encode(object, stored.schema_generation, stored.head().fields).map_err(ApiError::internal)?;
+    StoredObject::decode(&stored.key, bytes, stored.revision).map_err(ApiError::internal)
 }
 
 async fn convert(core: &Core, kind: &Arc<dyn ServedKind>, webhook: &Value, wanted: &GroupVersion, objects: Vec<Object>) -> Result<Vec<Object>, ApiError> {

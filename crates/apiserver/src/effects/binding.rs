@@ -80,8 +80,9 @@ async fn bind(core: &Arc<Core>, context: &RequestContext, pods: &Arc<dyn ServedK
         let key = pods.info().storage_key(&context.info.namespace, name);
         for _ in 0..MAXIMUM_ATTEMPTS {
             let Some(stored) = core.stored(pods, &context.info.namespace, name) else { return Err(ApiError::not_found(&resource, name)) };
-            let is_current = core.is_plain(pods, &stored) && pods.conversion_webhook().is_none() && stored.head.schema_generation == pods.schema().generation;
-            let Some(text) = PodText::read(&stored).filter(|_| is_current) else { break };
+            let is_current = core.is_plain(pods, &stored) && pods.conversion_webhook().is_none() && stored.schema_generation == pods.schema().generation;
+            let text = stored.unversioned();
+            let Some(text) = PodText::read(&stored, &text).filter(|_| is_current) else { break };
             text.known.check(name, binding.uid())?;
             let change = Change::Put { value: text.bound(&target, &now).map_err(ApiError::internal)?, expires_after: pods.lifetime() };
             match core.view.write(&key, Expect::AtRevision(stored.revision), change).await {

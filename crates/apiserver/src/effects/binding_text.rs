@@ -12,7 +12,7 @@ use crate::view::{StoredObject, stored::{Head, Members, encode_members}};
 
 /// A stored pod, read as far as a binding looks at it.
 pub struct PodText<'a> {
-    head: &'a Head,
+    head: Head,
     whole: Members<'a>,
     metadata: Members<'a>,
     spec: Members<'a>,
@@ -33,9 +33,9 @@ fn read<'a, T: Deserialize<'a>>(members: &Members<'a>, name: &str) -> Option<T> 
 }
 
 impl<'a> PodText<'a> {
-    /// Reads it. None where it does not look as pods are stored: then the other way has to say what is wrong.
-    pub fn read(stored: &'a StoredObject) -> Option<Self> {
-        let whole: Members<'_> = serde_json::from_slice(&stored.json).ok()?;
+    /// Reads it, with its text. None where it does not look as pods are stored: then the other way has to say what is wrong.
+    pub fn read(stored: &StoredObject, text: &'a [u8]) -> Option<Self> {
+        let whole: Members<'_> = serde_json::from_slice(text).ok()?;
         let part = |name: &str| if whole.contains_key(name) { read::<Members<'_>>(&whole, name) } else { Some(Members::new()) };
         let (metadata, spec, status) = (part("metadata")?, part("spec")?, part("status")?);
         let known = Known {
@@ -45,7 +45,7 @@ impl<'a> PodText<'a> {
             is_gated: read::<Vec<&RawValue>>(&spec, "schedulingGates").is_some_and(|gates| !gates.is_empty()),
         };
         let generation = read(&metadata, "generation").unwrap_or_default();
-        Some(Self { head: &stored.head, whole, metadata, spec, status, known, generation })
+        Some(Self { head: stored.head(), whole, metadata, spec, status, known, generation })
     }
 
     /// What is to be stored of it once it is bound.
@@ -65,7 +65,7 @@ impl<'a> PodText<'a> {
         let mut whole = self.whole;
         whole.insert("spec".to_owned(), &spec);
         whole.insert("status".to_owned(), &status);
-        let mut head = self.head.clone();
+        let mut head = self.head;
         for (_, value) in head.fields.iter_mut().filter(|(name, _)| &**name == "spec.nodeName") {
             *value = node.into();
         }
@@ -97,8 +97,9 @@ mod tests {
         meta::patch::merge_patch(&mut pod, &changes);
         let Value::Object(pod) = pod else { panic!("an object") };
         let pod = Object(pod);
-        let stored = StoredObject::decode("n/a", &encode(&pod, 7, fields("")).unwrap(), Revision(41)).unwrap();
-        let text = PodText::read(&stored).unwrap();
+        let stored = StoredObject::decode("n/a", encode(&pod, 7, fields("")).unwrap(), Revision(41)).unwrap();
+        let unversioned = stored.unversioned();
+        let text = PodText::read(&stored, &unversioned).unwrap();
         let seen = stored.object().unwrap();
         assert_eq!(text.known, Known::of(&seen));
         let node = "node-\u{e9}1";
@@ -128,7 +129,7 @@ mod tests {
     fn what_is_no_pod_is_left_to_the_other_way() {
         let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": "none"});
         let Value::Object(pod) = pod else { panic!("an object") };
-        let stored = StoredObject::decode("n/a", &encode(&Object(pod), 0, Vec::new()).unwrap(), Revision(1)).unwrap();
-        assert!(PodText::read(&stored).is_none());
+        let stored = StoredObject::decode("n/a", encode(&Object(pod), 0, Vec::new()).unwrap(), Revision(1)).unwrap();
+        assert!(PodText::read(&stored, &stored.unversioned()).is_none());
     }
 }

@@ -127,14 +127,14 @@ pub async fn delete_object(core: &Arc<Core>, context: &RequestContext, kind: &Ar
         };
         if dry_run {
             return Ok(match shown {
-                Some(bytes) => Deleted::Waiting(Arc::new(StoredObject::decode(&found.key, &bytes, found.revision).map_err(ApiError::internal)?)),
+                Some(bytes) => Deleted::Waiting(Arc::new(StoredObject::decode(&found.key, bytes, found.revision).map_err(ApiError::internal)?)),
                 None => Deleted::Gone(found),
             });
         }
         match core.view.write(&info.storage_key(namespace, name), Expect::AtRevision(found.revision), change).await {
             Ok(revision) => {
                 return Ok(match shown {
-                    Some(bytes) => Deleted::Waiting(Arc::new(StoredObject::decode(&found.key, &bytes, revision).map_err(ApiError::internal)?)),
+                    Some(bytes) => Deleted::Waiting(Arc::new(StoredObject::decode(&found.key, bytes, revision).map_err(ApiError::internal)?)),
                     None => {
                         if let Some(effects) = core.effects.effects.get(&resource) {
                             effects.after_delete(core, &old).await;

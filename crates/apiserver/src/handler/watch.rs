@@ -29,7 +29,7 @@ use crate::{
     options::VersionMatch,
     rendering::{self, Included},
     stream_patience::SlowReader,
-    view::{EventType, ResourceView, StoredObject, Unavailable, ViewEvent, json_frame},
+    view::{EventType, ResourceView, StoredObject, Unavailable, ViewEvent, json_frame, object_frame},
 };
 
 /// Events taken from the history at a time.
@@ -49,7 +49,7 @@ impl Told {
     fn into_frame(self) -> Bytes {
         match self {
             Self::Frame(frame) => frame,
-            Self::Object(kind, object) => json_frame(kind.as_str(), &object.json),
+            Self::Object(kind, object) => object_frame(kind, &object),
         }
     }
 }

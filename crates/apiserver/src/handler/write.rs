@@ -315,7 +315,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
         if view.get(&key).is_some() {
             return Err(ApiError::already_exists(&info.group_resource(), &name));
         }
-        let stored = StoredObject::decode(&key, &shown, Revision(0)).map_err(ApiError::internal)?;
+        let stored = StoredObject::decode(&key, shown, Revision(0)).map_err(ApiError::internal)?;
         return Ok(Written { stored: Arc::new(stored), created: true });
     }
     let change = Change::Put { value: bytes, expires_after: kind.lifetime() };
@@ -332,7 +332,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
         Err(error) => return Err(store_failure(&error)),
     };
     reservation.commit().await;
-    let stored = StoredObject::decode(&key, &shown, revision).map_err(ApiError::internal)?;
+    let stored = StoredObject::decode(&key, shown, revision).map_err(ApiError::internal)?;
     Ok(Written { stored: Arc::new(stored), created: true })
 }
 
@@ -649,7 +649,7 @@ async fn attempt_update(
     if part != Part::Admitted {
         core.admission.validate(core, &attributes, Some(&new), Some(&old)).await?;
     }
-    let is_as_it_would_be = stored.head.schema_generation >= kind.schema().generation && is_migrated;
+    let is_as_it_would_be = stored.schema_generation >= kind.schema().generation && is_migrated;
     if same_but_times(&new, &old) && is_as_it_would_be && !is_sealed_by_an_old_key(core, &info.storage_key(namespace, name)).await {
         // Nothing changed: no write, no event, no new version. As upstream, also for the managers' times. An object in a version
         // that is no longer the stored one, or sealed by a key that no longer is, is written all the same: so storage is migrated.
@@ -657,7 +657,7 @@ async fn attempt_update(
     }
     let Encoded { stored: bytes, shown } = encode_both(core, kind, &new).await?;
     if context.query.dry_run {
-        let shown = StoredObject::decode(&stored.key, &shown, stored.revision).map_err(ApiError::internal)?;
+        let shown = StoredObject::decode(&stored.key, shown, stored.revision).map_err(ApiError::internal)?;
         return Ok(Outcome::Done(Written { stored: Arc::new(shown), created: false }));
     }
     let gone = new.deletion_timestamp().is_some()
@@ -671,7 +671,7 @@ async fn attempt_update(
             if gone && let Some(effects) = core.effects.effects.get(&resource) {
                 effects.after_delete(core, &new).await;
             }
-            let shown = StoredObject::decode(&stored.key, &shown, revision).map_err(ApiError::internal)?;
+            let shown = StoredObject::decode(&stored.key, shown, revision).map_err(ApiError::internal)?;
             Ok(Outcome::Done(Written { stored: Arc::new(shown), created: false }))
         }
         Err(StoreError::Conflict { .. }) => Ok(Outcome::Raced { bound }),

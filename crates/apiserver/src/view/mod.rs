@@ -68,15 +68,24 @@ impl EventType {
     }
 }
 
-/// A watch frame in JSON around an encoded object.
-pub fn json_frame(kind: &str, object: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(object.len() + 32);
+fn frame(kind: &str, object_length: usize, put_object: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut frame = BytesMut::with_capacity(object_length + 32);
     frame.put_slice(b"{\"type\":\"");
     frame.put_slice(kind.as_bytes());
     frame.put_slice(b"\",\"object\":");
-    frame.put_slice(object);
+    put_object(&mut frame);
     frame.put_slice(b"}\n");
     frame.freeze()
+}
+
+/// A watch frame in JSON around an encoded object.
+pub fn json_frame(kind: &str, object: &[u8]) -> Bytes {
+    frame(kind, object.len(), |frame| frame.put_slice(object))
+}
+
+/// A watch frame in JSON around an object in its stored version.
+pub fn object_frame(kind: EventType, object: &StoredObject) -> Bytes {
+    frame(kind.as_str(), object.json_length(), |frame| object.put_json(frame))
 }
 
 impl ViewEvent {
@@ -98,7 +107,7 @@ impl ViewEvent {
             return Some(frame.clone());
         }
         let object = self.shown(kind)?;
-        Some(slot.get_or_init(|| json_frame(kind.as_str(), &object.json)).clone())
+        Some(slot.get_or_init(|| object_frame(kind, &object)).clone())
     }
     fn weight(&self) -> usize {
         self.new.as_ref().or(self.old.as_ref()).map_or(64, |object| object.weight())
@@ -298,7 +307,7 @@ impl MemoryView {
         });
         for (key, value) in listing.items {
             let Some((prefix, name)) = split_key(key.as_str()) else { continue };
-            match StoredObject::decode(name, &value.value, value.revision) {
+            match StoredObject::decode(name, value.value, value.revision) {
                 Ok(object) => {
                     let resource = view.resource(prefix);
                     resource.state.write().objects.insert(object.key.clone(), Arc::new(object));
@@ -419,7 +428,7 @@ impl MemoryView {
         if let Some((prefix, name)) = split_key(key.as_str()) {
             let resource = self.resource(prefix);
             let old = resource.get(name);
-            let new = match new.map(|value| StoredObject::decode(name, &value.value, revision)) {
+            let new = match new.map(|value| StoredObject::decode(name, value.value.clone(), revision)) {
                 None => None,
                 Some(Ok(object)) => Some(Arc::new(object)),
                 Some(Err(damage)) => {
@@ -441,12 +450,12 @@ mod tests {
 
     use super::*;
 
-    /// An event about an object of one mebibyte.
+    /// An event about an object of one mebibyte, of a kind that is stored as it is.
     fn large_event(revision: u64, seen: Instant) -> ViewEvent {
-        let object = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "a".repeat(1 << 20)}});
+        let object = serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "data": {"a": "a".repeat(1 << 20)}});
         let serde_json::Value::Object(object) = object else { panic!("an object is one") };
         let value = stored::encode(&Object(object), 0, Vec::new()).unwrap();
-        let stored = StoredObject::decode("n/x", &value, Revision(revision)).unwrap();
+        let stored = StoredObject::decode("n/x", value, Revision(revision)).unwrap();
         ViewEvent { seen, ..ViewEvent::new(Revision(revision), Some(Arc::new(stored)), None) }
     }
 

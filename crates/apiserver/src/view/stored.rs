@@ -1,10 +1,14 @@
 //! The bytes of one object: how they lie in the store, and how they are sent.
 //!
-//! A stored value is `head | JSON`, where the JSON carries no resourceVersion. The head holds what reads need without
-//! decoding: labels, selectable fields and the generation of the schema it was defaulted under. When a value enters the
-//! [`super::MemoryView`] its revision is spliced in once; from then on a plain read is a clone of [`Bytes`].
+//! A stored value is `head | JSON`, where the JSON carries no resourceVersion and is packed (LZ4) where it is long. The head holds what reads need without
+//! decoding: labels, selectable fields and the generation of the schema it was defaulted under. The [`super::MemoryView`] keeps the
+//! very bytes that the store keeps, so an object is in memory once; its revision is put in on the way out, which is a copy of the
+//! text that an answer would make anyway.
+//!
+//! Packing halves what a large cluster takes of memory and disk for text. Most of a pod is names of fields, many of them several times
+//! (managed fields repeat every one), and to unpack it takes a few microseconds, which is little beside reading it as JSON.
 
-use std::{collections::BTreeMap, sync::{Arc, atomic::{AtomicU64, Ordering}}};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::{Arc, atomic::{AtomicU64, Ordering}}};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use meta::Object;
@@ -21,10 +25,17 @@ pub fn decoded() -> u64 {
     DECODED.load(Ordering::Relaxed)
 }
 
-/// First byte of every stored value; grows when the layout changes.
-const LAYOUT: u8 = 1;
+/// First byte of a stored value; a new layout gets a new one.
+const PLAIN: u8 = 1;
+/// As [`PLAIN`], but the JSON is preceded by its length and packed.
+const PACKED: u8 = 2;
 
-/// What is known about an object without decoding it.
+/// Shorter JSON is not packed: it would shrink by little, and small objects are what is read and written most.
+const PACKED_FROM_BYTES: usize = 2048;
+/// Nothing longer is unpacked; far more than a request may bring.
+const LONGEST_JSON_BYTES: usize = 256 << 20;
+
+/// What is known about an object without decoding it, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
     /// Generation of the schema it was defaulted under.
@@ -42,14 +53,19 @@ pub struct StoredObject {
     pub key: Arc<str>,
     /// The write that made it.
     pub revision: Revision,
-    /// Facts for selectors.
-    pub head: Head,
-    /// JSON in the stored version, with its resourceVersion.
-    pub json: Bytes,
-    /// Where the body of a list item begins: after `{"kind":…,"apiVersion":…,`.
-    item_start: u32,
-    /// Length of the revision's digits, which follow `item_start` at a known place.
-    revision_digits: u32,
+    /// Generation of the schema it was defaulted under.
+    pub schema_generation: u32,
+    /// As the store has it, and shared with it. Its layout was checked when this was made.
+    value: Bytes,
+    /// Where the selectable fields begin.
+    fields_start: u32,
+    /// Where the JSON begins, packed or not.
+    json_start: u32,
+    /// Where the content of its metadata begins, in the JSON.
+    metadata_start: u32,
+    /// How long the JSON is.
+    json_length: u32,
+    is_packed: bool,
     /// What it was rendered as, as far as that is still kept.
     pub(crate) rendered: Rendered,
     /// What informers in this process read it as.
@@ -57,8 +73,8 @@ pub struct StoredObject {
 }
 
 impl client::shared::Shared for StoredObject {
-    fn text(&self) -> &[u8] {
-        &self.json
+    fn text(&self) -> Bytes {
+        self.json()
     }
     fn decoded(&self) -> &client::shared::Decoded {
         &self.decoded
@@ -75,7 +91,10 @@ pub struct DamagedValue {
     pub reason: &'static str,
 }
 
-const REVISION_PREFIX: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
+const METADATA: &[u8] = b"\"metadata\":{";
+const REVISION_PREFIX: &[u8] = b"\"resourceVersion\":\"";
+/// Where the labels begin: behind the layout and the schema's generation.
+const LABELS_START: usize = 5;
 
 fn put_text(buffer: &mut BytesMut, text: &str) {
     buffer.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
@@ -104,13 +123,37 @@ impl<'a> Reader<'a> {
     fn u16(&mut self) -> Option<u16> {
         Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
     }
-    fn text(&mut self) -> Option<Box<str>> {
+    fn text(&mut self) -> Option<&'a str> {
         let length = self.u32()? as usize;
-        Some(std::str::from_utf8(self.take(length)?).ok()?.into())
+        std::str::from_utf8(self.take(length)?).ok()
     }
-    fn pairs(&mut self) -> Option<Vec<(Box<str>, Box<str>)>> {
+    /// Passes over pairs of texts; none where they are damaged.
+    fn skip_pairs(&mut self) -> Option<()> {
         let count = self.u16()?;
-        (0..count).map(|_| Some((self.text()?, self.text()?))).collect()
+        (0..count).try_for_each(|_| self.text().and(self.text()).map(drop))
+    }
+}
+
+/// Pairs of texts of a head that was read before.
+struct Pairs<'a> {
+    reader: Reader<'a>,
+    left: u16,
+}
+
+impl<'a> Pairs<'a> {
+    fn at(value: &'a [u8], start: usize) -> Self {
+        let mut reader = Reader(value.get(start..).unwrap_or_default());
+        let left = reader.u16().unwrap_or_default();
+        Self { reader, left }
+    }
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some((self.reader.text()?, self.reader.text()?))
     }
 }
 
@@ -167,17 +210,31 @@ pub fn encode(object: &Object, schema_generation: u32, fields: Vec<(Box<str>, Bo
         serde_json::to_writer(&mut json, value)?;
     }
     json.push(b'}');
-    Ok(with_head(&head, item_start, &json))
+    Ok(with_head(&head, item_start, &json, may_be_packed(object.kind())))
 }
 
-fn with_head(head: &Head, item_start: usize, json: &[u8]) -> Bytes {
-    let mut buffer = BytesMut::with_capacity(json.len() + 512);
-    buffer.put_u8(LAYOUT);
+/// A sealed value's length would tell of its content.
+fn may_be_packed(kind: &str) -> bool {
+    kind != "Secret"
+}
+
+fn with_head(head: &Head, item_start: usize, json: &[u8], may_be_packed: bool) -> Bytes {
+    let packed = (may_be_packed && json.len() >= PACKED_FROM_BYTES).then(|| lz4_flex::block::compress(json)).filter(|packed| packed.len() < json.len() / 4 * 3);
+    let pairs = |pairs: &[(Box<str>, Box<str>)]| 2 + pairs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>();
+    // Exactly as much as it takes: it stays in memory as long as the object does.
+    let mut buffer = BytesMut::with_capacity(LABELS_START + pairs(&head.labels) + pairs(&head.fields) + 4 + packed.as_ref().map_or(json.len(), |packed| 4 + packed.len()));
+    buffer.put_u8(if packed.is_some() { PACKED } else { PLAIN });
     buffer.put_u32(head.schema_generation);
     put_pairs(&mut buffer, &head.labels);
     put_pairs(&mut buffer, &head.fields);
     buffer.put_u32(u32::try_from(item_start).unwrap_or_default());
-    buffer.put_slice(json);
+    match &packed {
+        Some(packed) => {
+            buffer.put_u32(u32::try_from(json.len()).unwrap_or_default());
+            buffer.put_slice(packed);
+        }
+        None => buffer.put_slice(json),
+    }
     buffer.freeze()
 }
 
@@ -212,7 +269,8 @@ pub fn encode_members(head: &Head, object: &Members<'_>, metadata: &Members<'_>)
         put(&mut json, name, value)?;
     }
     close(&mut json);
-    Ok(with_head(head, item_start, &json))
+    let may_be_packed = object.get("kind").is_some_and(|kind| serde_json::from_str::<&str>(kind.get()).is_ok_and(may_be_packed));
+    Ok(with_head(head, item_start, &json, may_be_packed))
 }
 
 /// Ends an object, in the place of the comma behind its last member.
@@ -223,43 +281,67 @@ fn close(json: &mut Vec<u8>) {
     json.push(b'}');
 }
 
+/// Unpacks JSON of a known length; none where it has another.
+fn unpack(packed: &[u8], length: usize) -> Option<Vec<u8>> {
+    if length > LONGEST_JSON_BYTES {
+        return None;
+    }
+    lz4_flex::block::decompress(packed, length).ok().filter(|json| json.len() == length)
+}
+
 impl StoredObject {
-    /// Reads a stored value and splices its revision in.
+    /// Reads a stored value.
     ///
     /// # Errors
     /// Where the bytes do not have the layout [`encode`] writes.
-    pub fn decode(key: &str, value: &[u8], revision: Revision) -> Result<Self, DamagedValue> {
+    pub fn decode(key: &str, value: Bytes, revision: Revision) -> Result<Self, DamagedValue> {
         let damaged = |reason| DamagedValue { key: key.to_owned(), reason };
-        let mut reader = Reader(value);
-        if reader.take(1) != Some(&[LAYOUT]) {
-            return Err(damaged("unknown layout; was it written by a newer version?"));
-        }
-        let (Some(schema_generation), Some(labels), Some(fields), Some(item_start)) =
-            (reader.u32(), reader.pairs(), reader.pairs(), reader.u32())
-        else {
+        let Ok(length) = u32::try_from(value.len()) else { return Err(damaged("it is too long")) };
+        let mut reader = Reader(&value);
+        let is_packed = match reader.take(1) {
+            Some(&[PLAIN]) => false,
+            Some(&[PACKED]) => true,
+            _ => return Err(damaged("unknown layout; was it written by a newer version?")),
+        };
+        // How far it is read; no more than `length`.
+        let position = |reader: &Reader<'_>| length - reader.0.len() as u32;
+        let head = |reader: &mut Reader<'_>| {
+            let schema_generation = reader.u32()?;
+            reader.skip_pairs()?;
+            let fields_start = position(reader);
+            reader.skip_pairs()?;
+            let item_start = reader.u32()?;
+            let json_length = if is_packed { reader.u32()? } else { reader.0.len() as u32 };
+            Some((schema_generation, fields_start, item_start, json_length))
+        };
+        let Some((schema_generation, fields_start, item_start, json_length)) = head(&mut reader) else {
             return Err(damaged("its head is cut off"));
         };
-        let plain = reader.0;
-        let (Some(before), Some(rest)) = (plain.get(..item_start as usize), plain.get(item_start as usize..)) else {
+        let json_start = position(&reader);
+        let json = if is_packed {
+            Cow::Owned(unpack(reader.0, json_length as usize).ok_or_else(|| damaged("its body cannot be unpacked"))?)
+        } else {
+            Cow::Borrowed(reader.0)
+        };
+        let mut reader = Reader(&json);
+        if reader.take(item_start as usize).is_none() {
             return Err(damaged("its body is cut off"));
-        };
-        let Some(rest) = rest.strip_prefix(b"\"metadata\":{") else {
+        }
+        if reader.take(METADATA.len()) != Some(METADATA) || reader.0.is_empty() {
             return Err(damaged("its metadata is not where it should be"));
-        };
-        let digits = revision.0.to_string();
-        let mut json = BytesMut::with_capacity(plain.len() + digits.len() + 24);
-        json.put_slice(before);
-        json.put_slice(REVISION_PREFIX);
-        json.put_slice(digits.as_bytes());
-        json.put_slice(if rest.first() == Some(&b'}') { b"\"" } else { b"\"," });
-        json.put_slice(rest);
+        }
+        let metadata_start = json_length - reader.0.len() as u32;
+        drop(json);
         Ok(Self {
             key: key.into(),
             revision,
-            head: Head { schema_generation, labels, fields },
-            json: json.freeze(),
-            item_start,
-            revision_digits: u32::try_from(digits.len()).unwrap_or_default(),
+            schema_generation,
+            value,
+            fields_start,
+            json_start,
+            metadata_start,
+            json_length,
+            is_packed,
             rendered: Rendered::default(),
             decoded: Default::default(),
         })
@@ -268,28 +350,61 @@ impl StoredObject {
     /// The same object under a later revision: what a DELETED event shows.
     #[must_use]
     pub fn at_revision(&self, revision: Revision) -> Self {
-        let digits = revision.0.to_string();
-        let start = self.item_start as usize + REVISION_PREFIX.len();
-        let end = start + self.revision_digits as usize;
-        let mut json = BytesMut::with_capacity(self.json.len() + 4);
-        json.put_slice(self.json.get(..start).unwrap_or_default());
-        json.put_slice(digits.as_bytes());
-        json.put_slice(self.json.get(end..).unwrap_or_default());
         Self {
             key: self.key.clone(),
             revision,
-            head: self.head.clone(),
-            json: json.freeze(),
-            item_start: self.item_start,
-            revision_digits: u32::try_from(digits.len()).unwrap_or_default(),
+            schema_generation: self.schema_generation,
+            value: self.value.clone(),
+            fields_start: self.fields_start,
+            json_start: self.json_start,
+            metadata_start: self.metadata_start,
+            json_length: self.json_length,
+            is_packed: self.is_packed,
             rendered: Rendered::default(),
             decoded: Default::default(),
         }
     }
 
-    /// The JSON after `{` of a list item without kind and apiVersion.
-    pub fn item_body(&self) -> &[u8] {
-        self.json.get(self.item_start as usize..).unwrap_or_default()
+    /// JSON as it is stored, without its resourceVersion.
+    pub fn unversioned(&self) -> Cow<'_, [u8]> {
+        let body = self.value.get(self.json_start as usize..).unwrap_or_default();
+        // What could not be unpacked was damage when this was made.
+        if self.is_packed { Cow::Owned(unpack(body, self.json_length as usize).unwrap_or_default()) } else { Cow::Borrowed(body) }
+    }
+
+    /// Length of the JSON, or a little more.
+    pub fn json_length(&self) -> usize {
+        // The longest revision has twenty digits.
+        self.json_length as usize + REVISION_PREFIX.len() + 22
+    }
+
+    fn put_from(&self, buffer: &mut BytesMut, start: usize) {
+        let json = self.unversioned();
+        let metadata_start = self.metadata_start as usize;
+        buffer.put_slice(json.get(start..metadata_start).unwrap_or_default());
+        buffer.put_slice(REVISION_PREFIX);
+        // A buffer grows; writing to it does not fail.
+        let _ = write!(buffer, "{}", self.revision);
+        let rest = json.get(metadata_start..).unwrap_or_default();
+        buffer.put_slice(if rest.first() == Some(&b'}') { b"\"" } else { b"\"," });
+        buffer.put_slice(rest);
+    }
+
+    /// Writes the JSON in the stored version, with its resourceVersion.
+    pub fn put_json(&self, buffer: &mut BytesMut) {
+        self.put_from(buffer, 0);
+    }
+
+    /// Writes the JSON after `{` of a list item without kind and apiVersion.
+    pub fn put_item_body(&self, buffer: &mut BytesMut) {
+        self.put_from(buffer, (self.metadata_start as usize).saturating_sub(METADATA.len()));
+    }
+
+    /// JSON in the stored version, with its resourceVersion.
+    pub fn json(&self) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(self.json_length());
+        self.put_json(&mut buffer);
+        buffer.freeze()
     }
 
     /// The object as a tree.
@@ -298,7 +413,7 @@ impl StoredObject {
     /// Where the bytes are no JSON object: damage.
     pub fn object(&self) -> Result<Object, DamagedValue> {
         DECODED.fetch_add(1, Ordering::Relaxed);
-        serde_json::from_slice::<Map<String, Value>>(&self.json)
+        serde_json::from_slice::<Map<String, Value>>(&self.json())
             .map(Object)
             .map_err(|_| DamagedValue { key: self.key.to_string(), reason: "its body is no JSON object" })
     }
@@ -309,7 +424,7 @@ impl StoredObject {
     /// Where the bytes do not have the type's shape.
     pub fn typed<K: serde::de::DeserializeOwned>(&self) -> Result<K, serde_json::Error> {
         DECODED.fetch_add(1, Ordering::Relaxed);
-        serde_json::from_slice(&self.json)
+        serde_json::from_slice(&self.json())
     }
 
     /// Namespace, empty for cluster-wide objects.
@@ -320,21 +435,36 @@ impl StoredObject {
     pub fn name(&self) -> &str {
         self.key.split_once('/').map_or(&*self.key, |(_, name)| name)
     }
+    /// Its labels, in name order.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        Pairs::at(&self.value, LABELS_START)
+    }
+    /// Selectable fields beside name and namespace.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        Pairs::at(&self.value, self.fields_start as usize)
+    }
+    /// Its head in the form in which it is written.
+    pub fn head(&self) -> Head {
+        fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(Box<str>, Box<str>)> {
+            pairs.map(|(name, value)| (name.into(), value.into())).collect()
+        }
+        Head { schema_generation: self.schema_generation, labels: owned(self.labels()), fields: owned(self.fields()) }
+    }
     /// The value of a label.
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.head.labels.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
+        self.labels().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
     /// The value of a selectable field.
     pub fn field(&self, name: &str) -> Option<&str> {
         match name {
             "metadata.name" => Some(self.name()),
             "metadata.namespace" => Some(self.namespace()),
-            _ => self.head.fields.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value),
+            _ => self.fields().find(|(known, _)| *known == name).map(|(_, value)| value),
         }
     }
     /// Rough number of bytes it occupies.
     pub fn weight(&self) -> usize {
-        self.json.len() + self.key.len() + 256
+        self.value.len() + self.key.len() + 256
     }
 }
 
@@ -352,23 +482,86 @@ mod tests {
     #[test]
     fn a_revision_is_spliced_in_and_replaced() {
         let value = encode(&sample(), 3, vec![("type".into(), "Opaque".into())]).unwrap();
-        let stored = StoredObject::decode("n/x", &value, Revision(41)).unwrap();
+        let stored = StoredObject::decode("n/x", value.clone(), Revision(41)).unwrap();
         assert_eq!(stored.object().unwrap().resource_version(), "41");
-        assert_eq!(stored.head.schema_generation, 3);
+        assert_eq!(stored.head(), Head { schema_generation: 3, labels: vec![("app".into(), "web".into())], fields: vec![("type".into(), "Opaque".into())] });
         assert_eq!(stored.label("app"), Some("web"));
         assert_eq!(stored.field("type"), Some("Opaque"));
         let deleted = stored.at_revision(Revision(1000));
         assert_eq!(deleted.object().unwrap().resource_version(), "1000");
-        assert!(stored.json.starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"41","#));
-        assert!(stored.item_body().starts_with(br#""metadata":{"#));
+        assert!(stored.json().starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"41","#));
+        let mut item = BytesMut::new();
+        stored.put_item_body(&mut item);
+        assert!(item.starts_with(br#""metadata":{"resourceVersion":"41","#));
+        assert!(stored.json().ends_with(&item));
+        assert!(stored.json().len() <= stored.json_length());
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_store() {
+        let value = encode(&sample(), 0, Vec::new()).unwrap();
+        let stored = StoredObject::decode("n/x", value.clone(), Revision(41)).unwrap();
+        for object in [&stored, &stored.at_revision(Revision(42))] {
+            assert!(value.as_ptr_range().contains(&object.unversioned().as_ptr()));
+        }
+    }
+
+    /// An object of some length.
+    fn long(kind: &str, text: String) -> Object {
+        let mut object = sample();
+        object.0.insert("kind".to_owned(), kind.into());
+        object.0.insert("data".to_owned(), serde_json::json!({"a": text}));
+        object
+    }
+
+    #[test]
+    fn long_json_is_packed_and_given_as_it_was() {
+        let object = long("ConfigMap", "some text ".repeat(1000));
+        let value = encode(&object, 3, Vec::new()).unwrap();
+        assert!(value.len() < 1000, "{}", value.len());
+        let stored = StoredObject::decode("n/x", value, Revision(7)).unwrap();
+        let mut expected = object.0.clone();
+        expected["metadata"]["resourceVersion"] = "7".into();
+        assert_eq!(stored.object().unwrap().0, expected);
+        assert_eq!(stored.at_revision(Revision(8)).object().unwrap().resource_version(), "8");
+        let mut item = BytesMut::new();
+        stored.put_item_body(&mut item);
+        assert!(item.starts_with(br#""metadata":{"resourceVersion":"7","#) && stored.json().ends_with(&item));
+        assert!(stored.json().len() <= stored.json_length());
+        let plain = with_head(&stored.head(), 0, &stored.unversioned(), false);
+        assert!(plain.len() > 10_000);
+    }
+
+    #[test]
+    fn what_packing_would_tell_of_or_not_shrink_is_stored_as_it_is() {
+        let mut state = 1u64;
+        let mut any_letter = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'0' + (state >> 58) as u8)
+        };
+        let noise: String = std::iter::repeat_with(&mut any_letter).filter(char::is_ascii_alphanumeric).take(4000).collect();
+        for object in [long("Secret", "some text ".repeat(1000)), long("ConfigMap", noise), sample()] {
+            assert_eq!(encode(&object, 0, Vec::new()).unwrap().first(), Some(&PLAIN));
+        }
+    }
+
+    #[test]
+    fn metadata_without_content_gets_a_revision() {
+        let stored = StoredObject::decode("x", encode(&Object(Map::new()), 0, Vec::new()).unwrap(), Revision(5)).unwrap();
+        assert_eq!(stored.object().unwrap().resource_version(), "5");
     }
 
     #[test]
     fn cut_off_values_are_damage_and_no_panic() {
-        let value = encode(&sample(), 0, Vec::new()).unwrap();
-        for length in 0..value.len() {
-            let _ = StoredObject::decode("n/x", &value[..length], Revision(1)).map(|stored| stored.object().is_ok());
+        for value in [sample(), long("ConfigMap", "some text ".repeat(300))].map(|object| encode(&object, 0, Vec::new()).unwrap()) {
+            check_cut_off(&value);
         }
-        assert!(StoredObject::decode("n/x", &value[..10], Revision(1)).is_err());
+    }
+
+    fn check_cut_off(value: &Bytes) {
+        for length in 0..value.len() {
+            let _ = StoredObject::decode("n/x", value.slice(..length), Revision(1)).map(|stored| (stored.object().is_ok(), stored.head()));
+        }
+        assert!(StoredObject::decode("n/x", value.slice(..10), Revision(1)).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Api, DeleteParams, Informer, ObjectKey, Patch, PatchParams, Preconditions, Selection};
+use client::{Api, DeleteParams, Informer, ListParams, ObjectKey, Patch, PatchParams, Preconditions, Selection};
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use serde_json::json;
@@ -30,7 +30,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         client: context.client(CONTROLLER),
         secrets: context.informers.selected(Selection::fields(&format!("type={TOKEN_TYPE}"))),
         accounts: context.informers.of(),
-        pods: context.informers.of(),
+        reader: context.informers.client().clone(),
         clock: context.clock.clone(),
     };
     runner.start(cleaner, 1);
@@ -40,7 +40,8 @@ struct Cleaner {
     client: client::Client,
     secrets: Informer<Secret>,
     accounts: Informer<ServiceAccount>,
-    pods: Informer<Pod>,
+    /// Reads pods.
+    reader: client::Client,
     clock: Arc<dyn client::Clock>,
 }
 
@@ -71,7 +72,7 @@ impl Reconciler for Cleaner {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        vec![Trigger::itself(&self.secrets), Trigger::reads(&self.accounts), Trigger::reads(&self.pods)]
+        vec![Trigger::itself(&self.secrets), Trigger::reads(&self.accounts)]
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
@@ -82,11 +83,12 @@ impl Reconciler for Cleaner {
             return Ok(Outcome::CheckAgainIn(LOOK_AGAIN));
         }
         let namespace = key.namespace.as_deref().unwrap_or_default();
-        let facts = Facts {
-            tracked_since: self.tracked_since().await?,
-            is_made_for_account: self.is_made_for_account(&secret),
-            is_mounted: self.pods.list_in(namespace).iter().any(|pod| plan::refers_to(pod, &key.name)),
-        };
+        let mut facts = Facts { tracked_since: self.tracked_since().await?, is_made_for_account: self.is_made_for_account(&secret), is_mounted: false };
+        // Informers do not keep of pods what refers to Secrets (`pods::shorten`), and it is seldom asked for.
+        if plan(&secret, &facts, now) != Deed::Keep {
+            let pods = Api::<Pod>::namespaced(self.reader.clone(), namespace).list(&ListParams::default()).await.doing(|| format!("list pods of {namespace}"))?;
+            facts.is_mounted = pods.items.iter().any(|pod| plan::refers_to(pod, &key.name));
+        }
         let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
         match plan(&secret, &facts, now) {
             Deed::Keep => {}

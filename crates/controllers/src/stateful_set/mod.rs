@@ -152,10 +152,24 @@ impl StatefulSetController {
         self.events.record(set, EventType::Warning, &format!("Failed{verb}"), message);
     }
 
+    /// Gives a pod the labels and volumes of its number. It is read for that: the cache has no whole pods.
+    async fn identify(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> client::Result<Pod> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let api = self.pods_api(key);
+        let mut whole = api.get(name).await?;
+        if let Some(ordinal) = identity::ordinal(&key.name, &whole) {
+            identity::identify(set, &mut whole, ordinal);
+        }
+        // What was planned was planned for this revision of this pod.
+        whole.metadata.resource_version.clone_from(&pod.metadata.resource_version);
+        whole.metadata.uid.clone_from(&pod.metadata.uid);
+        api.replace(name, &PostParams::default(), &whole).await
+    }
+
     async fn carry_out(&self, key: &ObjectKey, set: &StatefulSet, plan: &Plan) -> Result<(), ReconcileError> {
         for pod in &plan.update {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
-            match self.pods_api(key).replace(name, &PostParams::default(), pod).await {
+            match self.identify(key, set, pod).await {
                 Ok(updated) => self.writes.wrote(key, &updated),
                 Err(error) => {
                     if !client::is_conflict(&error) {
