@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: what knarr costs and how fast it is, as a table beside what it is meant to reach.
 //!
-//! A benchmark, not a test: numbers depend on the machine, and nothing fails for being slow. Load comes from `wrk` over TLS with
-//! keep-alive, with the token of a service account whose rights are checked at each request.
+//! A benchmark, not a test: numbers depend on the machine, and nothing fails for being slow (but a full cluster does
+//! that takes too much memory). Load comes from `wrk` over TLS with keep-alive, with the token of a service account whose rights are
+//! checked at each request.
 
 mod alone;
 mod load;

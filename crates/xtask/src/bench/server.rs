@@ -92,6 +92,11 @@ impl Server {
         memory_of(self.process.id())
     }
 
+    /// Memory of the server alone that no file is behind.
+    pub fn anonymous_kibibytes(&self) -> u64 {
+        smaps(self.process.id(), "Anonymous:")
+    }
+
     pub fn memory_kibibytes(&self) -> u64 {
         self.processes().into_iter().map(memory_of).sum()
     }
@@ -109,8 +114,13 @@ impl Server {
 
 /// A process's share of memory (PSS) in KiB.
 fn memory_of(process: u32) -> u64 {
+    smaps(process, "Pss:")
+}
+
+/// One of the sums over a process's memory, in KiB.
+fn smaps(process: u32, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().split(' ').next()?.parse().ok()).unwrap_or_default()
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().split(' ').next()?.parse().ok()).unwrap_or_default()
 }
 
 impl Server {
