@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     objects::WatchedObjects,
     pod::{field_values::NodeFacts, user_namespaces::PodUsers},
+    pod_certificates::PodCertificates,
     pods::Pods,
     quantity::Amount,
     services::ServiceDirectory,
@@ -165,6 +166,8 @@ pub struct Context {
     pub services: ServiceDirectory,
     /// Service account tokens.
     pub tokens: TokenSource,
+    /// Certificates of pods.
+    pub certificates: PodCertificates,
     /// What the node has been short of.
     pub shortages: RecentShortages,
     /// Users of pods' own.

@@ -2,7 +2,7 @@
 //!
 //! * [`pods`]: follows the pods of this node and keeps a worker for each; [`pod`]: what happens to one pod
 //! * [`registration`]: the Node object, its status and lease
-//! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`]: what containers need before they start
+//! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`], [`pod_certificates`]: what containers need before they start
 //! * [`probe`], [`hooks`]: what is asked of containers while they run
 //! * [`static_pods`]: pods from files of the node; [`shutdown`]: ending pods when the machine goes down
 //! * [`eviction`]: who must go when memory or disk runs short
@@ -27,6 +27,7 @@ pub mod machine;
 pub mod metrics;
 pub mod objects;
 pub mod pod;
+pub mod pod_certificates;
 pub mod pods;
 pub mod probe;
 pub mod quantity;
@@ -46,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::NodeApiServer,
-    config::Context, events::EventRecorder, eviction::recent::RecentShortages, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pod::user_namespaces::PodUsers, pods::{PodManager, Pods},
+    config::Context, events::EventRecorder, eviction::recent::RecentShortages, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pod::user_namespaces::PodUsers, pod_certificates::PodCertificates, pods::{PodManager, Pods},
     registration::Registration, services::ServiceDirectory, tokens::TokenSource,
 };
 
@@ -94,10 +95,11 @@ impl Node {
             machine: Machine::read(&config.data_directory),
             requests,
             images: ImagePuller::new(config.runtime.clone(), clock.clone(), events.clone()),
-            events,
+            events: events.clone(),
             objects: WatchedObjects::new(client.clone()),
             services: ServiceDirectory::start(client.clone(), stop.clone()),
-            tokens: TokenSource::new(client, clock),
+            tokens: TokenSource::new(client.clone(), clock.clone()),
+            certificates: PodCertificates::new(client, clock, events.clone()),
             shortages: RecentShortages::default(),
             pod_users: PodUsers::of_node(&config),
             local_volumes: Arc::new(volume::local_volumes::LocalVolumes::of(&config)),

@@ -11,9 +11,13 @@ use std::{
 };
 
 use client::{FeedEvent, Selection, Source, Watchable, feed};
-use k8s_openapi::api::{
-    certificates::v1beta1::ClusterTrustBundle,
-    core::v1::{ConfigMap, Secret},
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        certificates::v1beta1::{ClusterTrustBundle, PodCertificateRequest},
+        core::v1::{ConfigMap, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -31,6 +35,8 @@ pub enum Kind {
     Secret,
     /// All ClusterTrustBundles; see [`Reference::trust_bundles`].
     TrustBundles,
+    /// All PodCertificateRequests of a node; see [`Reference::certificate_requests`].
+    CertificateRequests,
 }
 
 impl Kind {
@@ -41,6 +47,7 @@ impl Kind {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
             Self::TrustBundles => "clustertrustbundle",
+            Self::CertificateRequests => "podcertificaterequest",
         }
     }
 }
@@ -63,9 +70,16 @@ impl Reference {
         Self { kind: Kind::TrustBundles, namespace: String::new(), name: String::new() }
     }
 
+    /// All requests for certificates that a node made.
+    #[must_use]
+    pub fn certificate_requests(node: &str) -> Self {
+        Self { kind: Kind::CertificateRequests, namespace: String::new(), name: node.to_owned() }
+    }
+
     fn selection(&self) -> Selection {
         match self.kind {
             Kind::TrustBundles => Selection::default(),
+            Kind::CertificateRequests => Selection::fields(&format!("spec.nodeName={}", self.name)),
             Kind::ConfigMap | Kind::Secret => {
                 Selection { namespace: Some(self.namespace.clone()), fields: Some(format!("metadata.name={}", self.name)), ..Selection::default() }
             }
@@ -86,7 +100,37 @@ pub struct TrustBundle {
     pub pem: String,
 }
 
-/// What matters of a config map or secret, or of all trust bundles.
+/// What became of a PodCertificateRequest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing yet.
+    Pending,
+    /// It may not be.
+    Denied {
+        /// In one word.
+        reason: String,
+        /// In a sentence.
+        message: String,
+    },
+    /// It cannot be.
+    Failed {
+        /// In one word.
+        reason: String,
+        /// In a sentence.
+        message: String,
+    },
+    /// A certificate.
+    Issued {
+        /// PEM.
+        chain: String,
+        /// When to ask for the next one.
+        refresh_at: Timestamp,
+        /// When it ends.
+        not_after: Timestamp,
+    },
+}
+
+/// What matters of a config map or secret, or of all trust bundles or requests for certificates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// Its keys and values, texts and bytes alike.
@@ -95,6 +139,8 @@ pub struct Content {
     pub type_: String,
     /// Trust bundles, by their names.
     pub trust_bundles: Vec<TrustBundle>,
+    /// Requests for certificates, by their namespaces and names.
+    pub certificate_requests: BTreeMap<(String, String), Answer>,
 }
 
 /// What is known of an object.
@@ -204,6 +250,7 @@ impl WatchedObjects {
                 tokio::spawn(follow(source, weak, content_of_secret))
             }
             Kind::TrustBundles => tokio::spawn(follow_trust_bundles(Source::new::<ClusterTrustBundle>(self.client.clone(), &(), selection), weak)),
+            Kind::CertificateRequests => tokio::spawn(follow_certificate_requests(Source::new::<PodCertificateRequest>(self.client.clone(), &(), selection), weak)),
         };
         entry.task.get_or_init(|| task.abort_handle());
         entries.insert(reference.clone(), Arc::downgrade(&entry));
@@ -274,6 +321,13 @@ impl Snapshot {
         }
     }
 
+    /// What became of a node's request, `None` where it is not known.
+    #[must_use]
+    pub fn certificate_request(&self, node: &str, namespace: &str, name: &str) -> Option<Answer> {
+        let Known::Present(content) = self.objects.get(&Reference::certificate_requests(node))? else { return None };
+        content.certificate_requests.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
     /// The content of one object, `None` where it does not exist.
     ///
     /// # Errors
@@ -334,6 +388,39 @@ fn named_trust_bundle(object: ClusterTrustBundle) -> (String, TrustBundle) {
         pem: object.spec.trust_bundle,
     };
     (name, bundle)
+}
+
+/// Follows all requests for certificates of a node.
+async fn follow_certificate_requests(source: Source, entry: Weak<Entry>) {
+    let mut requests = BTreeMap::new();
+    let key = |request: &PodCertificateRequest| (request.metadata.namespace.clone().unwrap_or_default(), request.metadata.name.clone().unwrap_or_default());
+    feed::run(source, |event: FeedEvent<PodCertificateRequest>| {
+        let Some(entry) = entry.upgrade() else { return };
+        match event {
+            FeedEvent::Replaced { objects, .. } => requests = objects.iter().map(|request| (key(request), answer(request))).collect(),
+            FeedEvent::Put(request) => drop(requests.insert(key(&request), answer(&request))),
+            FeedEvent::Deleted(request) => drop(requests.remove(&key(&request))),
+            FeedEvent::Progress(_) => return,
+        }
+        entry.learn(Known::Present(Arc::new(Content { certificate_requests: requests.clone(), ..Content::default() })));
+    })
+    .await;
+}
+
+fn answer(request: &PodCertificateRequest) -> Answer {
+    let status = request.status.clone().unwrap_or_default();
+    let end = status.conditions.iter().flatten().find(|condition| matches!(condition.type_.as_str(), "Denied" | "Failed" | "Issued"));
+    let said = |condition: &Condition| (condition.reason.clone(), condition.message.clone());
+    match end.map(|condition| (condition.type_.as_str(), said(condition))) {
+        Some(("Denied", (reason, message))) => Answer::Denied { reason, message },
+        Some(("Failed", (reason, message))) => Answer::Failed { reason, message },
+        Some(_) => {
+            let time = |time: Option<Time>| time.map_or(Timestamp::MAX, |time| time.0);
+            let chain = status.certificate_chain.unwrap_or_default();
+            Answer::Issued { chain: format!("{}\n", chain.trim_end()), refresh_at: time(status.begin_refresh_at), not_after: time(status.not_after) }
+        }
+        None => Answer::Pending,
+    }
 }
 
 fn content_of_config_map(object: ConfigMap) -> Content {

@@ -9,6 +9,7 @@
 //! - [`detached_signature`]: what a bootstrap token's secret vouches for
 //! - [`service_account_token`]: JWT tokens of service accounts, their keys, JWKS and discovery
 //! - [`kubeconfig`]: the file that clients are handed
+//! - [`pod_key`]: keys that a node makes for its pods
 //! - `der`, `certificate`, `pem`, `private_file`: how bytes are laid out and kept
 //!
 //! Nothing here reads a clock: the time comes in as `now`, so that renewal and expiry can be tested. (TLS handshakes are the
@@ -27,6 +28,7 @@ pub mod join_token;
 pub mod key;
 pub mod kubeconfig;
 mod pem;
+pub mod pod_key;
 pub mod private_file;
 pub mod request;
 pub mod service_account_token;
@@ -42,6 +44,7 @@ pub use identity::CertificateIdentity;
 pub use join_token::{Fingerprint, JoinToken};
 pub use key::PrivateKey;
 pub use kubeconfig::Kubeconfig;
+pub use pod_key::PodKey;
 pub use request::CertificateRequest;
 pub use service_account_token::{TokenClaims, TokenRequest, TokenSigner, TokenVerifier};
 pub use tls::SwappableCertificate;

@@ -1,6 +1,8 @@
 //! What a node may do: what concerns itself and the pods that run on it, and nothing else.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use client::Identity;
+use kinds::RuntimeConfig;
 use serde_json::{Value, json};
 use testkit::{ApiHarness, Caller};
 
@@ -14,7 +16,7 @@ struct Cluster {
 impl Cluster {
     /// Two nodes; the pod `own` runs on the first and uses the secret `used`.
     async fn start() -> Self {
-        let api = ApiHarness::start().await;
+        let api = ApiHarness::start_with(|parts| parts.runtime_config = RuntimeConfig::parse("certificates.k8s.io/v1beta1=true").unwrap()).await;
         let administrator = api.administrator();
         administrator.post(&format!("{NAMESPACE}/serviceaccounts"), &json!({"metadata": {"name": "default"}})).await.expect(201);
         for name in ["a", "b"] {
@@ -171,4 +173,43 @@ async fn a_node_removes_no_devices_of_other_nodes() {
     let slice = |node: &str| json!({"metadata": {"name": "new"}, "spec": {"driver": "d.example.com", "nodeName": node, "pool": {"name": "q", "resourceSliceCount": 1, "generation": 1}}});
     because(&node.post(slices, &slice("b")).await.expect(403), "can only create ResourceSlice with the same NodeName as the requesting node");
     node.post(slices, &slice("a")).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_node_asks_for_certificates_of_its_own_pods_as_they_are() {
+    let cluster = Cluster::start().await;
+    let node = cluster.node("a");
+    let administrator = &cluster.administrator;
+    let mut uids = Vec::new();
+    for path in ["/api/v1/nodes/a".to_owned(), format!("{NAMESPACE}/pods/own"), format!("{NAMESPACE}/pods/other"), format!("{NAMESPACE}/serviceaccounts/default")] {
+        uids.push(administrator.get(&path).await.expect(200)["metadata"]["uid"].as_str().unwrap().to_owned());
+    }
+    let [node_uid, own, other, account] = uids.try_into().unwrap();
+    let requests = "/apis/certificates.k8s.io/v1beta1/namespaces/default/podcertificaterequests";
+    let request = |change: &dyn Fn(&mut Value)| {
+        let stub = STANDARD.encode(pki::PodKey::generate("ECDSAP256").unwrap().stub_request());
+        let mut spec = json!({
+            "signerName": "example.com/s", "podName": "own", "podUID": own, "serviceAccountName": "default", "serviceAccountUID": account,
+            "nodeName": "a", "nodeUID": node_uid, "maxExpirationSeconds": 3600, "stubPKCS10Request": stub,
+        });
+        change(&mut spec);
+        json!({"metadata": {"generateName": "req-"}, "spec": spec})
+    };
+    let made = node.post(requests, &request(&|_| {})).await.expect(201);
+    let refused = async |change: &dyn Fn(&mut Value), words: &str| because(&node.post(requests, &request(change)).await.expect(403), words);
+    refused(&|spec| spec["nodeName"] = "b".into(), "PodCertificateRequest.Spec.NodeName=\"b\", which is not the requesting node \"a\"").await;
+    refused(&|spec| spec["nodeUID"] = "x".into(), "differs from that of node \"a\"").await;
+    refused(&|spec| spec["podName"] = "none".into(), "pod \"none\" not found").await;
+    refused(&|spec| spec["podUID"] = "x".into(), "contains pod UID (x) that differs from running pod").await;
+    refused(&|spec| { spec["podName"] = "other".into(); spec["podUID"] = other.clone().into(); }, "pod \"other\" is not running on node \"a\"").await;
+    refused(&|spec| spec["serviceAccountName"] = "robot".into(), "contains serviceAccountName (\"robot\") that differs from running pod").await;
+    refused(&|spec| spec["serviceAccountUID"] = "x".into(), "contains serviceAccountUID (x) that differs from service account").await;
+    // It follows its own, and does not answer them itself.
+    let name = made["metadata"]["name"].as_str().unwrap();
+    node.get(&format!("{requests}/{name}")).await.expect(200);
+    node.get("/apis/certificates.k8s.io/v1beta1/podcertificaterequests?fieldSelector=spec.nodeName%3Da").await.expect(200);
+    because(&node.get(requests).await.expect(403), "can only list/watch podcertificaterequests with spec.nodeName field selector");
+    cluster.node("b").get(&format!("{requests}/{name}")).await.expect(403);
+    let denial = json!({"status": {"conditions": [{"type": "Denied", "status": "True", "reason": "No", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    because(&node.patch(&format!("{requests}/{name}/status"), "merge-patch", &denial).await.expect(403), "nodes may not access the \"status\" subresource");
 }

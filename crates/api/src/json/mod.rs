@@ -136,7 +136,7 @@ mod built_in {
             authorization::v1::{LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview},
             autoscaling::{v1, v2},
             batch::v1::{CronJob, Job},
-            certificates::{v1::CertificateSigningRequest, v1beta1::ClusterTrustBundle},
+            certificates::{v1::CertificateSigningRequest, v1beta1::{ClusterTrustBundle, PodCertificateRequest}},
             coordination::v1::Lease,
             core::v1::{
                 Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate,
@@ -161,7 +161,7 @@ mod built_in {
         ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration, ControllerRevision, DaemonSet, Deployment, ReplicaSet,
         StatefulSet, SelfSubjectReview, TokenRequest, TokenReview, LocalSubjectAccessReview, SelfSubjectAccessReview,
         SelfSubjectRulesReview, SubjectAccessReview, v1::Scale, v1::HorizontalPodAutoscaler, v2::HorizontalPodAutoscaler, CronJob, Job,
-        CertificateSigningRequest, ClusterTrustBundle, Lease, Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
+        CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest, Lease, Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
         PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount, EndpointSlice,
         events::v1::Event, FlowSchema, PriorityLevelConfiguration, IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR,
         RuntimeClass, Eviction, PodDisruptionBudget, ClusterRole, ClusterRoleBinding, Role, RoleBinding, PriorityClass, CSIDriver, CSINode,

@@ -245,6 +245,40 @@ fn check_certificate(node: &str, request: &Object) -> Checked {
     if *asked == own { Ok(()) } else { no(format!("can only create a node CSR with CN={own}; CN was {asked:?}")) }
 }
 
+/// A request for a certificate must be for a pod on the node, as that pod is.
+fn check_pod_certificate(core: &Core, node: &str, attributes: &Attributes<'_>, request: &Object) -> Checked {
+    let asked = |field: &str| request.text(&["spec", field]).unwrap_or_default();
+    if asked("nodeName") != node {
+        return no(format!("PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {node:?}", asked("nodeName")));
+    }
+    let object = |resource: &str, key: &str| core.view_named(resource).get(key).and_then(|stored| stored.object().ok());
+    let uid = |object: Option<&Object>| object.map(Object::uid).unwrap_or_default().to_owned();
+    let own = object("nodes", node);
+    if uid(own.as_ref()) != asked("nodeUID") {
+        return no(format!("PodCertificateRequest for pod {:?} names node UID ({}) that differs from that of node {node:?}", asked("podName"), asked("nodeUID")));
+    }
+    let name = asked("podName");
+    let Some(pod) = object("pods", &format!("{}/{name}", attributes.namespace)) else { return no(format!("pod {name:?} not found")) };
+    if pod.uid() != asked("podUID") {
+        return no(format!("PodCertificateRequest for pod {name:?} contains pod UID ({}) that differs from running pod ({})", asked("podUID"), pod.uid()));
+    }
+    if pod.text(&["spec", "nodeName"]) != Some(node) {
+        return no(format!("pod {name:?} is not running on node {node:?}"));
+    }
+    if pod.get(&["metadata", "annotations", MIRROR]).is_some() {
+        return no(format!("pod {name:?} is a mirror pod"));
+    }
+    let account = pod.text(&["spec", "serviceAccountName"]).unwrap_or_default();
+    if account != asked("serviceAccountName") {
+        return no(format!("PodCertificateRequest for pod {name:?} contains serviceAccountName ({:?}) that differs from running pod ({account:?})", asked("serviceAccountName")));
+    }
+    let account_uid = uid(object("serviceaccounts", &format!("{}/{account}", attributes.namespace)).as_ref());
+    if account_uid != asked("serviceAccountUID") {
+        return no(format!("PodCertificateRequest for pod {name:?} contains serviceAccountUID ({}) that differs from service account ({account_uid})", asked("serviceAccountUID")));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl AdmissionPlugin for NodeRestriction {
     fn name(&self) -> &'static str {
@@ -272,6 +306,9 @@ impl AdmissionPlugin for NodeRestriction {
             ("storage.k8s.io", "csinodes") if attributes.name != node => no(format!("node {node:?} can only access the CSINode of its own name")),
             ("certificates.k8s.io", "certificatesigningrequests") if attributes.operation == Operation::Create && attributes.subresource.is_empty() => {
                 new.map_or(Ok(()), |request| check_certificate(node, request))
+            }
+            ("certificates.k8s.io", "podcertificaterequests") if attributes.operation == Operation::Create && attributes.subresource.is_empty() => {
+                new.map_or(Ok(()), |request| check_pod_certificate(core, node, attributes, request))
             }
             _ => Ok(()),
         };

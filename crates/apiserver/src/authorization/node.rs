@@ -240,6 +240,28 @@ impl NodeAuthorizer {
         }
     }
 
+    /// Requests for certificates of its pods. Admission (NodeRestriction) sees to whose a new one is.
+    fn certificate(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
+        match (attributes.subresource, attributes.verb) {
+            ("", "create") => allow(),
+            ("", "get") => {
+                let requests = self.view.resource("/registry/podcertificaterequests.certificates.k8s.io/");
+                let stored = requests.get(&format!("{}/{}", attributes.namespace, attributes.name));
+                let is_own = stored.is_some_and(|stored| stored.field("spec.nodeName") == Some(node));
+                if is_own { allow() } else { Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")) }
+            }
+            ("", "list" | "watch") => {
+                let selector = FieldSelector::parse(attributes.field_selector).ok();
+                if selector.is_some_and(|selector| selector.exact("spec.nodeName") == Some(node)) {
+                    return allow();
+                }
+                no("can only list/watch podcertificaterequests with spec.nodeName field selector")
+            }
+            ("", _) => Decision::NoOpinion(String::new()),
+            (other, _) => Decision::NoOpinion(format!("nodes may not access the {other:?} subresource of podcertificaterequests")),
+        }
+    }
+
     fn account(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
         match (attributes.subresource, attributes.verb) {
             ("token", "create") | ("", "get") if !attributes.name.is_empty() && !attributes.namespace.is_empty() => {
@@ -299,6 +321,7 @@ impl Authorizer for NodeAuthorizer {
             ("", "serviceaccounts") => self.account(node, attributes),
             ("", "pods") => self.pod(node, attributes),
             ("", "nodes") => node_itself(node, attributes),
+            ("certificates.k8s.io", "podcertificaterequests") => self.certificate(node, attributes),
             ("resource.k8s.io", "resourceclaims") => self.referenced(node, attributes, Referenced::ResourceClaim),
             ("resource.k8s.io", "resourceslices") => self.slice(node, attributes),
             ("coordination.k8s.io", "leases") => {

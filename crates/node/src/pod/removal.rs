@@ -32,6 +32,7 @@ pub async fn forget_pod(context: &Context, pod: &Pod, sandboxes: Vec<SandboxId>)
     }
     context.images.forget(uid(pod));
     context.tokens.forget(uid(pod));
+    context.certificates.forget(uid(pod));
 }
 
 /// The log of a container that is removed, with its rotated parts.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use client::{Api, DeleteParams, PostParams, fake::FakeApi};
 use container_runtime::{ContainerRuntime, fake::FakeRuntime};
-use k8s_openapi::api::core::v1::{ConfigMap, Event, PodStatus, Secret};
+use k8s_openapi::api::{
+    certificates::v1beta1::PodCertificateRequest,
+    core::v1::{ConfigMap, Event, PodStatus, Secret, ServiceAccount},
+};
 use pod_sandbox_network::{AttachRequest, PodNetworkError, PodSandboxNetwork};
 use serde_json::{Value, json};
 
@@ -217,6 +220,38 @@ async fn a_missing_config_map_holds_the_container_back_until_it_is_there() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_starts_with_a_certificate_for_a_key_that_only_it_has() {
+    let bench = Bench::new().await;
+    let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": "default" } })).unwrap();
+    Api::namespaced(bench.api.client(), "a").create(&PostParams::default(), &account).await.unwrap();
+    let mut spec = simple("Always");
+    let source = json!({ "signerName": "example.com/s", "keyType": "ED25519", "credentialBundlePath": "both.pem", "keyPath": "key.pem", "certificateChainPath": "chain.pem" });
+    spec["volumes"] = json!([{ "name": "identity", "projected": { "sources": [{ "podCertificate": source }] } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "name": "identity", "mountPath": "/identity" }]);
+    bench.create(spec).await;
+    let asked = bench.api.until(|api| api.objects::<PodCertificateRequest>().into_iter().next());
+    let asked = tokio::time::timeout(Duration::from_secs(10), asked).await.unwrap();
+    let pod = bench.pods().get("web").await.unwrap();
+    assert_eq!((asked.spec.pod_name.as_str(), Some(&asked.spec.pod_uid), asked.spec.node_name.as_str()), ("web", pod.metadata.uid.as_ref(), "n1"));
+    assert!(!asked.spec.node_uid.is_empty() && !asked.spec.service_account_uid.is_empty() && asked.spec.signer_name == "example.com/s");
+    pki::CertificateRequest::from_der(&asked.spec.stub_pkc_s10_request.0.as_slice().into()).unwrap();
+    bench.until_event("FailedMount").await;
+    let chain = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+    let status = json!({ "status": {
+        "conditions": [{ "type": "Issued", "status": "True", "reason": "Signed", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+        "certificateChain": chain, "notBefore": "2026-01-01T00:00:00Z", "beginRefreshAt": "2096-01-01T00:00:00Z", "notAfter": "2099-01-01T00:00:00Z",
+    } });
+    let requests: Api<PodCertificateRequest> = Api::namespaced(bench.api.client(), "a");
+    requests.patch_status(asked.metadata.name.as_deref().unwrap(), &client::PatchParams::default(), &client::Patch::Merge(status)).await.unwrap();
+    bench.until_phase("Running").await;
+    let volume = bench.directory.path().join("run/pods").join(uid(&pod)).join("volumes/projected/identity");
+    let read = |file: &str| std::fs::read_to_string(volume.join(file)).unwrap();
+    assert!(read("key.pem").starts_with("-----BEGIN PRIVATE KEY-----\n"));
+    assert_eq!((read("chain.pem").as_str(), read("both.pem")), (chain, format!("{}{chain}", read("key.pem"))));
+    assert_eq!(bench.api.objects::<PodCertificateRequest>().len(), 1, "one request is enough");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::{
     payload::{File, Payload, Selection, add_fields, add_object, mode, safe_path},
     trust_bundles,
 };
-use crate::{objects::Kind, pod};
+use crate::{objects::Kind, pod, pod_certificates::Place};
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -74,9 +74,21 @@ async fn add_projected(payload: &mut Payload, request: &Request<'_>, source: &Pr
     let namespace = pod::namespace(request.pod);
     let default_mode = mode(source.default_mode, DEFAULT_MODE);
     let mut refresh_at: Option<Timestamp> = None;
-    for projection in source.sources.iter().flatten() {
-        if projection.pod_certificate.is_some() {
-            return Err("this node does not offer projected pod certificates".to_owned());
+    for (number, projection) in source.sources.iter().flatten().enumerate() {
+        if let Some(source) = &projection.pod_certificate {
+            let place = Place { pod_uid: pod::uid(request.pod).to_owned(), volume: request.volume.name.clone(), source: number };
+            let bundle = request.context.certificates.bundle(request.pod, &place, source, request.objects).await?;
+            refresh_at = Some(refresh_at.map_or(bundle.refresh_at, |earlier| earlier.min(bundle.refresh_at)));
+            let files = [
+                (&source.credential_bundle_path, [bundle.key.as_str(), &bundle.chain].concat()),
+                (&source.key_path, bundle.key.clone()),
+                (&source.certificate_chain_path, bundle.chain.clone()),
+            ];
+            for (path, text) in files {
+                if let Some(path) = path.as_deref().filter(|path| !path.is_empty()) {
+                    payload.insert(safe_path(path)?, private(request, text.into_bytes(), default_mode));
+                }
+            }
         }
         if let Some(source) = &projection.cluster_trust_bundle {
             let data = trust_bundles::anchors(request.objects, source)?;

@@ -51,7 +51,7 @@ pub struct PreparedVolume {
 pub struct Prepared {
     /// Each by its name in the pod.
     pub volumes: BTreeMap<String, PreparedVolume>,
-    /// When they must be prepared again, since a token runs out.
+    /// When they must be prepared again, since a token or a certificate runs out.
     pub refresh_at: Option<Timestamp>,
 }
 
@@ -172,13 +172,17 @@ pub async fn release(context: &Context, pod_uid: &str) -> Result<(), String> {
     tokio::task::spawn_blocking(remove).await.map_err(|problem| problem.to_string())?
 }
 
-/// All config maps, secrets and trust bundles that a pod refers to.
+/// All config maps, secrets, trust bundles and requests for certificates that a pod needs.
 #[must_use]
 pub fn references(pod: &Pod) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
-    let mut projections = pod::spec(pod).volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
-    if projections.any(|projection| projection.cluster_trust_bundle.is_some()) {
-        found.insert(Reference::trust_bundles());
+    for projection in pod::spec(pod).volumes.iter().flatten().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten() {
+        if projection.cluster_trust_bundle.is_some() {
+            found.insert(Reference::trust_bundles());
+        }
+        if projection.pod_certificate.is_some() {
+            found.insert(Reference::certificate_requests(pod::spec(pod).node_name.as_deref().unwrap_or_default()));
+        }
     }
     let mut add = |kind, name: &str| {
         if !name.is_empty() {

@@ -70,7 +70,7 @@ pub fn add_object(payload: &mut Payload, objects: &Snapshot, selection: &Selecti
             }
             return Err(match selection.kind {
                 Kind::ConfigMap => format!("configmap references non-existent config key: {}", item.key),
-                Kind::Secret | Kind::TrustBundles => format!("references non-existent {word} key: {}", item.key),
+                Kind::Secret | Kind::TrustBundles | Kind::CertificateRequests => format!("references non-existent {word} key: {}", item.key),
             });
         };
         payload.insert(safe_path(&item.path)?, File { data: value.clone(), mode: mode(item.mode, selection.default_mode), owner: None });
