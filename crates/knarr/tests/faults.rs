@@ -174,7 +174,7 @@ fn a_disk_that_is_full_for_a_while_loses_nothing_that_was_acknowledged() {
     cluster.stop_server();
     let data = move_to_a_disk(&cluster, |data| mount(Some("disk"), data, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).unwrap());
     cluster.start_server();
-    let create = |number: usize| cluster.try_kubectl(["create", "configmap", &format!("c{number}"), &format!("--from-literal=a={}", "x".repeat(100_000))]).is_some();
+    let create = |number: usize| cluster.try_kubectl(["create", "configmap", &format!("c{number}"), &format!("--from-literal=a={}", testkit::noise(100_000))]).is_some();
     let mut acknowledged: Vec<usize> = (0..5).filter(|number| create(*number)).collect();
     assert_eq!(acknowledged.len(), 5);
     let filler = data.join("filler");
@@ -188,7 +188,7 @@ fn a_disk_that_is_full_for_a_while_loses_nothing_that_was_acknowledged() {
         !accepted
     });
     let refused = refused.expect("a full disk takes no more");
-    let said = cluster.kubectl_refused(["create", "configmap", "more", &format!("--from-literal=a={}", "x".repeat(100_000))]);
+    let said = cluster.kubectl_refused(["create", "configmap", "more", &format!("--from-literal=a={}", testkit::noise(100_000))]);
     assert!(said.contains("is full: free some space, then writing goes on"), "{said}");
     assert!(cluster.try_kubectl(["get", "configmap", "c0"]).is_some(), "what is there can be read");
     fs::remove_file(&filler).unwrap();

@@ -1,6 +1,7 @@
 // What a program with the JavaScript client does, in the kubeconfig's namespace, which holds a pod `web` that serves a page.
 
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import net from "node:net";
 import { PassThrough } from "node:stream";
 import * as k8s from "@kubernetes/client-node";
@@ -151,12 +152,13 @@ assert.equal((await wired.until((event) => event.verb === "delete")).name, "goes
 assert.equal((await wired.until((event) => event.verb === "add")).name, "comes");
 assert.equal(lists, 0, "it goes on by its version, without a list");
 
-// So much happens meanwhile that its version is not kept any more: it is told 410, and lists.
+// So much happens meanwhile that its version is not kept any more: it is told 410, and lists. The text is one that packing does not shorten.
+const noise = randomBytes(675_000).toString("base64");
 await wire.cut();
 await wired.until((event) => event.verb === "error");
 await core.deleteNamespacedConfigMap({ name: "comes", namespace });
 for (let count = 0; count < 20; count += 1) {
-  const data = { key: `${count}${"x".repeat(900_000)}` };
+  const data = { key: `${count}${noise}` };
   await core.patchNamespacedConfigMap({ name: "stays", namespace, body: { data } }, k8s.setHeaderOptions("Content-Type", k8s.PatchStrategy.MergePatch));
 }
 await wire.mend();

@@ -1,5 +1,6 @@
 """What a program with the Python client does, in the kubeconfig's namespace, which holds a pod `web` that serves a page."""
 
+import base64
 import os
 import queue
 import socket
@@ -170,9 +171,10 @@ for event in watcher.stream(wired.list_namespaced_config_map, NAMESPACE, label_s
         watcher.stop()
 assert seen == [("DELETED", "goes"), ("ADDED", "comes")], seen
 
-# So much happens meanwhile that its version is not kept any more: it is told 410.
+# So much happens meanwhile that its version is not kept any more: it is told 410. The text is one that packing does not shorten.
+noise = base64.b64encode(os.urandom(675_000)).decode()
 for count in range(20):
-    core.patch_namespaced_config_map("stays", NAMESPACE, {"data": {"a": f"{count}{'x' * 900_000}"}})
+    core.patch_namespaced_config_map("stays", NAMESPACE, {"data": {"a": f"{count}{noise}"}})
 try:
     for event in watch.Watch().stream(wired.list_namespaced_config_map, NAMESPACE, label_selector="wire", resource_version=version):
         raise AssertionError(f"that is gone: {event['type']}")

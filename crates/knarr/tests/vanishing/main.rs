@@ -148,7 +148,7 @@ fn watchers_that_stop_reading_hold_up_nobody_and_cost_little() {
     let trial = Trial::start();
     let cluster = &trial.cluster;
     let filling = cluster.directory().join("filling");
-    fs::write(&filling, "x".repeat(900_000)).unwrap();
+    fs::write(&filling, testkit::noise(900_000)).unwrap();
     let make = |name: &str| cluster.kubectl(["create", "configmap", name, &format!("--from-file={}", filling.display())]);
     for number in 0..20 {
         make(&format!("large-{number}"));

@@ -76,6 +76,17 @@ async fn informer(client: &Client, config: watcher::Config) -> anyhow::Result<()
     Ok(())
 }
 
+/// Letters and digits in no order: what is kept of the past counts its bytes as they are packed, and this is not shortened.
+fn noise(length: usize) -> String {
+    // The numbers of Knuth's generator MMIX; its highest bits are its best.
+    let mut state = 1u64;
+    let any = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from((state >> 57) as u8)
+    });
+    any.filter(char::is_ascii_alphanumeric).take(length).collect()
+}
+
 /// An informer goes on by itself after its connection was cut, also where what it had seen is not kept any more.
 async fn cut_informer(client: &Client) -> anyhow::Result<()> {
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
@@ -115,7 +126,7 @@ async fn cut_informer(client: &Client) -> anyhow::Result<()> {
     wire.cut().await;
     maps.delete("comes", &DeleteParams::default()).await?;
     for count in 0..20 {
-        let data = json!({"data": {"a": format!("{count}{}", "x".repeat(900_000))}});
+        let data = json!({"data": {"a": format!("{count}{}", noise(900_000))}});
         maps.patch("stays", &PatchParams::default(), &Patch::Merge(data)).await?;
     }
     wire.mend().await?;
