@@ -202,12 +202,7 @@ async fn a_revision_that_is_gone_is_told_in_a_message_and_then_it_closes() {
     let caller = api.administrator();
     let first = caller.post(MAPS, &map("a")).await.expect(201)["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     // More than a history keeps, which keeps text packed: this does not shrink.
-    let mut state = 1u64;
-    let mut any_letter = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b'0' + (state >> 58) as u8)
-    };
-    let noise: String = std::iter::repeat_with(&mut any_letter).filter(char::is_ascii_alphanumeric).take(900_000).collect();
+    let noise = testkit::noise(900_000);
     for number in 0..20 {
         let data = json!({ "data": { "key": format!("{number}{noise}") } });
         caller.patch(&format!("{MAPS}/a"), "merge-patch", &data).await.expect(200);
