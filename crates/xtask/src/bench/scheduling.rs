@@ -149,7 +149,7 @@ pub fn measure(case: &Case, binary: &Path, kubectl: &Path, load: &Path) -> Resul
     let header = format!("Authorization: Bearer {}", token.trim());
     let exists = |selector: &str| {
         let url = format!("https://127.0.0.1:{PORT}/api/v1/namespaces/default/pods?limit=1&fieldSelector=spec.nodeName{selector}");
-        output(Command::new("curl").args(["--silent", "--insecure", "--fail", "--noproxy", "*", "--header", &header, &url])).map(|said| said.contains("\"items\":[{"))
+        output(Command::new("curl").args(["--silent", "--insecure", "--fail", "--noproxy", "*", "--user-agent", "bench", "--header", &header, &url])).map(|said| said.contains("\"items\":[{"))
     };
     until("the first pod is bound", || exists("!=").unwrap_or_default())?;
     let first = Instant::now();
