@@ -130,6 +130,17 @@ impl Sandbox {
     }
 }
 
+/// Kernel parameters of a pod that has its own network, before those it asks for: its users may open the low ports, which are
+/// nobody's but the pod's, and ping. The range of those who may ping cannot be written where the kernel knows no such groups.
+/// Source: containerd 2, `enable_unprivileged_ports` and `enable_unprivileged_icmp`, which are on by default.
+fn default_sysctls(spec: &SandboxSpec) -> &'static [&'static str] {
+    match (spec.host.network, spec.users) {
+        (true, _) => &[],
+        (false, Some(_)) => &["net.ipv4.ip_unprivileged_port_start=0"],
+        (false, None) => &["net.ipv4.ip_unprivileged_port_start=0", "net.ipv4.ping_group_range=0 2147483647"],
+    }
+}
+
 /// Where a sandbox's record is.
 pub fn record_path(directory: &Path) -> PathBuf {
     directory.join("sandbox.json")
@@ -179,6 +190,10 @@ impl Inner {
         if let Some(users) = spec.users {
             configuration = configuration.with_number("first_id", i64::from(users.first)).with_number("id_count", i64::from(users.length));
         }
+        for parameter in default_sysctls(&spec) {
+            configuration.push("sysctl", (*parameter).to_owned());
+        }
+        // Later ones win, however their names are written.
         for (name, value) in &spec.sysctls {
             configuration.push("sysctl", format!("{name}={value}"));
         }

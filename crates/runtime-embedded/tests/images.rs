@@ -130,6 +130,63 @@ async fn layers_delete_replace_and_follow_links_of_earlier_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_builders_put_into_layers_is_there() {
+    // What `setcap cap_net_bind_service+ep` writes.
+    const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let node = Node::new().await;
+    let mut image = Image::busybox();
+    let long = format!("deep/{}/{}", "d".repeat(120), "f".repeat(120));
+    image.layers.push(
+        Layer::new()
+            .owned_file("high", 0o600, (4_000_000_000, 4_000_000_001), b"")
+            .extended(&[("uid", b"3000000000"), ("gid", b"3000000001"), ("mtime", b"1600000000.5")])
+            .owned_file("higher", 0o600, (0, 0), b"")
+            .extended(&[("path", long.as_bytes())])
+            .file("deep/cut-off", 0o644, b"long")
+            .extended(&[("SCHILY.xattr.security.capability", &CAPABILITY), ("SCHILY.xattr.trusted.overlay.opaque", b"y")])
+            .owned_file("capable", 0o755, (101, 102), b"")
+            .special("null", tar::EntryType::Char, 0o666, (1, 3))
+            .special("disk", tar::EntryType::Block, 0o660, (7, 0))
+            .special("pipe", tar::EntryType::Fifo, 0o2600, (0, 0))
+            .special("forged", tar::EntryType::Char, 0o666, (0, 0))
+            // A directory of an old writer.
+            .file("old/", 0o750, b"")
+            .file("old/inside", 0o644, b"old")
+            .symlink("link", "old/inside")
+            .hard_link("link-too", "link")
+            .owned_file("setid", 0o6755, (101, 102), b"")
+            .build(),
+    );
+    image.layers.push(Layer::new().hard_link("null-too", "null").hard_link("capable-too", "./capable").hard_link("/bin/setid", "/setid").build());
+    import(&node, &image.docker_archive("all:1")).await.unwrap();
+    let script = format!(
+        "stat -c '%u %g %Y' /high /higher; cat /{long}; echo; stat -c '%F %t %T %a' /null /disk /pipe /null-too; ls /forged 2>/dev/null; cat /old/inside /link-too; echo; \
+         stat -c '%a %u %h' /old /setid /bin/setid; readlink /link-too"
+    );
+    assert_eq!(
+        listing(&node, "all:1", &script).await,
+        "4000000000 4000000001 1600000000\n3000000000 3000000001 1600000000\nlong\n\
+         character special file 1 3 666\nblock special file 7 0 660\nfifo 0 0 2600\ncharacter special file 1 3 666\n\
+         oldold\n750 0 2\n6755 101 2\n6755 101 2\nold/inside\n"
+    );
+    let mut capable = 0;
+    for layer in std::fs::read_dir(node.options.data_directory.join("layers")).unwrap() {
+        for name in ["capable", "capable-too"] {
+            let path = layer.as_ref().unwrap().path().join("fs").join(name);
+            let mut found = [0; 64];
+            if path.exists() {
+                let length = rustix::fs::getxattr(&path, "security.capability", &mut found).unwrap();
+                assert_eq!(found[..length], CAPABILITY);
+                assert!(rustix::fs::getxattr(&path, "trusted.overlay.opaque", &mut found).is_err());
+                capable += 1;
+            }
+        }
+    }
+    assert_eq!(capable, 3, "each in its layer, and the first one again where the second layer links to it");
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn layers_cannot_write_outside() {
     let node = Node::new().await;
     let outside = node.directory.path().join("outside");

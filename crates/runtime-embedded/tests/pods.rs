@@ -35,6 +35,29 @@ async fn containers_of_a_pod_share_what_they_should() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn users_of_a_pod_may_open_low_ports_and_ping() {
+    const READ: &str = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range";
+    let (node, image) = Node::with_busybox().await;
+    let pod = node.sandbox("ports").await;
+    let id = node.run(&pod, &container("main", &image, &FOREVER)).await;
+    assert_eq!(node.exec(&id, READ).await.1, "0\n0\t2147483647\n");
+    let mut web = container("web", &image, &["/bin/sh", "-c", "echo from 101 | nc -l -p 80"]);
+    web.security.run_as_user = Some(101);
+    node.run(&pod, &web).await;
+    // It may not listen yet.
+    let ask = "for i in $(seq 300); do nc 127.0.0.1 80 < /dev/null > /tmp/said 2>&1 && break; sleep 0.1; done; cat /tmp/said";
+    assert_eq!(node.exec(&id, ask).await.1, "from 101\n");
+    // The node's own are left alone.
+    let mut spec = node.sandbox_spec("of-the-node");
+    spec.host.network = true;
+    let of_the_node = node.runtime().run_sandbox(&spec).await.unwrap().id;
+    let id = node.run(&of_the_node, &container("main", &image, &FOREVER)).await;
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
+    assert_eq!(node.exec(&id, READ).await.1, format!("{}{}", read("ip_unprivileged_port_start"), read("ping_group_range")));
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shared_process_namespace_has_a_first_process_that_reaps() {
     let (node, image) = Node::with_busybox().await;
     let mut spec = node.sandbox_spec("processes");

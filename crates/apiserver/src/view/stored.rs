@@ -101,8 +101,17 @@ fn put_text(buffer: &mut BytesMut, text: &str) {
     buffer.put_slice(text.as_bytes());
 }
 
+/// As the count of pairs: there are this many or more, and how many follows.
+const MANY_PAIRS: u16 = u16::MAX;
+
 fn put_pairs(buffer: &mut BytesMut, pairs: &[(Box<str>, Box<str>)]) {
-    buffer.put_u16(u16::try_from(pairs.len()).unwrap_or(u16::MAX));
+    match u16::try_from(pairs.len()) {
+        Ok(count) if count < MANY_PAIRS => buffer.put_u16(count),
+        _ => {
+            buffer.put_u16(MANY_PAIRS);
+            buffer.put_u32(u32::try_from(pairs.len()).unwrap_or(u32::MAX));
+        }
+    }
     for (name, value) in pairs {
         put_text(buffer, name);
         put_text(buffer, value);
@@ -127,9 +136,16 @@ impl<'a> Reader<'a> {
         let length = self.u32()? as usize;
         std::str::from_utf8(self.take(length)?).ok()
     }
+    /// How many pairs follow.
+    fn pair_count(&mut self) -> Option<u32> {
+        match self.u16()? {
+            MANY_PAIRS => self.u32(),
+            count => Some(count.into()),
+        }
+    }
     /// Passes over pairs of texts; none where they are damaged.
     fn skip_pairs(&mut self) -> Option<()> {
-        let count = self.u16()?;
+        let count = self.pair_count()?;
         (0..count).try_for_each(|_| self.text().and(self.text()).map(drop))
     }
 }
@@ -137,13 +153,13 @@ impl<'a> Reader<'a> {
 /// Pairs of texts of a head that was read before.
 struct Pairs<'a> {
     reader: Reader<'a>,
-    left: u16,
+    left: u32,
 }
 
 impl<'a> Pairs<'a> {
     fn at(value: &'a [u8], start: usize) -> Self {
         let mut reader = Reader(value.get(start..).unwrap_or_default());
-        let left = reader.u16().unwrap_or_default();
+        let left = reader.pair_count().unwrap_or_default();
         Self { reader, left }
     }
 }
@@ -220,7 +236,8 @@ fn may_be_packed(kind: &str) -> bool {
 
 fn with_head(head: &Head, item_start: usize, json: &[u8], may_be_packed: bool) -> Bytes {
     let packed = (may_be_packed && json.len() >= PACKED_FROM_BYTES).then(|| lz4_flex::block::compress(json)).filter(|packed| packed.len() < json.len() / 4 * 3);
-    let pairs = |pairs: &[(Box<str>, Box<str>)]| 2 + pairs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>();
+    let count_length = |count: usize| if count < MANY_PAIRS.into() { 2 } else { 6 };
+    let pairs = |pairs: &[(Box<str>, Box<str>)]| count_length(pairs.len()) + pairs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>();
     // Exactly as much as it takes: it stays in memory as long as the object does.
     let mut buffer = BytesMut::with_capacity(LABELS_START + pairs(&head.labels) + pairs(&head.fields) + 4 + packed.as_ref().map_or(json.len(), |packed| 4 + packed.len()));
     buffer.put_u8(if packed.is_some() { PACKED } else { PLAIN });
@@ -542,6 +559,19 @@ mod tests {
         let noise: String = std::iter::repeat_with(&mut any_letter).filter(char::is_ascii_alphanumeric).take(4000).collect();
         for object in [long("Secret", "some text ".repeat(1000)), long("ConfigMap", noise), sample()] {
             assert_eq!(encode(&object, 0, Vec::new()).unwrap().first(), Some(&PLAIN));
+        }
+    }
+
+    #[test]
+    fn more_labels_than_two_bytes_count_are_all_read() {
+        for count in [65_534, 65_535, 65_536, 70_000] {
+            let mut object = sample();
+            object.0["metadata"]["labels"] = (0..count).map(|index| (format!("l{index}"), Value::from("v"))).collect::<Map<_, _>>().into();
+            let value = encode(&object, 3, vec![("type".into(), "Opaque".into())]).unwrap();
+            let stored = StoredObject::decode("n/x", value, Revision(7)).unwrap();
+            assert_eq!(stored.labels().count(), count);
+            assert_eq!((stored.label(&format!("l{}", count - 1)), stored.field("type")), (Some("v"), Some("Opaque")));
+            assert_eq!(stored.object().unwrap().labels().map(|labels| labels.len()), Some(count));
         }
     }
 

@@ -105,7 +105,11 @@ fn write_entry(
     path: &Path,
 ) -> io::Result<()> {
     let header = entry.header().clone();
-    let kind = header.entry_type();
+    // Old writers say only by a slash that it is a directory.
+    let kind = match header.entry_type() {
+        EntryType::Regular if entry.path_bytes().ends_with(b"/") => EntryType::Directory,
+        other => other,
+    };
     let seconds = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
     if kind.is_dir() {
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {

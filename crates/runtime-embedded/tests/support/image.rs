@@ -65,6 +65,37 @@ impl Layer {
         self.add(path, tar::EntryType::Link, 0o644, (0, 0), target, b"")
     }
 
+    /// A special file: a device of a major and minor number, or a pipe, which has none.
+    pub fn special(mut self, path: &str, kind: tar::EntryType, mode: u32, device: (u32, u32)) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(path).unwrap();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        header.set_mtime(1_600_000_000);
+        header.set_device_major(device.0).unwrap();
+        header.set_device_minor(device.1).unwrap();
+        header.set_cksum();
+        self.0.append(&header, std::io::empty()).unwrap();
+        self
+    }
+
+    /// Says more of the next entry than its header has room for, as PAX does.
+    pub fn extended(self, records: &[(&str, &[u8])]) -> Self {
+        let mut text = Vec::new();
+        for (key, value) in records {
+            // The length of a record counts its own digits.
+            let rest = key.len() + value.len() + 3;
+            let length = (1..).map(|digits| rest + digits).find(|length| length.to_string().len() == length - rest).unwrap();
+            text.extend_from_slice(format!("{length} {key}=").as_bytes());
+            text.extend_from_slice(value);
+            text.push(b'\n');
+        }
+        self.add("PaxHeaders/x", tar::EntryType::XHeader, 0o644, (0, 0), "", &text)
+    }
+
     pub fn build(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
