@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc,
@@ -14,8 +14,8 @@ use std::{
 };
 
 use container_runtime::{ContainerId, ExecOutput, ExecRequest, ExecSession, RuntimeError, SandboxId};
-use rustix::{net::SocketFlags, pipe::PipeFlags};
-use shim::Message;
+use rustix::pipe::PipeFlags;
+use shim::{Message, terminals};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, unix::AsyncFd},
     net::unix::pipe,
@@ -64,7 +64,7 @@ struct Terminal(Arc<AsyncFd<OwnedFd>>);
 impl Inner {
     /// Runs a command and gives its streams.
     pub async fn exec(self: &Arc<Self>, id: &ContainerId, request: &ExecRequest) -> Result<ExecSession, RuntimeError> {
-        let running = self.run(id, request).await?;
+        let running = self.run(id, request, Bond::None).await?;
         let (finish, exit) = oneshot::channel();
         let Running { mut connection, stdin, stdout, stderr, terminal } = running;
         let resize = terminal.clone().map(resizer);
@@ -82,11 +82,16 @@ impl Inner {
         })
     }
 
-    /// Runs a command to its end.
+    /// Runs a command to its end, or to that of the time it has. It ends too where nobody waits for it any more.
     pub async fn exec_sync(self: &Arc<Self>, id: &ContainerId, command: &[String], timeout: Duration) -> Result<ExecOutput, RuntimeError> {
         let request = ExecRequest { command: command.to_vec(), stdout: true, stderr: true, ..ExecRequest::default() };
         let deadline = (!timeout.is_zero()).then(|| tokio::time::Instant::now() + timeout);
-        let mut running = self.run(id, &request).await?;
+        let started = self.run(id, &request, Bond::Caller);
+        let mut running = match deadline {
+            None => started.await,
+            // The shim kills what begins after we left.
+            Some(deadline) => tokio::time::timeout_at(deadline, started).await.unwrap_or(Err(RuntimeError::Timeout(timeout))),
+        }?;
         let streams = [running.stdout.take(), running.stderr.take()].into_iter().flatten();
         let output = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let mut readers: tokio::task::JoinSet<()> = streams.map(|stream| collect(stream, Arc::clone(&output))).collect();
@@ -109,7 +114,7 @@ impl Inner {
         Ok(ExecOutput { code, output })
     }
 
-    async fn run(self: &Arc<Self>, id: &ContainerId, request: &ExecRequest) -> Result<Running, RuntimeError> {
+    async fn run(self: &Arc<Self>, id: &ContainerId, request: &ExecRequest, bond: Bond) -> Result<Running, RuntimeError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let failed = |reason: String| RuntimeError::Exec { reason, exit_code: None };
         let broken = |doing: &'static str| move |error: io::Error| failed(format!("could not {doing}: {error}"));
@@ -123,7 +128,7 @@ impl Inner {
         let files = Files { plan: container.bundle.join(format!("exec-{number}.json")), console: container.bundle.join(format!("exec-{number}.sock")), log: container.bundle.join(format!("exec-{number}.log")) };
         let console = request.tty.then(|| files.console.clone());
         let listener = match &console {
-            Some(path) => Some(listen(path).map_err(broken("listen for the terminal"))?),
+            Some(path) => Some(terminals::listen(path, terminals::ONE_HELPER).map_err(broken("listen for the terminal"))?),
             None => None,
         };
         let plan = ExecPlan::new(&id.0, container.bundle.clone(), request, console);
@@ -150,7 +155,7 @@ impl Inner {
                 theirs[2] = write;
             }
         }
-        let message = self.helper_request("exec", "exec", &files.plan).with("diagnosis", files.log.as_os_str().as_encoded_bytes());
+        let message = self.helper_request("exec", "exec", &files.plan).with("diagnosis", files.log.as_os_str().as_encoded_bytes()).with_number("bound", i64::from(bond == Bond::Caller));
         let started = async {
             let mut connection = ShimConnection::open(&sandbox.directory).await?;
             let answer = connection.ask(&message, &theirs.each_ref().map(AsFd::as_fd)).await?;
@@ -166,7 +171,7 @@ impl Inner {
         }
         let mut terminal = None;
         if let Some(listener) = listener {
-            let outer = blocking(move || receive_terminal(&listener)).await.map_err(broken("receive the terminal"))?;
+            let outer = blocking(move || terminals::receive(&listener)).await.map_err(broken("receive the terminal"))?;
             let outer = Arc::new(watch_descriptor(outer).map_err(broken("use the terminal"))?);
             stdin = request.stdin.then(|| Input::Terminal(Terminal(Arc::clone(&outer))));
             stdout = request.stdout.then(|| Output::Terminal(Terminal(Arc::clone(&outer))));
@@ -264,6 +269,15 @@ impl Inner {
     }
 }
 
+/// What a command ends with, if not by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bond {
+    /// A user's: it goes on when its client has left, as with other runtimes.
+    None,
+    /// A probe's or hook's: whoever asked for it waits, or has given it up.
+    Caller,
+}
+
 /// What belongs to one command and goes away with us.
 struct Files {
     plan: PathBuf,
@@ -319,38 +333,6 @@ fn resizer(terminal: Arc<AsyncFd<OwnedFd>>) -> mpsc::Sender<(u16, u16)> {
         }
     });
     resize
-}
-
-/// Listens on a path that may be longer than a socket's address.
-fn listen(path: &Path) -> io::Result<OwnedFd> {
-    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let short = crate::inside::path_of(directory.as_fd()).join(path.file_name().unwrap_or_default());
-    let socket = rustix::net::socket_with(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&short)?)?;
-    rustix::net::listen(&socket, 1)?;
-    Ok(socket)
-}
-
-fn receive_terminal(listener: &OwnedFd) -> io::Result<OwnedFd> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-    // The helper has connected and sent before it said that the command runs; so nothing here waits.
-    let mut waiting = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
-    let limit = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
-    if rustix::event::poll(&mut waiting, Some(&limit))? == 0 {
-        return Err(io::Error::from(io::ErrorKind::TimedOut));
-    }
-    let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC)?;
-    let mut bytes = [0; 256];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    rustix::net::recvmsg(&socket, &mut [io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let terminal = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    let terminal = terminal.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the helper sent no terminal"))?;
-    rustix::io::ioctl_fionbio(&terminal, true)?;
-    Ok(terminal)
 }
 
 /// Connects from inside a network namespace, on a thread that is thrown away: joining one cannot be undone safely.

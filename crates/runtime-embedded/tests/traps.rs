@@ -313,6 +313,29 @@ async fn trap_13_commands_leave_no_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_nobody_waits_for_any_more_is_ended() {
+    let (node, image) = Node::with_busybox().await;
+    let sandbox = node.sandbox("given-up").await;
+    let id = node.run(&sandbox, &container("main", &image, &["/bin/sh", "-c", "echo ready; exec sleep 1000"])).await;
+    let command: Vec<String> = ["/bin/sh", "-c", "echo $$ > /begun; exec sleep 4711"].map(str::to_owned).to_vec();
+    let running = || {
+        std::fs::read_dir("/proc").unwrap().flatten().any(|process| std::fs::read(process.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x004711\x00"))
+    };
+    let given_up = node.runtime().exec_sync(&id, &command, Duration::ZERO);
+    tokio::select! {
+        answer = given_up => panic!("{answer:?}"),
+        () = until("it runs", running) => {}
+    }
+    until("it is ended", || !running()).await;
+    // Also where its time is over.
+    let late = node.runtime().exec_sync(&id, &command, Duration::from_secs(2)).await;
+    assert!(matches!(late, Err(RuntimeError::Timeout(_))), "{late:?}");
+    until("it is ended", || !running()).await;
+    assert!(matches!(node.runtime().container_status(&id).await.unwrap().state, ContainerState::Running { .. }));
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trap_14_running_out_of_memory_is_told() {
     let (node, image) = Node::with_busybox().await;
     let sandbox = node.sandbox("memory").await;

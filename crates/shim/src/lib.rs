@@ -1,4 +1,4 @@
-//! What a shim and an agent say to each other. The program itself is in `main.rs`.
+//! What a shim and an agent say to each other, and how both get a terminal ([`terminals`]). The program itself is in `main.rs`.
 //!
 //! A message is a list of named fields, framed by its length. Names may repeat, unknown names are ignored, and a missing
 //! one has a default: so an agent of a later release talks to the shims of an earlier one, and the shim needs no parser
@@ -9,12 +9,14 @@
 //! | `hello` | – | `hello` with `version`, `pid` |
 //! | `watch` | – | one `container` for each, then `watching`, then an `exited` for each end |
 //! | `start` | `id`, `argument`…, `variable`…, `log`, `record`, flags | `started` with `pid` and `result`, or `failed` |
-//! | `exec` | `argument`…, `variable`…; three descriptors | `started` or `failed`, later `exited` |
+//! | `exec` | `argument`…, `variable`…, `bound` where it is to end with the connection; three descriptors | `started` or `failed`, later `exited` |
 //! | `attach` | `id`, flags; a descriptor per wanted stream | `attached`, later `exited` |
 //! | `resize` | on an attach connection: `columns`, `rows` | – |
 //! | `kill` | `id`, `signal`; on an exec connection only `signal` | `killed` or `gone` |
 //! | `reopen`, `forget` | `id` | `done` or `gone` |
 //! | `end` | – | the shim ends |
+
+pub mod terminals;
 
 use std::fmt;
 

@@ -2,15 +2,22 @@
 //!
 //! `P` marks a piece of a line that goes on in the next entry. Trouble with the file never reaches the container: what
 //! cannot be written is lost, and the next write tries again.
+//!
+//! A pod may be given the directory of logs by a volume of type hostPath, as collectors of logs are: no link that it leaves there is
+//! followed, and no pipe waited for. The node takes the same care when it reads (`node/src/logs/place.rs`).
 
 use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
 };
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
 use crate::timestamp;
+
+/// So many parts at the end of a log's path are the pod's: `POD/CONTAINER/RESTARTS.log`. What is in front of them is the node's.
+const PARTS: usize = 3;
 
 /// Longest piece of a line in one entry. Source: the default of containerd's CRI plug-in, `max_container_log_line_size`.
 const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -40,13 +47,14 @@ impl LogFile {
         log
     }
 
+    /// A log that nobody keeps.
+    pub fn none() -> Self {
+        Self { path: PathBuf::new(), file: None, unfinished: [Vec::new(), Vec::new()] }
+    }
+
     /// Opens the path again, after the old file was renamed away.
     pub fn reopen(&mut self) {
-        if let Some(directory) = self.path.parent() {
-            // Failure shows when the file is opened.
-            drop(std::fs::create_dir_all(directory));
-        }
-        self.file = OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path).ok();
+        self.file = if self.path.as_os_str().is_empty() { None } else { open_for_appending(&self.path).ok() };
     }
 
     /// Takes what a container printed and writes the lines that are whole.
@@ -103,6 +111,32 @@ impl LogFile {
     }
 }
 
+/// Opens a file through no link among the pod's own parts of its path, and makes what is missing of it.
+fn open_for_appending(path: &Path) -> io::Result<File> {
+    let root = path.ancestors().nth(PARTS).filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("/"));
+    let inside = path.strip_prefix(root).map_err(io::Error::other)?;
+    let name = inside.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // Failure shows when it is opened.
+    drop(std::fs::create_dir_all(root));
+    let mut directory = rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for part in inside.parent().into_iter().flat_map(Path::components) {
+        let part = Path::new(part.as_os_str());
+        let open = || rustix::fs::openat2(&directory, part, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS);
+        directory = match open() {
+            Err(rustix::io::Errno::NOENT) => {
+                // Somebody else may be faster.
+                let _ = rustix::fs::mkdirat(&directory, part, Mode::from_raw_mode(0o777));
+                open()?
+            }
+            other => other?,
+        };
+    }
+    // A pipe that nobody reads is refused, instead of waited for.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(0o640))?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from(io::ErrorKind::InvalidInput)) }
+}
+
 fn write_entry(out: &mut Vec<u8>, now: std::time::Duration, stream: Stream, tag: char, line: &[u8]) {
     timestamp::write(now, out);
     out.extend_from_slice(match stream {
@@ -145,6 +179,37 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines[0].starts_with("stdout P x") && lines[1].starts_with("stdout P x"));
         assert_eq!(lines[2], "stdout F z");
+    }
+
+    #[test]
+    fn nothing_is_written_where_a_pod_would_lead_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (directory.path().join("logs"), directory.path().join("elsewhere"));
+        std::fs::create_dir_all(root.join("pod")).unwrap();
+        std::fs::create_dir_all(elsewhere.join("c")).unwrap();
+        std::fs::write(elsewhere.join("0.log"), "").unwrap();
+        let log = |path: &str| {
+            let mut log = LogFile::open(root.join(path));
+            log.take(Stream::Output, b"a line\n");
+        };
+        std::os::unix::fs::symlink(&elsewhere, root.join("pod/c")).unwrap();
+        log("pod/c/0.log");
+        std::os::unix::fs::symlink(&elsewhere, root.join("linked-pod")).unwrap();
+        log("linked-pod/c/0.log");
+        std::fs::create_dir(root.join("pod/d")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("0.log"), root.join("pod/d/0.log")).unwrap();
+        log("pod/d/0.log");
+        std::os::unix::fs::symlink(elsewhere.join("new.log"), root.join("pod/d/1.log")).unwrap();
+        log("pod/d/1.log");
+        // Nobody reads it: who waited for that would wait for ever.
+        rustix::fs::mkfifoat(CWD, root.join("pod/d/2.log"), Mode::from_raw_mode(0o600)).unwrap();
+        log("pod/d/2.log");
+        assert_eq!(std::fs::read_to_string(elsewhere.join("0.log")).unwrap(), "");
+        assert!(!elsewhere.join("new.log").exists() && !elsewhere.join("c/0.log").exists());
+        // The node's own part may be a link.
+        std::os::unix::fs::symlink(&root, directory.path().join("var")).unwrap();
+        LogFile::open(directory.path().join("var/pod/e/0.log")).take(Stream::Output, b"a line\n");
+        assert!(std::fs::read_to_string(root.join("pod/e/0.log")).unwrap().ends_with("stdout F a line\n"));
     }
 
     #[test]

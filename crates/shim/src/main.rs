@@ -19,7 +19,7 @@ use std::{
     process::ExitCode,
 };
 
-use shim::{Message, PROTOCOL_VERSION, SOCKET_NAME};
+use shim::{Message, PROTOCOL_VERSION, SOCKET_NAME, terminals};
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("first-process") {
@@ -59,7 +59,7 @@ fn prepare() -> Result<(serve::Shim, Option<i32>), String> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|error| format!("could not become a subreaper: {error}"))?;
     let signals = watch_children().map_err(|error| format!("could not watch for ended children: {error}"))?;
     let first_process = namespaces::enter(&configuration)?.and_then(|pid| i32::try_from(pid).ok());
-    let listener = serve::listen(Path::new(SOCKET_NAME)).map_err(|error| format!("could not listen on {SOCKET_NAME}: {error}"))?;
+    let listener = terminals::listen(Path::new(SOCKET_NAME), terminals::MANY_AGENTS).map_err(|error| format!("could not listen on {SOCKET_NAME}: {error}"))?;
     let shim = serve::Shim::new(listener, signals, first_process).map_err(|error| format!("could not set up the event loop: {error}"))?;
     Ok((shim, first_process))
 }

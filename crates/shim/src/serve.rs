@@ -16,7 +16,7 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags},
     pipe::PipeFlags,
 };
-use shim::{Message, PROTOCOL_VERSION};
+use shim::{Message, PROTOCOL_VERSION, terminals};
 
 use crate::{
     container::{Container, Delivery, End, nanoseconds},
@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     pub(crate) watching: bool,
     /// The process that was started by exec over this connection.
     pub(crate) process: Option<i32>,
+    /// It is killed where the connection ends first.
+    pub(crate) bound: bool,
     /// The container this connection is attached to.
     pub(crate) attached: Option<String>,
 }
@@ -171,7 +173,7 @@ impl Shim {
                 self.sources.remove(&token);
                 continue;
             }
-            let connection = Connection { socket, received: Vec::new(), descriptors: Vec::new(), watching: false, process: None, attached: None };
+            let connection = Connection { socket, received: Vec::new(), descriptors: Vec::new(), watching: false, process: None, bound: false, attached: None };
             self.connections.insert(token, connection);
         }
     }
@@ -179,6 +181,10 @@ impl Shim {
     pub(crate) fn drop_connection(&mut self, token: u64) {
         self.sources.remove(&token);
         let Some(connection) = self.connections.remove(&token) else { return };
+        if let Some(process) = connection.process.filter(|_| connection.bound) {
+            // Where it has ended meanwhile, it was not reaped yet, or we would not know it any more.
+            let _ = process::signal(process, libc::SIGKILL);
+        }
         if let Some(container) = connection.attached {
             self.detach(&container, token, false);
             self.set_pause(&container);
@@ -332,7 +338,7 @@ impl Shim {
             }
         }
         let console = match path("console") {
-            Some(path) if terminal => Some(listen(&path).map_err(|error| format!("could not listen for the terminal: {error}"))?),
+            Some(path) if terminal => Some(terminals::listen(&path, terminals::ONE_HELPER).map_err(|error| format!("could not listen for the terminal: {error}"))?),
             _ => None,
         };
         let [stdin, stdout, stderr] = ours;
@@ -347,7 +353,7 @@ impl Shim {
             stdout,
             stderr,
             unread_input: Vec::new(),
-            log: LogFile::open(path("log").unwrap_or_else(|| PathBuf::from("/dev/null"))),
+            log: path("log").map_or_else(LogFile::none, LogFile::open),
             record: path("record").unwrap_or_else(|| PathBuf::from(format!("{id}.exit"))),
             out_of_memory_file: path("out_of_memory_file").unwrap_or_default(),
             cgroup_to_kill: path("cgroup_to_kill"),
@@ -401,6 +407,9 @@ impl Shim {
 
     fn exec(&mut self, token: u64, request: &Message, descriptors: &[OwnedFd]) -> Result<(), String> {
         let [stdin, stdout, stderr] = descriptors else { return Err("exec needs three descriptors".to_owned()) };
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.bound = request.flag("bound");
+        }
         self.launch(token, None, request, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
         Ok(())
     }
@@ -422,7 +431,7 @@ impl Shim {
     /// Accepts the terminal that a helper made inside its container.
     fn take_terminal(&mut self, token: u64, key: u64) {
         let Some(helper) = self.helpers.get_mut(&key) else { return };
-        let terminal = helper.console.take().and_then(|listener| receive_terminal(&listener).ok());
+        let terminal = helper.console.take().and_then(|listener| terminals::receive(&listener).ok());
         let id = helper.container.clone();
         self.sources.remove(&token);
         let (Some(id), Some(terminal)) = (id, terminal) else { return };
@@ -468,16 +477,19 @@ impl Shim {
             (problem, _) => Message::new("failed").with("error", problem.as_deref().unwrap_or("")).with("result", &result),
         };
         let Some(id) = helper.container else {
-            if let (Some(pid), None) = (pid, problem)
-                && let Some(connection) = self.connections.get_mut(&helper.connection)
-            {
-                connection.process = Some(pid);
-                self.send(helper.connection, &reply);
-                if let Some(ended) = early {
-                    self.finish_process(helper.connection, ended);
+            match (pid, problem, self.connections.get_mut(&helper.connection)) {
+                (Some(pid), None, Some(connection)) => {
+                    connection.process = Some(pid);
+                    self.send(helper.connection, &reply);
+                    if let Some(ended) = early {
+                        self.finish_process(helper.connection, ended);
+                    }
                 }
-            } else {
-                self.send(helper.connection, &reply);
+                // Whoever asked has left before it began: nobody would ever stop it.
+                (Some(pid), None, None) if early.is_none() => {
+                    let _ = process::signal(pid, libc::SIGKILL);
+                }
+                _ => self.send(helper.connection, &reply),
             }
             return;
         };
@@ -608,37 +620,6 @@ impl Shim {
     }
 }
 
-/// Binds a listening socket whose path may be longer than an address: by way of its directory.
-pub fn listen(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let directory = std::fs::File::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(std::path::Path::new(".")))?;
-    let name = path.file_name().unwrap_or_default();
-    let short = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory))).join(name);
-    drop(std::fs::remove_file(path));
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::UNIX,
-        rustix::net::SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&short)?)?;
-    rustix::net::listen(&socket, 64)?;
-    Ok(socket)
-}
-
-fn receive_terminal(listener: &OwnedFd) -> io::Result<OwnedFd> {
-    // The helper sends right after it connected, so this does not wait noticeably.
-    let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC)?;
-    let mut bytes = [0; 256];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let terminal = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    terminal.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
-
 /// What a helper printed before it died without a result.
 fn last_words(diagnosis: &std::path::Path, ended: Option<Ended>) -> String {
     let text = std::fs::read_to_string(diagnosis).unwrap_or_default();
@@ -666,7 +647,7 @@ mod tests {
         let (ours, theirs) = rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         rustix::io::ioctl_fionbio(&ours, true).unwrap();
         let token = shim.token(Source::Connection);
-        shim.connections.insert(token, Connection { socket: ours, received: Vec::new(), descriptors: Vec::new(), watching: false, process: None, attached: None });
+        shim.connections.insert(token, Connection { socket: ours, received: Vec::new(), descriptors: Vec::new(), watching: false, process: None, bound: false, attached: None });
         (token, theirs)
     }
 
@@ -731,6 +712,30 @@ mod tests {
         heard.truncate(count);
         let message = Message::take_from(&mut heard).unwrap().unwrap();
         assert_eq!((message.verb(), message.number("code")), ("exited", Some(7)));
+    }
+
+    #[test]
+    fn a_command_ends_with_the_connection_that_asked_for_it_where_that_was_said() {
+        use std::os::unix::process::ExitStatusExt;
+        let (mut shim, _kept) = shim();
+        let sleeper = || std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (mut bound, mut free, mut late) = (sleeper(), sleeper(), sleeper());
+        for (child, is_bound) in [(&bound, true), (&free, false)] {
+            let (connection, _socket) = connect(&mut shim);
+            let known = shim.connections.get_mut(&connection).unwrap();
+            (known.process, known.bound) = (i32::try_from(child.id()).ok(), is_bound);
+            shim.drop_connection(connection);
+        }
+        assert_eq!(bound.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(free.try_wait().unwrap().is_none(), "a user's command goes on");
+        free.kill().unwrap();
+        free.wait().unwrap();
+        // Its helper had not answered when the connection ended.
+        let bytes = Message::new("done").with_number("pid", i64::from(late.id())).encode();
+        let ended = Some(Ended { code: 0, signal: 0, at: std::time::Duration::ZERO });
+        shim.helpers.insert(1, Helper { pid: 0, connection: 4711, container: None, result: None, bytes, ended, diagnosis: PathBuf::new(), console: None });
+        shim.finish_helper(1);
+        assert_eq!(late.wait().unwrap().signal(), Some(libc::SIGKILL));
     }
 
     #[test]
@@ -804,7 +809,7 @@ mod tests {
         let (mut shim, _kept) = shim();
         let (read, write) = rustix::pipe::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
-        let log = LogFile::open(PathBuf::from("/dev/null"));
+        let log = LogFile::none();
         shim.containers.insert("web".to_owned(), Container { stdout: Some(read), log, ..container(directory.path(), "web", 4711) });
         shim.read_output("web");
         // What another container was handed through a socket, for example.

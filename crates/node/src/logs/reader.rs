@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::line::Line;
+use super::{line::Line, place};
 
 const BLOCK: usize = 32 * 1024;
 /// A line longer than this is passed on in pieces; the runtime writes at most 16 KiB in one.
@@ -71,7 +71,7 @@ pub async fn read(path: &Path, wanted: &Wanted, ended: CancellationToken, send: 
         }
         let Some(growth) = &growth else { break };
         if is_rotated(&file, path).await {
-            file = File::open(path).await?;
+            file = open(path).await?;
             continue;
         }
         if is_last_round {
@@ -92,9 +92,14 @@ pub async fn read(path: &Path, wanted: &Wanted, ended: CancellationToken, send: 
     Ok(())
 }
 
+async fn open(path: &Path) -> io::Result<File> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || place::open(&path, place::PARTS)).await.map_err(io::Error::other)?.map(File::from_std)
+}
+
 async fn open_when_there(path: &Path, growth: Option<&Growth>, ended: &CancellationToken) -> io::Result<File> {
     loop {
-        match (File::open(path).await, growth) {
+        match (open(path).await, growth) {
             (Err(problem), Some(growth)) if problem.kind() == io::ErrorKind::NotFound && !ended.is_cancelled() => {
                 tokio::select! {
                     grown = growth.wait() => grown?,
@@ -202,7 +207,8 @@ async fn start_of_last_lines(file: &mut File, lines: u64) -> io::Result<u64> {
 /// Whether another file has taken the path: the log was rotated.
 async fn is_rotated(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    match (file.metadata().await, tokio::fs::metadata(path).await) {
+    let there = async { open(path).await?.metadata().await };
+    match (file.metadata().await, there.await) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) != (there.dev(), there.ino()),
         _ => false,
     }
@@ -211,19 +217,17 @@ async fn is_rotated(file: &File, path: &Path) -> bool {
 /// Tells when files of a directory grow or appear.
 struct Growth {
     events: AsyncFd<OwnedFd>,
-    _directory: PathBuf,
 }
 
 impl Growth {
     fn watch(path: &Path) -> io::Result<Self> {
-        let directory = path.parent().unwrap_or(path).to_owned();
-        std::fs::create_dir_all(&directory)?;
+        let directory = place::directory(path, place::PARTS)?;
         let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        inotify::add_watch(&events, &directory, what)?;
+        inotify::add_watch(&events, place::path_of(&directory), what)?;
         // SAFETY: the descriptor is owned, so it is open and stays the same until the `AsyncFd` is dropped.
         let events = unsafe { AsyncFd::register(events) }.map_err(|problem| io::Error::other(problem.to_string()))?;
-        Ok(Self { events, _directory: directory })
+        Ok(Self { events })
     }
 
     /// Waits for a change since the last wait.
@@ -242,7 +246,7 @@ impl Growth {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, path::PathBuf};
 
     use super::*;
 

@@ -6,7 +6,7 @@ use container_runtime::{ContainerState, ContainerStatus, RuntimeError, SandboxId
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{name, namespace, uid};
-use crate::{config::Context, volume};
+use crate::{config::Context, logs::place, volume};
 
 /// Stops a sandbox and frees its addresses; its containers' records stay.
 ///
@@ -37,11 +37,10 @@ pub async fn forget_pod(context: &Context, pod: &Pod, sandboxes: Vec<SandboxId>)
 
 /// The log of a container that is removed, with its rotated parts.
 pub fn remove_old_logs(container: &ContainerStatus) {
-    let (Some(directory), Some(file)) = (container.log_path.parent(), container.log_path.file_name().and_then(|name| name.to_str())) else { return };
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(file)) {
-            drop(std::fs::remove_file(entry.path()));
-        }
+    let Ok(directory) = place::directory(&container.log_path, place::PARTS) else { return };
+    let Some(file) = container.log_path.file_name().and_then(|name| name.to_str()) else { return };
+    for name in place::files_named(&directory, file).unwrap_or_default() {
+        let _ = rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty());
     }
 }
 

@@ -5,10 +5,12 @@ use std::path::Path;
 use container_runtime::{ContainerState, ContainerStatus};
 
 use super::annotations;
-use crate::logs::line::Line;
+use crate::logs::{line::Line, place};
 
 /// Most bytes of a message file.
 const MAXIMUM_FILE: usize = 4096;
+/// So many parts at the end of its path are the pod's: `UID/containers/NAME/RESTARTS.termination`.
+const FILE_PARTS: usize = 4;
 /// Most bytes taken from a log.
 const MAXIMUM_LOG: usize = 2048;
 /// Most lines taken from a log.
@@ -19,7 +21,7 @@ pub async fn read(container: &ContainerStatus) -> String {
     let ContainerState::Exited { exit, .. } = &container.state else { return String::new() };
     let annotation = |key| container.spec.annotations.get(key).map(String::as_str);
     let message = match annotation(annotations::TERMINATION_MESSAGE_FILE) {
-        Some(path) => read_end(Path::new(path), MAXIMUM_FILE).await,
+        Some(path) => read_end(Path::new(path), FILE_PARTS, MAXIMUM_FILE).await,
         None => String::new(),
     };
     let falls_back = annotation(annotations::TERMINATION_MESSAGE_POLICY) == Some("FallbackToLogsOnError");
@@ -27,7 +29,7 @@ pub async fn read(container: &ContainerStatus) -> String {
         return message;
     }
     // Lines of the log carry time, stream and tag: more is read than is wanted.
-    let log = read_end(&container.log_path, MAXIMUM_LOG * 4).await;
+    let log = read_end(&container.log_path, place::PARTS, MAXIMUM_LOG * 4).await;
     let text = last_lines(&log);
     let cut = text.len().saturating_sub(MAXIMUM_LOG);
     let cut = (cut..=text.len()).find(|position| text.is_char_boundary(*position)).unwrap_or(text.len());
@@ -42,18 +44,19 @@ fn last_lines(log: &str) -> String {
     shown.map(|line| String::from_utf8_lossy(line.text).into_owned() + if line.is_partial { "" } else { "\n" }).collect()
 }
 
-async fn read_end(path: &Path, limit: usize) -> String {
-    use tokio::io::{AsyncReadExt, AsyncSeekExt};
-    let read = async {
-        let mut file = tokio::fs::File::open(path).await?;
-        let length = file.metadata().await?.len();
+async fn read_end(path: &Path, parts: usize, limit: usize) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let path = path.to_owned();
+    let read = move || {
+        let mut file = place::open(&path, parts)?;
+        let length = file.metadata()?.len();
         let limit = u64::try_from(limit).unwrap_or(u64::MAX);
-        file.seek(std::io::SeekFrom::Start(length.saturating_sub(limit))).await?;
+        file.seek(SeekFrom::Start(length.saturating_sub(limit)))?;
         let mut bytes = Vec::new();
-        file.take(limit).read_to_end(&mut bytes).await?;
+        file.take(limit).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())
     };
-    read.await.unwrap_or_default()
+    tokio::task::spawn_blocking(read).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 #[cfg(test)]
