@@ -53,6 +53,7 @@ struct State {
     failing_sandboxes: Option<String>,
     stop_code: Option<i32>,
     calls: BTreeMap<&'static str, usize>,
+    panicking_calls: HashMap<&'static str, usize>,
     ports: HashMap<u16, std::net::SocketAddr>,
     ignore_stop: HashSet<String>,
     exec: Option<ExecScript>,
@@ -128,6 +129,17 @@ impl FakeRuntime {
     #[must_use]
     pub fn calls(&self, verb: &str) -> usize {
         self.state.lock().calls.get(verb).copied().unwrap_or(0)
+    }
+
+    /// So many of the next calls of a verb panic: whoever calls has a defect.
+    pub fn panic_in(&self, verb: &'static str, times: usize) {
+        self.state.lock().panicking_calls.insert(verb, times);
+    }
+
+    /// How many calls of a verb are still to panic.
+    #[must_use]
+    pub fn panics_left(&self, verb: &str) -> usize {
+        self.state.lock().panicking_calls.get(verb).copied().unwrap_or(0)
     }
 
     /// The newest container of that name in the pod of that name.
@@ -238,6 +250,11 @@ impl FakeRuntime {
     fn count(&self, verb: &'static str) -> parking_lot::MutexGuard<'_, State> {
         let mut state = self.state.lock();
         *state.calls.entry(verb).or_default() += 1;
+        if let Some(left) = state.panicking_calls.get_mut(verb).filter(|left| **left > 0) {
+            *left -= 1;
+            drop(state);
+            panic!("{verb} panics, as it was told to");
+        }
         state
     }
 }

@@ -4,14 +4,17 @@
 //! removed, once the API has been listed and never before.
 
 use std::{
+    any::Any,
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use client::{EventType, FeedEvent, Selection, Source, feed, revision_of};
+use client::{Backoff, EventType, FeedEvent, Selection, Source, feed, revision_of};
 use container_runtime::{RuntimeEvent, SandboxStatus};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::RwLock;
 use tokio::{sync::{mpsc, watch}, task::JoinSet};
@@ -19,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     NodeError,
+    clock::after,
     config::Context,
     pod::{
         self,
@@ -188,11 +192,40 @@ struct Room {
     leaving: Vec<String>,
 }
 
+/// What a task of the manager came to; always with the pod's UID.
+enum Ended {
+    /// A worker has done its work, or the agent stops.
+    Finished(String),
+    /// A worker panicked: it did not finish, and whom it waited for.
+    Panicked { uid: String, words: String, room_makers: Vec<String> },
+    /// It is time to start a worker again that panicked.
+    Due(String),
+}
+
+/// A worker that panicked, until one finishes for the same pod.
+struct Failure {
+    pause: Backoff,
+    /// When its pod's worker was started last.
+    started_at: Timestamp,
+    room_makers: Vec<String>,
+}
+
+/// A worker that ran this long before it panicked begins with the shortest pause again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+
+/// What a panic says.
+fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    words.unwrap_or_else(|| "it does not say why".to_owned())
+}
+
 /// Follows the pods until it is cancelled.
 pub struct PodManager {
     context: Arc<Context>,
     pods: Pods,
-    tasks: JoinSet<String>,
+    tasks: JoinSet<Ended>,
+    /// Workers that panicked, by pod UID: each is started again after a while.
+    failures: HashMap<String, Failure>,
     /// Sandboxes found at the start, by pod UID, until their pods turn up.
     found: HashMap<String, Vec<SandboxStatus>>,
     /// Pods from files of this node, by UID.
@@ -223,7 +256,7 @@ impl PodManager {
     /// A manager of no pods.
     #[must_use]
     pub fn new(context: Arc<Context>, pods: Pods, stop: CancellationToken) -> Self {
-        Self { context, pods, tasks: JoinSet::new(), found: HashMap::new(), statics: HashMap::new(), waiting: HashMap::new(), mirrors: HashMap::new(), is_listed: false, stop }
+        Self { context, pods, tasks: JoinSet::new(), failures: HashMap::new(), found: HashMap::new(), statics: HashMap::new(), waiting: HashMap::new(), mirrors: HashMap::new(), is_listed: false, stop }
     }
 
     /// Works until it is cancelled. What runs then goes on.
@@ -269,7 +302,12 @@ impl PodManager {
                 Ok(()) = labels.changed(), if !knows_labels => knows_labels = labels.borrow_and_update().is_some(),
                 Some(pods) = static_changes.recv() => self.take_static_pods(pods),
                 Some(event) = events.next() => self.take_runtime_event(event),
-                Some(ended) = self.tasks.join_next() => self.take_ended(ended),
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(Ended::Finished(uid)) => self.take_finished(&uid),
+                    Ok(Ended::Panicked { uid, words, room_makers }) => self.take_panic(uid, &words, room_makers),
+                    Ok(Ended::Due(uid)) => self.start_again(&uid).await,
+                    Err(problem) => tracing::error!(%problem, "a task of the pod manager failed"),
+                },
                 // The sender is in the context, which we hold.
                 Ok(()) = network_ready.changed() => self.try_again(),
             }
@@ -398,10 +436,54 @@ impl PodManager {
         let uid = uid(&pod).to_owned();
         let (worker, handle) = Worker::new(self.context.clone(), Desired { pod, is_gone: false, refused, evicted: None, is_static, mirror: None }, sandboxes);
         self.pods.workers.write().insert(uid.clone(), handle);
+        self.run_worker(uid, worker, room_makers);
+    }
+
+    fn run_worker(&mut self, uid: String, worker: Worker, room_makers: Vec<String>) {
         self.tasks.spawn(async move {
-            worker.run(room_makers).await;
-            uid
+            // The worker is gone after a panic: nobody sees what it left half done.
+            match AssertUnwindSafe(worker.run(room_makers.clone())).catch_unwind().await {
+                Ok(()) => Ended::Finished(uid),
+                Err(panic) => Ended::Panicked { uid, words: panic_words(&*panic), room_makers },
+            }
         });
+    }
+
+    /// A worker panicked: that is a defect, but its pod must not be left alone for it. Another one starts after a while.
+    fn take_panic(&mut self, uid: String, words: &str, room_makers: Vec<String>) {
+        let now = self.context.config.clock.now();
+        let new = || Failure { pause: Backoff::new(Duration::from_millis(200), Duration::from_secs(60)), started_at: now, room_makers };
+        let failure = self.failures.entry(uid.clone()).or_insert_with(new);
+        if after(failure.started_at, FORGIVEN_AFTER) < now {
+            failure.pause.reset();
+        }
+        let delay = failure.pause.next_delay();
+        let pod = self.pods.workers.read().get(&uid).map(|worker| pod::full_name(&worker.desired.borrow().pod));
+        tracing::error!(pod, uid, panic = words, ?delay, "the worker of a pod panicked; it is started again after the delay");
+        let (clock, stop) = (self.context.config.clock.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(clock.sleep(delay)).await;
+            Ended::Due(uid)
+        });
+    }
+
+    /// Starts another worker for a pod whose worker panicked, with what the runtime has of the pod: as after the agent's start.
+    async fn start_again(&mut self, uid: &str) {
+        let sandboxes = match self.context.config.runtime.list_sandboxes().await {
+            Ok(all) => all.into_iter().filter(|sandbox| sandbox.spec.pod_uid == uid).collect(),
+            Err(problem) => return self.take_panic(uid.to_owned(), &format!("the runtime cannot be asked: {problem}"), Vec::new()),
+        };
+        let mut workers = self.pods.workers.write();
+        let Some(desired) = workers.get(uid).map(|worker| worker.desired.borrow().clone()) else { return };
+        let Some(failure) = self.failures.get_mut(uid) else { return };
+        failure.started_at = self.context.config.clock.now();
+        let room_makers = failure.room_makers.clone();
+        let (worker, handle) = Worker::new(self.context.clone(), desired, sandboxes);
+        // It takes in all of it, also that the pod is to be ended.
+        handle.desired.send_modify(|_| {});
+        workers.insert(uid.to_owned(), handle);
+        drop(workers);
+        self.run_worker(uid.to_owned(), worker, room_makers);
     }
 
     /// A static pod whose file is gone has stopped: one that waited for its name starts.
@@ -421,7 +503,8 @@ impl PodManager {
             desired.pod = last.unwrap_or_else(|| desired.pod.clone());
             desired.is_gone = true;
         });
-        if worker.desired.is_closed() {
+        // One that panicked has not ended: it is started again, and takes the pod down.
+        if worker.desired.is_closed() && !self.failures.contains_key(uid) {
             workers.remove(uid);
         }
     }
@@ -538,20 +621,16 @@ impl PodManager {
         }
     }
 
-    fn take_ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
-        match ended {
-            // It stays known until the API has forgotten the pod, so that a pod held by a finalizer is not begun anew.
-            Ok(uid) => {
-                let mut workers = self.pods.workers.write();
-                if workers.get(&uid).is_some_and(|worker| worker.desired.borrow().is_gone) {
-                    workers.remove(&uid);
-                }
-                drop(workers);
-                self.take_ended_static(&uid);
-                self.pods.tell_ended(&uid);
-            }
-            Err(problem) => tracing::error!(%problem, "the worker of a pod failed"),
+    /// It stays known until the API has forgotten the pod, so that a pod held by a finalizer is not begun anew.
+    fn take_finished(&mut self, uid: &str) {
+        self.failures.remove(uid);
+        let mut workers = self.pods.workers.write();
+        if workers.get(uid).is_some_and(|worker| worker.desired.borrow().is_gone) {
+            workers.remove(uid);
         }
+        drop(workers);
+        self.take_ended_static(uid);
+        self.pods.tell_ended(uid);
     }
 }
 
