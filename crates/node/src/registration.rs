@@ -28,6 +28,10 @@ use crate::{
     quantity::{Amount, kibibytes},
 };
 
+/// What this node can do that others of the cluster may not, sorted. Source: Kubernetes 1.36, `k8s.io/component-helpers/nodedeclaredfeatures`,
+/// as a kubelet of default settings declares it.
+const DECLARED_FEATURES: [&str; 3] = ["GuaranteedQoSPodCPUResize", "InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
+
 /// The status is written at least this often, as upstream.
 const STATUS_PERIOD: Duration = Duration::from_secs(300);
 /// How often pressure is looked at, together with the lease; the kernel has no event for "little memory is left".
@@ -273,6 +277,7 @@ impl Registration {
                 system_uuid: machine.system_uuid.clone(),
                 ..NodeSystemInfo::default()
             }),
+            declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
             features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
             runtime_handlers: Some(runtime_handlers(&config.runtime.handlers(), self.context.pod_users.gives_any() && offers_user_namespaces(&machine.kernel))),
             images: Some(self.images().await).filter(|images| !images.is_empty()),

@@ -4,6 +4,8 @@
 pub const IMAGE: &str = "knarr.io/image";
 /// What `imageID` shows: a name with a digest.
 pub const IMAGE_REFERENCE: &str = "knarr.io/image-reference";
+/// How often all containers of the pod were started anew before this one was made.
+pub const ROUND: &str = "knarr.io/round";
 /// Where the termination message lies on the host.
 pub const TERMINATION_MESSAGE_FILE: &str = "knarr.io/termination-message-file";
 /// `File` or `FallbackToLogsOnError`

@@ -45,24 +45,35 @@ pub fn conditions(
     let ready_containers = containers_ready(pod, phase, statuses);
     let ready = ready(pod, &ready_containers);
     let verdicts = [sandbox, initialized_verdict(pod, phase, initialized, statuses), ready, ready_containers];
+    OWNED.into_iter().zip(verdicts).map(|(type_, verdict)| condition(pod, type_, verdict, now)).collect()
+}
+
+/// Whether all containers of a pod are being started anew, which is told of pods with a rule that may ask for it.
+#[must_use]
+pub fn restarting_all(pod: &Pod, phase: &str, is_restarting: bool, now: Timestamp) -> PodCondition {
+    let verdict = match phase {
+        "Succeeded" => Verdict::no("PodCompleted", String::new()),
+        "Failed" => Verdict::no("PodFailed", String::new()),
+        _ if is_restarting => Verdict { holds: true, reason: "RestartAllContainersStarted", message: "container exited with restart policy rule".to_owned() },
+        _ => Verdict::no("", String::new()),
+    };
+    condition(pod, "AllContainersRestarting", verdict, now)
+}
+
+/// A condition, since when it is so.
+fn condition(pod: &Pod, type_: &str, verdict: Verdict, now: Timestamp) -> PodCondition {
     let old = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    OWNED
-        .into_iter()
-        .zip(verdicts)
-        .map(|(type_, verdict)| {
-            let status = if verdict.holds { "True" } else { "False" };
-            let unchanged = old.iter().find(|old| old.type_ == type_ && old.status == status);
-            PodCondition {
-                type_: type_.to_owned(),
-                status: status.to_owned(),
-                reason: Some(verdict.reason.to_owned()).filter(|reason| !reason.is_empty()),
-                message: Some(verdict.message).filter(|message| !message.is_empty()),
-                last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
-                observed_generation: pod.metadata.generation,
-                ..PodCondition::default()
-            }
-        })
-        .collect()
+    let status = if verdict.holds { "True" } else { "False" };
+    let unchanged = old.iter().find(|old| old.type_ == type_ && old.status == status);
+    PodCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: Some(verdict.reason.to_owned()).filter(|reason| !reason.is_empty()),
+        message: Some(verdict.message).filter(|message| !message.is_empty()),
+        last_transition_time: unchanged.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
+    }
 }
 
 /// What became of a change of the pod's resources: nothing to say once it is done.

@@ -56,6 +56,8 @@ pub struct Parts<'a> {
     pub role: Role,
     /// How often it was started before.
     pub attempt: u32,
+    /// How often all containers of the pod were started anew before.
+    pub round: u32,
     /// Its image.
     pub image: &'a PresentImage,
     /// The pod's addresses.
@@ -96,13 +98,16 @@ pub async fn container_spec(parts: &Parts<'_>) -> Result<ContainerSpec, String> 
     }
     own_files(parts, &termination_file, &mut mounts)?;
     let grace = spec(pod).termination_grace_period_seconds.unwrap_or(30);
-    let annotations = BTreeMap::from([
+    let mut annotations = BTreeMap::from([
         (annotations::IMAGE.to_owned(), container.image.clone().unwrap_or_default()),
         (annotations::IMAGE_REFERENCE.to_owned(), parts.image.reference.clone()),
         (annotations::TERMINATION_MESSAGE_FILE.to_owned(), termination_file.to_string_lossy().into_owned()),
         (annotations::TERMINATION_MESSAGE_POLICY.to_owned(), container.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned())),
         (annotations::GRACE_SECONDS.to_owned(), grace.to_string()),
     ]);
+    if parts.round > 0 {
+        annotations.insert(annotations::ROUND.to_owned(), parts.round.to_string());
+    }
     Ok(ContainerSpec {
         name: container.name.clone(),
         attempt: parts.attempt,

@@ -36,6 +36,8 @@ pub struct Launch {
     pub role: Role,
     /// How often it was started before.
     pub attempt: u32,
+    /// How often all containers of the pod were started anew before.
+    pub round: u32,
     /// A container that was created but never started, to be removed first.
     pub replaces: Option<ContainerId>,
     /// Where it runs.
@@ -110,6 +112,7 @@ impl Launch {
             container: &container,
             role: self.role,
             attempt: self.attempt,
+            round: self.round,
             image: &image,
             pod_ips: &self.pod_ips,
             volumes: &self.volumes,

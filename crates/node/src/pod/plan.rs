@@ -14,7 +14,7 @@ use container_runtime::{ContainerId, ContainerState, ContainerStatus, ResourceLi
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{Role, annotations, back_off::{BackOffs, go_duration}, containers, full_name, is_sidecar, resize::{self, Changes}, restart::restarts_after, spec};
+use super::{Role, annotations, back_off::{BackOffs, go_duration}, containers, full_name, is_sidecar, resize::{self, Changes}, restart::{restarts_after, restarts_all, round, round_of}, spec};
 use crate::clock::{after, until};
 
 /// Something a pod needs once: its volumes, its sandbox.
@@ -129,6 +129,8 @@ pub enum KillReason {
     DefinitionChanged,
     /// It was granted other resources, and its policy asks for a restart.
     Resized,
+    /// A rule asks that all containers start anew: at once, without hooks.
+    AllRestart,
 }
 
 /// One thing to do.
@@ -155,6 +157,8 @@ pub enum Step {
         replaces: Option<ContainerId>,
         /// When its last run ended.
         last_end: Option<Timestamp>,
+        /// How often all containers of the pod were started anew before.
+        round: u32,
     },
     /// Run the preStop hook of a sidecar, which is stopped when its turn comes.
     PreStop {
@@ -236,7 +240,7 @@ pub fn next_steps(input: &Input<'_>) -> Plan {
                 _ => None,
             };
             let changes = resize::changes(input.pod, sandbox, input.containers);
-            Syncing { input, plan: Plan::default(), wants_launch: false, changes }.steps()
+            Syncing { input, plan: Plan::default(), wants_launch: false, changes, round: round(input.pod, input.containers) }.steps()
         }
     }
 }
@@ -287,6 +291,8 @@ struct Syncing<'a> {
     wants_launch: bool,
     /// What is left to change of its limits.
     changes: Changes,
+    /// How often all containers were to be started anew: those of earlier rounds are of the past.
+    round: u32,
 }
 
 impl Syncing<'_> {
@@ -296,6 +302,9 @@ impl Syncing<'_> {
             return self.plan;
         }
         self.wants_launch = input.launching.is_some();
+        if self.waits_for_new_round() {
+            return self.plan;
+        }
         let mains_started = spec(input.pod).containers.iter().any(|container| {
             input.launching == Some(container.name.as_str())
                 || newest(input.containers, &container.name).is_some_and(|newest| self.is_current(newest) && newest.state != ContainerState::Created)
@@ -402,9 +411,49 @@ impl Syncing<'_> {
 
     fn is_current(&self, container: &ContainerStatus) -> bool {
         match self.input.sandbox {
-            Need::Ready(sandbox) => container.sandbox == *sandbox,
+            Need::Ready(sandbox) => container.sandbox == *sandbox && !self.is_past(container),
             _ => false,
         }
+    }
+
+    /// Whether a container is of an earlier round.
+    fn is_past(&self, container: &ContainerStatus) -> bool {
+        let is_ephemeral = || spec(self.input.pod).ephemeral_containers.iter().flatten().any(|ephemeral| ephemeral.name == container.spec.name);
+        round_of(container) < self.round && !is_ephemeral()
+    }
+
+    /// Where all containers are to be started anew: what still runs is killed, whatever its grace period, and nothing starts before it is
+    /// gone and the one that asked for it has waited as one that crashes. Gives whether it is so.
+    fn waits_for_new_round(&mut self) -> bool {
+        let input = self.input;
+        let running = |container: &&ContainerStatus| matches!(container.state, ContainerState::Running { .. });
+        let past: Vec<&ContainerStatus> = input.containers.iter().filter(running).filter(|container| self.is_past(container)).collect();
+        if !past.is_empty() {
+            let paused = input.pause_until.filter(|until| *until > input.now);
+            if let Some(until) = paused {
+                self.plan.wake(until);
+            }
+            let to_kill = past.into_iter().filter(|container| paused.is_none() && input.killing.get(&container.id).is_none_or(|deadline| *deadline > input.now));
+            self.plan.steps.extend(to_kill.map(|container| Step::Kill {
+                container: container.id.clone(),
+                name: container.spec.name.clone(),
+                deadline: input.now,
+                reason: KillReason::AllRestart,
+            }));
+            return true;
+        }
+        for (_, container) in containers(input.pod).filter(|(role, _)| *role != Role::Ephemeral) {
+            let Some(newest) = newest(input.containers, &container.name).filter(|newest| self.is_past(newest)) else { continue };
+            if let ContainerState::Exited { exit, .. } = &newest.state
+                && restarts_all(&container, exit.code)
+                && let Some((due, delay)) = input.back_offs.waiting_until(&container.name, exit.finished_at, input.now)
+            {
+                self.plan.wake(due);
+                self.plan.crash_loops.insert(container.name.clone(), delay);
+                return true;
+            }
+        }
+        false
     }
 
     /// Goes through the init containers; gives whether the main ones may start.
@@ -453,6 +502,7 @@ impl Syncing<'_> {
                     attempt: *attempt,
                     replaces: replaces.clone(),
                     last_end: *last_end,
+                    round: self.round,
                 });
             }
             _ => {}
@@ -511,6 +561,10 @@ impl Syncing<'_> {
             ContainerState::Running { .. } => (137, input.now),
             ContainerState::Exited { exit, .. } => (exit.code, exit.finished_at),
         };
+        if self.is_past(newest) {
+            // Only the one that asked for it is slowed down.
+            return Call::Launch { attempt: next, replaces: None, last_end: restarts_all(container, code).then_some(ended_at) };
+        }
         if role == Role::Init && !is_current {
             return Call::Launch { attempt: next, replaces: None, last_end: None };
         }

@@ -22,6 +22,7 @@ use super::{
     plan::{EVICTED, Ended, PREEMPTED, SHUT_DOWN, LaunchFailure, ProbeState, newest},
     qos::qos_class,
     resize::Progress,
+    restart::{could_restart_all, is_restarting_all},
     spec, uid, uses_host_network,
 };
 
@@ -110,6 +111,9 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
             _ => None,
         };
         conditions.extend(words.map(|words| conditions::disruption(pod, words, input.now)));
+    }
+    if could_restart_all(pod) {
+        conditions.push(conditions::restarting_all(pod, phase, is_restarting_all(pod, input.containers), input.now));
     }
     conditions.extend(conditions::resize(pod, input.progress, input.now));
     let whole = spec(input.granted).resources.clone().filter(|_| input.has_sandbox);

@@ -68,7 +68,7 @@ impl Stop {
     /// Tells of the stop and runs the preStop hook, until the deadline at most.
     pub async fn say_farewell(&self) {
         let message = match self.reason {
-                KillReason::PodStops => format!("Stopping container {}", self.name),
+                KillReason::PodStops | KillReason::AllRestart => format!("Stopping container {}", self.name),
                 KillReason::Probe(FailedProbe::Liveness) => format!("Container {} failed liveness probe, will be restarted", self.name),
                 KillReason::Probe(FailedProbe::Startup) => format!("Container {} failed startup probe, will be restarted", self.name),
                 KillReason::Resized => format!("Container {} resize requires restart", self.name),

@@ -688,7 +688,7 @@ impl Worker {
                     Outcome::SandboxStopped(id, result)
                 });
             }
-            Step::Launch { container, role, attempt, replaces, last_end } => {
+            Step::Launch { container, role, attempt, replaces, last_end, round } => {
                 let Need::Ready(sandbox) = self.sandbox.clone() else { return };
                 if let Some(last_end) = last_end {
                     self.back_offs.raise(&container, last_end, now);
@@ -701,6 +701,7 @@ impl Worker {
                     container: container.clone(),
                     role,
                     attempt,
+                    round,
                     replaces,
                     sandbox,
                     pod_ips: self.pod_ips.clone(),

@@ -104,6 +104,15 @@ impl Scene {
         self.containers.push(status(sandbox, name, attempt, ContainerState::Exited { started_at: Some(at(-50)), exit }));
         self
     }
+    /// Containers that are made after all were started anew so often.
+    fn round(self, round: u32, make: impl FnOnce(Self) -> Self) -> Self {
+        let before = self.containers.len();
+        let mut scene = make(self);
+        for container in &mut scene.containers[before..] {
+            container.spec.annotations.insert(annotations::ROUND.to_owned(), round.to_string());
+        }
+        scene
+    }
     fn sandbox(mut self, sandbox: Need<SandboxId>) -> Self {
         self.sandbox = sandbox;
         self
@@ -203,6 +212,45 @@ fn a_new_pod_gets_volumes_and_a_sandbox_then_containers() {
     simple("Always").check("launch c 0");
     simple("Always").launching("c").check("");
     simple("Always").running("c", 0).check("");
+}
+
+/// A pod of an init container, a sidecar and two others, where `c` has all of them started anew by exit code 42.
+fn all_or_none() -> Scene {
+    let rule = json!({ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } });
+    pod(json!({ "restartPolicy": "Never",
+        "initContainers": [{ "name": "i", "image": "i" }, { "name": "s", "image": "i", "restartPolicy": "Always" }],
+        "containers": [{ "name": "c", "image": "i", "restartPolicyRules": [rule] }, { "name": "d", "image": "i" }] }))
+}
+
+#[test]
+fn a_rule_has_all_containers_started_anew_init_containers_first() {
+    let before = || all_or_none().exited("i", 0, 0).running("s", 0);
+    before().exited("c", 0, 42).running("d", 0).check("kill s-0 by 0, kill d-0 by 0");
+    before().exited("c", 0, 42).running("d", 0).killing("d-0", 0).check("kill s-0 by 0");
+    before().exited("c", 0, 7).running("d", 0).check("");
+    // Also what had ended well, or failed for good.
+    let ended = || all_or_none().exited("i", 0, 0).exited("s", 0, 137).exited("c", 0, 42).exited("d", 0, 1);
+    ended().check("launch i 1");
+    let steps = ended().plan().steps;
+    assert!(matches!(&steps[..], [Step::Launch { round: 1, last_end: None, .. }]), "{steps:?}");
+    ended().round(1, |scene| scene.running("i", 1)).check("");
+    ended().round(1, |scene| scene.exited("i", 1, 0)).check("launch s 1");
+    ended().round(1, |scene| scene.exited("i", 1, 3)).check("ended Failed");
+    let initialized = || ended().round(1, |scene| scene.exited("i", 1, 0).running("s", 1));
+    initialized().check("launch c 1");
+    let steps = initialized().plan().steps;
+    assert!(matches!(&steps[..], [Step::Launch { round: 1, last_end: Some(_), .. }]), "who asks again and again is slowed down: {steps:?}");
+    initialized().round(1, |scene| scene.running("c", 1)).check("launch d 1");
+    initialized().round(1, |scene| scene.running("c", 1).running("d", 1)).check("");
+    initialized().round(1, |scene| scene.exited("c", 1, 0).exited("d", 1, 0)).check("ended Succeeded");
+    initialized().round(1, |scene| scene.exited("c", 1, 42).running("d", 1)).check("kill s-1 by 0, kill d-1 by 0");
+}
+
+#[test]
+fn who_has_all_started_anew_waits_as_one_that_crashes_and_all_others_with_it() {
+    let ended = all_or_none().exited("i", 0, 0).exited("s", 0, 137).exited("c", 0, 42).exited("d", 0, 137).crashed_before("c", 1);
+    ended.check("wake 5");
+    assert!(ended.plan().crash_loops.contains_key("c"));
 }
 
 #[test]

@@ -158,6 +158,29 @@ fn a_terminal_phase_waits_until_nothing_runs_any_more() {
 }
 
 #[test]
+fn that_all_containers_start_anew_is_told_of_pods_with_such_a_rule() {
+    let rule = json!({ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } });
+    let spec = json!({ "restartPolicy": "Never", "containers": [{ "name": "c", "image": "i", "restartPolicyRules": [rule] }, { "name": "d", "image": "i" }] });
+    #[track_caller]
+    fn check(scene: &Scene, phase: &str, expected: Option<(&str, Option<&str>)>) {
+        let status = scene.status();
+        let told = status.conditions.iter().flatten().find(|condition| condition.type_ == "AllContainersRestarting");
+        assert_eq!((status.phase.as_deref(), told.map(|told| (told.status.as_str(), told.reason.as_deref()))), (Some(phase), expected));
+    }
+    check(&simple("Never").running("c", 0), "Running", None);
+    let running = || pod(spec.clone()).running("d", 0);
+    check(&running().running("c", 0), "Running", Some(("False", None)));
+    check(&running().exited("c", 0, 7), "Running", Some(("False", None)));
+    check(&running().exited("c", 0, 42), "Running", Some(("True", Some("RestartAllContainersStarted"))));
+    let known = running().running("c", 0).status();
+    let ended = || pod(spec.clone()).known(&known).exited("c", 0, 42).exited("d", 0, 137);
+    check(&ended(), "Running", Some(("True", Some("RestartAllContainersStarted"))));
+    let mut begun = ended().running("c", 1);
+    begun.containers[2].spec.annotations.insert(crate::pod::annotations::ROUND.to_owned(), "1".to_owned());
+    check(&begun, "Running", Some(("False", None)));
+}
+
+#[test]
 fn waiting_reasons_are_shown_with_the_last_run() {
     simple("Always").failing("c", "ErrImagePull").check("Pending c=ErrImagePull/none#0 Ready(ContainersNotReady) ContainersReady(ContainersNotReady)");
     simple("Always")
