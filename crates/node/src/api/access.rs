@@ -25,11 +25,11 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, after};
 
 /// How long a token's user is known. Source: Kubernetes 1.36, `authentication.webhook.cacheTTL`.
-const TOKEN_KEPT: Duration = Duration::from_secs(120);
+pub const TOKEN_KEPT: Duration = Duration::from_secs(120);
 /// How long somebody who may goes on to. Source: Kubernetes 1.36, `authorization.webhook.cacheAuthorizedTTL`.
-const PERMISSION_KEPT: Duration = Duration::from_secs(300);
+pub const PERMISSION_KEPT: Duration = Duration::from_secs(300);
 /// How long somebody who may not is not asked about again. Source: Kubernetes 1.36, `authorization.webhook.cacheUnauthorizedTTL`.
-const REFUSAL_KEPT: Duration = Duration::from_secs(30);
+pub const REFUSAL_KEPT: Duration = Duration::from_secs(30);
 /// More answers than this are not kept.
 const MOST_KEPT: usize = 4096;
 
@@ -83,6 +83,9 @@ impl Deed {
             ["metrics", ..] => &["metrics"],
             ["logs", ..] => &["log"],
             ["checkpoint", ..] => &["checkpoint"],
+            ["statusz", ..] => &["statusz"],
+            // As upstream has it.
+            ["flagz", ..] => &["configz"],
             ["configz"] => &["configz", "proxy"],
             ["healthz", ..] => &["healthz", "proxy"],
             ["pods" | "runningpods"] | ["pods" | "runningpods", ""] => &["pods", "proxy"],
@@ -258,6 +261,8 @@ mod tests {
         check(Method::GET, "/metrics", "get", &["metrics"]);
         check(Method::GET, "/metrics/cadvisor", "get", &["metrics"]);
         check(Method::GET, "/logs/", "get", &["log"]);
+        check(Method::GET, "/statusz", "get", &["statusz"]);
+        check(Method::GET, "/flagz", "get", &["configz"]);
         check(Method::GET, "/pods", "get", &["pods", "proxy"]);
         check(Method::GET, "/runningpods/", "get", &["pods", "proxy"]);
         check(Method::GET, "/healthz/ping", "get", &["healthz", "proxy"]);

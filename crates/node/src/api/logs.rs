@@ -24,7 +24,7 @@ use crate::{
 pub async fn answer(context: &Arc<Context>, view: &View, container: &str, query: &str) -> Response<Body> {
     let name = pod::name(&view.pod);
     if pod::find_container(&view.pod, container).is_none() {
-        return text(StatusCode::BAD_REQUEST, format!("container {container} is not valid for pod {name}"));
+        return text(StatusCode::NOT_FOUND, format!("container \"{container}\" not found in pod \"{name}\""));
     }
     let (wanted, previous) = match options(context, query) {
         Ok(options) => options,

@@ -1,12 +1,15 @@
 //! The node's own API, which the API server calls for logs, exec, attach and port-forward, and monitoring for usage.
 //!
-//! * [`logs`], [`remote_command`], [`stats`], [`prometheus`], [`host_logs`]: what the paths do; [`usage`] measures for two of them
+//! * [`logs`], [`remote_command`], [`stats`], [`prometheus`], [`host_logs`], [`checkpoint`], [`about`]: what the paths do; [`usage`] measures
+//!   for two of them
 //! * [`access`]: who may call it directly
 //! * this module: finding the path, and serving connections
 //!
 //! Whoever comes through the tunnel or from the same process may do everything; [`NodeApiServer::listen`] judges each request.
 
+pub mod about;
 pub mod access;
+pub mod checkpoint;
 pub mod host_logs;
 pub mod logs;
 pub mod prometheus;
@@ -51,6 +54,7 @@ impl NodeApi for NodeApiServer {
 
 impl NodeApiServer {
     pub(crate) fn new(context: Arc<Context>, pods: Pods, stop: CancellationToken) -> Self {
+        about::note_start();
         Self { context, pods, sampler: Arc::default(), stop }
     }
 
@@ -164,15 +168,19 @@ impl NodeApiServer {
             ["metrics", "cadvisor"] if reads => metrics_text(prometheus::cadvisor_metrics(&self.context, &self.pods).await),
             ["stats", "summary"] if reads => json(&stats::summary(&self.context, &self.pods, &self.sampler).await),
             ["logs", inside @ ..] if reads => host_logs::answer(&inside.join("/")).await,
-            ["configz"] if reads => {
-                let config = &self.context.config;
-                json(&json!({ "kubeletconfig": {
-                    "maxPods": config.max_pods, "port": config.api_port, "clusterDNS": config.cluster_dns, "clusterDomain": config.cluster_domain,
-                    "containerLogMaxFiles": config.log_maximum_files, "containerLogMaxSize": config.log_maximum_bytes.to_string() } }))
+            ["configz"] if reads => about::configuration(&self.context),
+            ["statusz"] if reads => about::status(&self.context, request.headers()),
+            ["flagz"] if reads => about::flags(&self.context, request.headers()),
+            // What Go's tools read there, a program in Rust does not have; and what is logged is set at its start.
+            ["debug", "pprof", ..] => text(StatusCode::METHOD_NOT_ALLOWED, "profiling endpoint is disabled.\n"),
+            ["debug", "flags", "v"] => text(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.\n"),
+            ["checkpoint", namespace, name, container] if request.method() == Method::POST => {
+                let timeout = parameters(request.uri().query().unwrap_or_default(), "timeout").last();
+                checkpoint::answer(self.find(namespace, name, None).ok().as_ref(), namespace, name, container, timeout.as_deref())
             }
             ["containerLogs", namespace, name, container] if reads => match self.find(namespace, name, None) {
                 Ok(view) => logs::answer(&self.context, &view, container, request.uri().query().unwrap_or_default()).await,
-                Err(missing) => missing.answer(),
+                Err(_) => text(StatusCode::NOT_FOUND, format!("pod \"{name}\" does not exist")),
             },
             ["exec", namespace, name, rest @ ..] | ["attach", namespace, name, rest @ ..] => {
                 let (uid, container) = match rest {
@@ -198,6 +206,8 @@ impl NodeApiServer {
                     Err(missing) => missing.answer(),
                 }
             }
+            ["pods" | "runningpods" | "configz" | "statusz" | "flagz"] | ["containerLogs", _, _, _] | ["stats" | "logs", ..] if !reads => not_allowed("GET"),
+            ["checkpoint", _, _, _] | ["run", _, _, _] | ["run", _, _, _, _] => not_allowed("POST"),
             _ => not_found(),
         }
     }
@@ -218,7 +228,7 @@ impl NodeApiServer {
 
     fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<View, NotFound> {
         let found = self.pods.find(namespace, name).filter(|view| uid.is_none_or(|uid| pod::uid(&view.pod) == uid));
-        found.ok_or_else(|| NotFound(format!("pod \"{name}\" not found")))
+        found.ok_or_else(|| NotFound("pod does not exist".to_owned()))
     }
 }
 
@@ -236,6 +246,13 @@ fn health<B>(request: &Request<B>) -> Option<Response<Body>> {
         "" | "/" => Some(text(StatusCode::OK, "ok")),
         check => check.strip_prefix('/').filter(|check| CHECKS.contains(check)).map(|_| text(StatusCode::OK, "ok")),
     }
+}
+
+/// The answer to a method that a path does not take.
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    answer
 }
 
 fn not_found() -> Response<Body> {
@@ -259,7 +276,12 @@ fn running(view: &View, name: &str) -> Result<ContainerStatus, NotFound> {
 
 /// The first value of a parameter.
 fn parameter(query: &str, wanted: &str) -> Option<String> {
-    url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    parameters(query, wanted).next()
+}
+
+/// All values of a parameter.
+fn parameters(query: &str, wanted: &str) -> impl Iterator<Item = String> {
+    url::form_urlencoded::parse(query.as_bytes()).filter(move |(name, _)| name == wanted).map(|(_, value)| value.into_owned())
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {

@@ -16,9 +16,13 @@ fn connect(bench: &Bench) -> DuplexStream {
 }
 
 async fn get(bench: &Bench, path: &str) -> (u16, String) {
+    ask(bench, Request::get(path)).await
+}
+
+async fn ask(bench: &Bench, request: http::request::Builder) -> (u16, String) {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(connect(bench))).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", "node").body(Empty::<Bytes>::new()).unwrap();
+    let request = request.header("host", "node").body(Empty::<Bytes>::new()).unwrap();
     let answer = sender.send_request(request).await.unwrap();
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
@@ -61,8 +65,9 @@ async fn logs_are_served_whole_in_part_and_as_they_grow() {
 async fn what_has_no_log_is_explained() {
     let bench = bench_with(json!(["serve"])).await;
     let cases = [
-        ("/containerLogs/a/none/c", 404, "pod \"none\" not found"),
-        ("/containerLogs/a/web/x", 400, "container x is not valid for pod web"),
+        ("/containerLogs/a/none/c", 404, "pod \"none\" does not exist"),
+        ("/containerLogs/a/web/x", 404, "container \"x\" not found in pod \"web\""),
+        ("/exec/a/none/c?command=true&output=1", 404, "pod does not exist"),
         ("/containerLogs/a/web/c?previous=true", 400, "previous terminated container \"c\" in pod \"web\" not found"),
         ("/containerLogs/a/web/c?tailLines=many", 400, "tailLines must be a number, not \"many\""),
         ("/exec/a/web/x?command=true&output=1", 404, "container not found (\"x\")"),
@@ -71,6 +76,49 @@ async fn what_has_no_log_is_explained() {
     for (path, status, words) in cases {
         assert_eq!(get(&bench, path).await, (status, words.to_owned()), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_refused_as_by_a_runtime_that_makes_none() {
+    let bench = bench_with(json!(["serve"])).await;
+    let unimplemented = "rpc error: code = Unimplemented desc = unknown method CheckpointContainer for service runtime.v1.RuntimeService";
+    let cases = [
+        ("/checkpoint/a/none/c", 404, "pod does not exist".to_owned()),
+        ("/checkpoint/a/web/x", 404, "container x does not exist".to_owned()),
+        ("/checkpoint/a/web/c?timeout=5&timeout=long", 404, "cannot parse value of timeout parameter".to_owned()),
+        ("/checkpoint/a/web/c?timeout=long&timeout=5", 500, format!("checkpointing of a/web/c failed ({unimplemented})")),
+    ];
+    for (path, status, words) in cases {
+        assert_eq!(ask(&bench, Request::post(path)).await, (status, words), "{path}");
+    }
+    assert_eq!(get(&bench, "/checkpoint/a/web/c").await, (405, "405: Method Not Allowed".to_owned()));
+}
+
+#[tokio::test]
+async fn the_node_tells_of_its_settings_and_not_of_what_only_go_has() {
+    let bench = bench_with(json!(["serve"])).await;
+    let (status, page) = get(&bench, "/statusz").await;
+    assert!(status == 200 && page.starts_with("\nkubelet statusz\nWarning: ") && page.contains("\nBinary version: 1.36.0\nEmulation version: 1.36\n"), "{page}");
+    let object = |path: &str, kind: &str| ask(&bench, Request::get(path.to_owned()).header("accept", format!("application/json;v=v1beta1;g=config.k8s.io;as={kind}")));
+    let (status, answer) = object("/statusz", "Statusz").await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((status, &answer["kind"], &answer["apiVersion"], &answer["metadata"]["name"]), (200, &json!("Statusz"), &json!("config.k8s.io/v1beta1"), &json!("kubelet")));
+    assert!(answer["uptimeSeconds"].is_u64() && answer["paths"].as_array().unwrap().contains(&json!("/healthz")), "{answer}");
+    assert!(get(&bench, "/flagz").await.1.contains("\nmax-pods=110\n"));
+    let flags: Value = serde_json::from_str(&object("/flagz", "Flagz").await.1).unwrap();
+    assert_eq!(flags["flags"]["max-pods"], "110");
+    assert_eq!(object("/flagz", "Statusz").await.0, 406);
+    let config: Value = serde_json::from_str(&get(&bench, "/configz").await.1).unwrap();
+    let config = &config["kubeletconfig"];
+    assert_eq!((&config["maxPods"], &config["containerLogMaxSize"], &config["evictionHard"]["memory.available"]), (&json!(110), &json!("10Mi"), &json!("100Mi")));
+    assert_eq!(config["shutdownGracePeriodByPodPriority"], json!([{ "priority": 0, "shutdownGracePeriodSeconds": 10 }]));
+    for (path, words) in [("/debug/pprof/", "profiling endpoint is disabled.\n"), ("/debug/pprof/heap", "profiling endpoint is disabled.\n"), ("/debug/flags/v", "flags endpoint is disabled.\n")] {
+        assert_eq!(get(&bench, path).await, (405, words.to_owned()), "{path}");
+    }
+    for path in ["/pods", "/configz", "/statusz", "/containerLogs/a/web/c", "/stats/summary"] {
+        assert_eq!(ask(&bench, Request::post(path)).await.0, 405, "{path}");
+    }
+    assert_eq!(get(&bench, "/run/a/web/c?cmd=true").await.0, 405);
 }
 
 #[tokio::test]

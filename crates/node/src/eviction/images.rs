@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use crate::{clock::after, config::Context, machine, pods::Pods};
 
 /// A disk this full, in percent, begins a collection.
-const HIGH_PERCENT: u64 = 85;
+pub const HIGH_PERCENT: u64 = 85;
 /// A collection goes on down to this.
-const LOW_PERCENT: u64 = 80;
+pub const LOW_PERCENT: u64 = 80;
 /// An image this young is kept: it was probably pulled for a container that is about to start.
-const MINIMUM_AGE: Duration = Duration::from_secs(120);
+pub const MINIMUM_AGE: Duration = Duration::from_secs(120);
 
 /// Whether the disk is so full that images should go.
 #[must_use]

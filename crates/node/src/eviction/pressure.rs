@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// Less free memory is a shortage. Source: upstream's default `memory.available<100Mi`.
-const LEAST_MEMORY: u64 = 100 * 1024 * 1024;
+pub const LEAST_MEMORY: u64 = 100 * 1024 * 1024;
 /// A smaller free part of the disk, in percent, is a shortage. Source: upstream's default `nodefs.available<10%`, which on
 /// large disks is more than is reasonable; it is bounded by [`LEAST_DISK`].
-const LEAST_DISK_PERCENT: u64 = 10;
+pub const LEAST_DISK_PERCENT: u64 = 10;
 /// Free bytes that are enough on any disk.
 const LEAST_DISK: u64 = 2 * 1024 * 1024 * 1024;
 

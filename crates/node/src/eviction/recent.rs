@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a shortage counts after it was last seen. Source: upstream's default of `evictionPressureTransitionPeriod`.
-const TRANSITION: Duration = Duration::from_secs(300);
+pub const TRANSITION: Duration = Duration::from_secs(300);
 
 /// Priority from which a pod is critical. Source: upstream, `SystemCriticalPriority`.
 pub const CRITICAL_PRIORITY: i32 = 2_000_000_000;
