@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use client::EventType;
 use container_runtime::ContainerId;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
@@ -24,7 +25,8 @@ pub struct Target<'a> {
     pub pod_ips: &'a [IpAddr],
 }
 
-/// Runs a hook to its end.
+/// Runs a hook to its end. What an HTTP hook is answered does not matter, as long as it is. Source: Kubernetes 1.36,
+/// `pkg/kubelet/lifecycle/handlers.go`, also for the second try without TLS.
 ///
 /// # Errors
 /// What went wrong, in words.
@@ -46,8 +48,17 @@ pub async fn run(context: &Context, target: &Target<'_>, hook: &LifecycleHandler
             path: get.path.clone().unwrap_or_default(),
             headers: get.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect(),
         };
-        let answer = tokio::time::timeout(HTTP_LIMIT, http::get(&request, "kube-lifecycle/1.36")).await.map_err(|_| "timed out".to_owned())??;
-        return if answer.status < 400 { Ok(()) } else { Err(format!("HTTP hook failed with statuscode: {}", answer.status)) };
+        let ask = async |request: &http::Get| tokio::time::timeout(HTTP_LIMIT, http::get(request, "kube-lifecycle/1.36")).await.unwrap_or_else(|_| Err("timed out".to_owned()));
+        return match ask(&request).await {
+            Err(problem) if request.https && http::speaks_no_tls(&problem) => {
+                let plain = http::Get { https: false, headers: request.headers.into_iter().filter(|(name, _)| !name.eq_ignore_ascii_case("authorization")).collect(), ..request };
+                ask(&plain).await?;
+                let words = "request to HTTPS lifecycle hook got HTTP response, retry with HTTP succeeded";
+                context.events.container(target.pod, &target.container.name, EventType::Warning, "LifecycleHTTPFallback", words);
+                Ok(())
+            }
+            answered => answered.map(|_| ()),
+        };
     }
     if let Some(sleep) = &hook.sleep {
         context.config.clock.sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;

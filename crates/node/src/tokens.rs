@@ -104,3 +104,57 @@ impl TokenSource {
         self.known.lock().retain(|key, _| key.pod_uid != pod_uid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::atomic::{AtomicI64, Ordering}};
+
+    use client::FakeClock;
+    use http_body_util::BodyExt;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Gives a token with the number of the request, for the life that is asked for, and remembers what was asked last.
+    fn source(clock: &FakeClock) -> (TokenSource, Arc<Mutex<serde_json::Value>>) {
+        let (asked, number, told_time) = (Arc::new(Mutex::new(json!(null))), Arc::new(AtomicI64::new(0)), clock.clone());
+        let last = asked.clone();
+        let service = tower::service_fn(move |request: http::Request<client::Body>| {
+            let (last, number, clock) = (last.clone(), number.clone(), told_time.clone());
+            async move {
+                assert_eq!(request.uri().path(), "/api/v1/namespaces/a/serviceaccounts/robot/token");
+                let mut answer: serde_json::Value = serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+                *last.lock() = answer["spec"].clone();
+                let life = Duration::from_secs(answer["spec"]["expirationSeconds"].as_u64().unwrap());
+                answer["status"] = json!({ "token": format!("t{}", number.fetch_add(1, Ordering::Relaxed)), "expirationTimestamp": after(clock.now(), life) });
+                let answer = http::Response::builder().status(201).header("content-type", "application/json").body(client::Body::from(answer.to_string().into_bytes()));
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        (TokenSource::new(client::Client::new(service), Arc::new(clock.clone())), asked)
+    }
+
+    #[tokio::test]
+    async fn a_token_is_bound_to_its_pod_kept_for_most_of_its_life_and_then_replaced() {
+        let clock = FakeClock::new("2026-01-01T00:00:00Z".parse().unwrap());
+        let (source, asked) = source(&clock);
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "web", "namespace": "a", "uid": "u" }, "spec": { "serviceAccountName": "robot", "containers": [] } })).unwrap();
+        let text = async |audience: &str, seconds: i64| source.token(&pod, audience, seconds).await.unwrap().text;
+        assert_eq!(text("vault", 1000).await, "t0");
+        let bound = json!({ "audiences": ["vault"], "expirationSeconds": 1000, "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "web", "uid": "u" } });
+        assert_eq!(*asked.lock(), bound);
+        clock.advance(Duration::from_secs(799));
+        assert_eq!(text("vault", 1000).await, "t0");
+        assert_eq!(text("", 1000).await, "t1", "for the API server it is another one");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(text("vault", 1000).await, "t2", "four fifths of its life are over");
+        // However long it would be good.
+        assert_eq!(text("long", 1_000_000).await, "t3");
+        clock.advance(Duration::from_secs(24 * 3600 - 1));
+        assert_eq!(text("long", 1_000_000).await, "t3");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(text("long", 1_000_000).await, "t4");
+        source.forget("u");
+        assert_eq!(text("long", 1_000_000).await, "t5");
+    }
+}

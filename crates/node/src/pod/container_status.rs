@@ -212,6 +212,17 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     ContainerState { waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }), ..ContainerState::default() }
 }
 
+/// What all termination messages of a pod may take together, in bytes; each container has an equal part of it. Source: Kubernetes 1.36,
+/// `MaxPodTerminationMessageLogLength`, `normalizeStatus`.
+const ALL_MESSAGES: usize = 12 * 1024;
+
+/// A termination message as far as its container's part of the pod's limit goes.
+fn part_of_message(pod: &Pod, message: &str) -> String {
+    let most = ALL_MESSAGES / super::containers(pod).count().max(1);
+    let end = (0..=most.min(message.len())).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    message.get(..end).unwrap_or_default().to_owned()
+}
+
 /// The terminated state of an ended container.
 fn terminated(sources: &Sources<'_>, container: &Observed) -> Option<ContainerState> {
     let Life::Exited { started_at, exit } = &container.state else { return None };
@@ -230,7 +241,7 @@ fn terminated(sources: &Sources<'_>, container: &Observed) -> Option<ContainerSt
             finished_at: Some(Time(exit.finished_at)),
             started_at: started_at.map(Time).or(Some(Time(exit.finished_at))),
             reason: Some(reason.to_owned()),
-            message: message.filter(|message| !message.is_empty()),
+            message: message.filter(|message| !message.is_empty()).map(|message| part_of_message(sources.pod, &message)),
             signal: None,
         }),
         ..ContainerState::default()
@@ -254,4 +265,24 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
         })
         .collect();
     Some(mounts).filter(|mounts| !mounts.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn termination_messages_share_what_the_pod_may_say() {
+        let pod = |count: usize| -> Pod {
+            let containers: Vec<_> = (0..count).map(|number| json!({ "name": format!("c{number}"), "image": "i" })).collect();
+            serde_json::from_value(json!({ "metadata": {}, "spec": { "initContainers": [{ "name": "i", "image": "i" }], "containers": containers } })).unwrap()
+        };
+        let length = |count, message: &str| part_of_message(&pod(count), message).len();
+        let message = "x".repeat(4096);
+        assert_eq!((length(1, &message), length(2, &message), length(3, &message), length(11, &message)), (4096, 4096, 3072, 1024));
+        assert_eq!(length(3, &"é".repeat(2000)), 3072, "no character is cut");
+        assert_eq!(length(2, "\u{20ac}"), 3);
+    }
 }

@@ -327,6 +327,69 @@ async fn a_lost_sandbox_is_replaced() {
 }
 
 #[tokio::test]
+async fn all_containers_start_anew_in_the_same_sandbox_where_a_rule_of_one_asks_for_it() {
+    let bench = Bench::new().await;
+    let rule = json!({ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } });
+    bench
+        .create(json!({ "nodeName": "n1", "restartPolicy": "Never",
+            "initContainers": [{ "name": "i", "image": "nginx", "command": ["sh", "-c", "exit 0"] }],
+            "containers": [{ "name": "c", "image": "nginx", "restartPolicyRules": [rule] }, { "name": "d", "image": "nginx" }] }))
+        .await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    bench.exit("c", 42);
+    let counts = |status: &PodStatus| status.init_container_statuses.iter().chain(&status.container_statuses).flatten().map(|container| container.restart_count).collect::<Vec<_>>();
+    let status = bench.until(|status| counts(status) == [1, 1, 1] && condition(status, "Ready") == "True").await;
+    assert_eq!((status.phase.as_deref(), condition(&status, "AllContainersRestarting")), (Some("Running"), "False"));
+    let last = |name: &str| status.container_statuses.iter().flatten().find(|container| container.name == name).unwrap().last_state.clone().unwrap().terminated.unwrap().exit_code;
+    assert_eq!((last("c"), last("d") != 0), (42, true), "the other was killed");
+    assert_eq!(bench.runtime.calls("run_sandbox"), 1);
+}
+
+#[tokio::test]
+async fn the_worker_of_a_pod_that_panics_is_started_again_and_goes_on_with_the_pod() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    bench.runtime.panic_in("list_containers", 2);
+    bench.exit("c", 1);
+    bench.until(|status| status.container_statuses.as_ref().unwrap()[0].restart_count == 1 && condition(status, "Ready") == "True").await;
+    assert_eq!((bench.runtime.panics_left("list_containers"), bench.runtime.calls("run_sandbox")), (0, 1));
+    // What the node decided meanwhile reaches the next worker.
+    bench.runtime.panic_in("list_containers", 1);
+    bench.node.as_ref().unwrap().context.pods.wake_all();
+    while bench.runtime.panics_left("list_containers") > 0 {
+        tokio::task::yield_now().await;
+    }
+    let uid = bench.api.objects::<Pod>()[0].metadata.uid.clone().unwrap();
+    bench.node.as_ref().unwrap().context.pods.evict(&uid, "no room".to_owned());
+    let status = bench.until_phase("Failed").await;
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some("no room")));
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_while_its_worker_is_not_there_is_taken_down_by_the_next() {
+    let bench = Bench::new().await;
+    bench.create(simple("Always")).await;
+    bench.until_phase("Running").await;
+    bench.runtime.panic_in("list_containers", 1);
+    bench.node.as_ref().unwrap().context.pods.wake_all();
+    while bench.runtime.panics_left("list_containers") > 0 {
+        tokio::task::yield_now().await;
+    }
+    let forget = client::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    bench.pods().patch("web", &client::PatchParams::default(), &forget).await.unwrap();
+    bench.pods().delete("web", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        // The runtime does not tell when a sandbox is removed.
+        while !bench.runtime.list_sandboxes().await.unwrap().is_empty() || !bench.node.as_ref().unwrap().context.pods.views().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn a_failing_liveness_probe_restarts_its_container() {
     let bench = Bench::new().await;
     bench.runtime.set_exec(|_, command| {
@@ -366,6 +429,119 @@ async fn a_sidecar_says_farewell_at_once_and_stops_in_its_turn_with_some_time_of
     let code = |statuses: Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap().exit_code;
     assert_eq!((code(status.container_statuses), code(status.init_container_statuses)), (137, 0));
     assert!(farewells.try_recv().is_err(), "the hook runs once");
+}
+
+/// Answers HTTP requests with this status, for as long as somebody listens to what was asked.
+async fn http_server(status: u16) -> (u16, mpsc::UnboundedReceiver<String>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 1024];
+            let count = stream.read(&mut buffer).await.unwrap_or(0);
+            let first = String::from_utf8_lossy(&buffer[..count]).lines().next().unwrap_or_default().to_owned();
+            drop(stream.write_all(format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes()).await);
+            if tell.send(first).is_err() {
+                return;
+            }
+        }
+    });
+    (port, told)
+}
+
+#[tokio::test]
+async fn hooks_of_each_kind_run_after_the_start_and_before_the_stop() {
+    let bench = Bench::new().await;
+    let commands = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let seen = commands.clone();
+    bench.runtime.set_exec(move |container, command| {
+        seen.lock().push(format!("{} {}", container.spec.name, command.join(" ")));
+        Some(container_runtime::ExecOutput { code: 0, output: Vec::new() })
+    });
+    // What it answers does not matter: it was asked.
+    let (port, mut asked) = http_server(503).await;
+    let get = |path: &str, scheme: &str| json!({ "httpGet": { "path": path, "port": "web", "scheme": scheme } });
+    let container = |name: &str, post_start: Value, pre_stop: Value| {
+        json!({ "name": name, "image": "nginx", "ports": [{ "name": "web", "containerPort": port }], "lifecycle": { "postStart": post_start, "preStop": pre_stop, "stopSignal": "SIGUSR1" } })
+    };
+    let mut spec = simple("Never");
+    spec["os"] = json!({ "name": "linux" });
+    spec["containers"] = json!([
+        container("a", json!({ "exec": { "command": ["begin"] } }), get("/end", "HTTP")),
+        container("b", get("/begin", "HTTPS"), json!({ "exec": { "command": ["end"] } })),
+        container("c", json!({ "sleep": { "seconds": 0 } }), json!({ "sleep": { "seconds": 1 } })),
+    ]);
+    bench.create(spec).await;
+    let status = bench.until(|status| condition(status, "Ready") == "True").await;
+    let fallback = "request to HTTPS lifecycle hook got HTTP response, retry with HTTP succeeded";
+    assert_eq!(bench.until_event("LifecycleHTTPFallback").await, fallback);
+    assert_eq!(*commands.lock(), ["a begin"]);
+    assert!(status.container_statuses.iter().flatten().all(|container| container.stop_signal.as_deref() == Some("SIGUSR1")));
+    let id = bench.runtime.find_container("web", "a").unwrap();
+    assert_eq!(bench.runtime.container_status(&id).await.unwrap().spec.stop_signal.as_deref(), Some("SIGUSR1"), "the runtime is told");
+    let started = std::time::Instant::now();
+    bench.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    bench.until_phase("Succeeded").await;
+    assert!(started.elapsed() >= Duration::from_secs(1), "the pause is waited for");
+    assert_eq!(*commands.lock(), ["a begin", "b end"]);
+    let mut requests = Vec::new();
+    while let Ok(request) = asked.try_recv() {
+        requests.extend(request.starts_with("GET").then_some(request));
+    }
+    assert_eq!(requests, ["GET /begin HTTP/1.1", "GET /end HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn a_container_whose_hook_fails_at_its_start_is_killed_and_says_so() {
+    let bench = Bench::new().await;
+    bench.runtime.set_exec(|_, _| Some(container_runtime::ExecOutput { code: 1, output: Vec::new() }));
+    let mut spec = simple("Never");
+    spec["containers"][0]["lifecycle"] = json!({ "postStart": { "exec": { "command": ["false"] } } });
+    bench.create(spec).await;
+    assert_eq!(bench.until_event("FailedPostStartHook").await, "PostStartHook failed");
+    let id = bench.runtime.find_container("web", "c").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        // Nothing but the runtime knows, and it is asked for all of them.
+        while matches!(bench.runtime.container_status(&id).await.unwrap().state, container_runtime::ContainerState::Running { .. }) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn probes_find_their_port_by_name_and_keep_their_thresholds() {
+    let bench = Bench::new().await;
+    let (port, mut asked) = http_server(200).await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["ports"] = json!([{ "name": "web", "containerPort": port }]);
+    spec["containers"][0]["startupProbe"] = json!({ "tcpSocket": { "port": "web" }, "periodSeconds": 1, "failureThreshold": 5 });
+    spec["containers"][0]["readinessProbe"] = json!({ "httpGet": { "path": "/ready", "port": "web" }, "periodSeconds": 1, "successThreshold": 2 });
+    bench.create(spec).await;
+    bench.until(|status| condition(status, "Ready") == "True").await;
+    let mut questions = 0;
+    while let Ok(question) = asked.try_recv() {
+        questions += usize::from(question == "GET /ready HTTP/1.1");
+    }
+    assert!(questions >= 2, "one success is not enough");
+}
+
+#[tokio::test]
+async fn a_liveness_probe_that_hangs_fails_with_its_time_and_gives_its_own_grace_period() {
+    let bench = Bench::new().await;
+    bench.runtime.ignore_stop_signal("c");
+    let mut spec = simple("Always");
+    spec["terminationGracePeriodSeconds"] = json!(600);
+    let probe = json!({ "exec": { "command": ["sleep", "1000"] }, "timeoutSeconds": 1, "periodSeconds": 1, "failureThreshold": 1, "terminationGracePeriodSeconds": 1 });
+    spec["containers"][0]["livenessProbe"] = probe;
+    bench.create(spec).await;
+    let message = bench.until_event("Unhealthy").await;
+    assert_eq!(message, "Liveness probe failed: command timed out: \"sleep 1000\" timed out after 1s");
+    // Ten minutes were the pod's.
+    bench.until(|status| status.container_statuses.iter().flatten().any(|container| container.restart_count == 1)).await;
 }
 
 #[tokio::test]

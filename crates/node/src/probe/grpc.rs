@@ -108,4 +108,46 @@ mod tests {
         assert_eq!(read_response(&[0, 0, 0, 0, 0]), Some(0));
         assert_eq!(read_response(&[0, 0]), None);
     }
+
+    /// A server of the health service that answers once: with this status of a service, or this code of gRPC.
+    async fn serve(answer: Result<u8, &'static str>) -> (u16, tokio::task::JoinHandle<(String, Bytes)>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let tell = std::sync::Arc::new(parking_lot::Mutex::new(Some(tell)));
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                let tell = tell.clone();
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    drop(tell.lock().take().map(|tell| tell.send((path, body))));
+                    let (body, code) = match answer {
+                        Ok(status) => (Bytes::from(vec![0, 0, 0, 0, 2, 8, status]), "0"),
+                        Err(code) => (Bytes::new(), code),
+                    };
+                    let answer = http::Response::builder().header("content-type", "application/grpc").header("grpc-status", code).header("grpc-message", "why");
+                    Ok::<_, std::convert::Infallible>(answer.body(Full::new(body)).unwrap())
+                }
+            });
+            drop(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+        });
+        (port, tokio::spawn(async move { told.await.unwrap() }))
+    }
+
+    #[tokio::test]
+    async fn a_service_is_well_that_says_so() {
+        for (status, expected) in [(1, Answer::Success), (2, Answer::Failure("service unhealthy (responded with \"NOT_SERVING\")".to_owned()))] {
+            let (port, asked) = serve(Ok(status)).await;
+            assert_eq!(probe("127.0.0.1", port, "db").await, expected);
+            let (path, body) = asked.await.unwrap();
+            assert_eq!((path.as_str(), body), ("/grpc.health.v1.Health/Check", request_frame("db")));
+        }
+        let (port, _asked) = serve(Err("12")).await;
+        let unknown = "error: health rpc probe failed: this server does not implement the grpc health protocol (grpc.health.v1.Health)";
+        assert_eq!(probe("127.0.0.1", port, "").await, Answer::Failure(unknown.to_owned()));
+        let (port, _asked) = serve(Err("5")).await;
+        assert_eq!(probe("127.0.0.1", port, "x").await, Answer::Failure("error: health rpc probe failed: code 5: why".to_owned()));
+    }
 }

@@ -89,6 +89,12 @@ pub async fn get(get: &Get, agent: &str) -> Result<Got, String> {
     Err("stopped after 10 redirects".to_owned())
 }
 
+/// Whether an error of [`get`] is that of a server that answers a TLS handshake in plain HTTP.
+#[must_use]
+pub fn speaks_no_tls(problem: &str) -> bool {
+    problem.contains("InvalidContentType")
+}
+
 async fn once(get: &Get, agent: &str) -> Result<(u16, Option<String>, String), String> {
     let stream = tokio::net::TcpStream::connect((get.host.as_str(), get.port))
         .await
@@ -215,6 +221,53 @@ mod tests {
         assert_eq!(check(vec!["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]).await, Answer::Success);
         let failure = check(vec!["HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"]).await;
         assert_eq!(failure, Answer::Failure("HTTP probe failed with statuscode: 500".to_owned()));
+    }
+
+    /// Serves one request over TLS, and gives its head.
+    async fn serve_tls() -> (u16, tokio::task::JoinHandle<String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::now();
+        let authority = pki::ClusterAuthority::open_or_create(directory.path(), now).unwrap();
+        let credential = authority.issue_server("nobody", &pki::AlternativeNames::from_hosts(["nobody.example"]), now).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = config.with_single_cert(credential.chain().to_vec(), credential.key().to_der()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+            let mut buffer = [0; 1024];
+            let count = stream.read(&mut buffer).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 Fine\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+            String::from_utf8_lossy(&buffer[..count]).to_lowercase()
+        });
+        (port, serving)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_anybody_is_good_enough_and_headers_are_as_the_probe_says() {
+        let (port, serving) = serve_tls().await;
+        let headers = [("Host", "web.example"), ("X-A", "1"), ("X-A", "2"), ("User-Agent", "mine"), ("Accept", "text/x")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let get = Get { https: true, host: "127.0.0.1".to_owned(), port, path: "deep?q=1".to_owned(), headers };
+        assert_eq!(probe(&get).await, Answer::Success);
+        let head = serving.await.unwrap();
+        assert!(head.starts_with("get /deep?q=1 http/1.1\r\n"), "{head}");
+        for line in ["host: web.example", "x-a: 1", "x-a: 2", "user-agent: mine", "accept: text/x"] {
+            assert!(head.contains(&format!("{line}\r\n")), "{line} is not in {head}");
+        }
+        assert_eq!(head.matches("host:").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_recognised() {
+        let port = serve(vec!["HTTP/1.1 400 No\r\n\r\n"]).await;
+        let problem = get(&Get { https: true, host: "127.0.0.1".to_owned(), port, path: String::new(), headers: Vec::new() }, "a").await.unwrap_err();
+        assert!(speaks_no_tls(&problem), "{problem}");
+        let refused = get(&Get { https: true, host: "127.0.0.1".to_owned(), port: 1, path: String::new(), headers: Vec::new() }, "a").await.unwrap_err();
+        assert!(!speaks_no_tls(&refused), "{refused}");
     }
 
     #[tokio::test]

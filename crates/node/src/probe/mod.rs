@@ -18,6 +18,7 @@ use std::{
 
 use client::EventType;
 use container_runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError};
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -29,6 +30,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::{after, until},
     config::Context,
     metrics::ContainerProbes,
     pod::{self, Role, plan::{FailedProbe, ProbeState}},
@@ -158,6 +160,10 @@ impl ProbeSet {
             pod: pod.clone(),
             container: container.clone(),
             id: status.id.clone(),
+            started_at: match status.state {
+                ContainerState::Running { started_at, .. } => started_at,
+                _ => status.created_at,
+            },
             pod_ips: pod_ips.to_vec(),
             states: self.states.clone(),
             wake: self.wake.clone(),
@@ -191,6 +197,8 @@ struct Subject {
     pod: Arc<Pod>,
     container: Container,
     id: ContainerId,
+    /// When the container was started: delays count from there, also over a restart of the agent.
+    started_at: Timestamp,
     pod_ips: Vec<IpAddr>,
     states: States,
     wake: Arc<Notify>,
@@ -218,6 +226,12 @@ impl Schedule {
             successes: probe.success_threshold.unwrap_or(1).max(1),
             failures: probe.failure_threshold.unwrap_or(3).max(1),
         }
+    }
+
+    /// What is left of the delay of a container that was started at this time. A clock that was set back makes nobody wait longer than the
+    /// whole delay.
+    fn delay_left(&self, started_at: Timestamp, now: Timestamp) -> Duration {
+        until(after(started_at, self.delay), now).min(self.delay)
     }
 }
 
@@ -257,7 +271,7 @@ impl Subject {
     /// Asks until the failure threshold is reached (gives false) or, unless it goes on for ever, the success threshold.
     async fn watch(&self, purpose: Purpose, probe: &Probe, for_ever: bool) -> bool {
         let schedule = Schedule::of(probe);
-        self.sleep(schedule.delay).await;
+        self.wait_for_first(&schedule).await;
         let (mut successes, mut failures) = (0, 0);
         loop {
             match self.ask(purpose, probe, &schedule).await {
@@ -278,7 +292,7 @@ impl Subject {
     async fn readiness(&self) {
         let Some(probe) = self.container.readiness_probe.clone() else { return };
         let schedule = Schedule::of(&probe);
-        self.sleep(schedule.delay).await;
+        self.wait_for_first(&schedule).await;
         // It cannot fail: we hold the sender ourselves.
         drop(self.started.subscribe().wait_for(|started| *started).await);
         let (mut successes, mut failures) = (0, 0);
@@ -302,15 +316,24 @@ impl Subject {
         }
     }
 
+    /// Waits for what is left of the delay before the first question.
+    async fn wait_for_first(&self, schedule: &Schedule) {
+        self.sleep(schedule.delay_left(self.started_at, self.context.config.clock.now())).await;
+    }
+
     async fn sleep(&self, duration: Duration) {
         self.context.config.clock.sleep(duration).await;
     }
 
     /// Asks once. `None` where nothing follows from the answer.
     async fn ask(&self, purpose: Purpose, probe: &Probe, schedule: &Schedule) -> Option<bool> {
-        let answer = match tokio::time::timeout(schedule.timeout, self.answer(probe, schedule.timeout)).await {
-            Ok(answer) => answer,
-            Err(_) => Answer::Failure(format!("probe timed out after {}", pod::back_off::go_duration(schedule.timeout))),
+        let asking = self.answer(probe, schedule.timeout);
+        let answer = if probe.exec.is_some() {
+            // The runtime keeps the time, and ends the command with it.
+            asking.await
+        } else {
+            let late = || Answer::Failure(format!("probe timed out after {}", pod::back_off::go_duration(schedule.timeout)));
+            tokio::time::timeout(schedule.timeout, asking).await.unwrap_or_else(|_| late())
         };
         let tell = |reason: &str, message: String| {
             self.context.events.container(&self.pod, &self.container.name, EventType::Warning, reason, message);
@@ -377,5 +400,19 @@ impl Subject {
             return grpc::probe(&host, port, call.service.as_deref().unwrap_or_default()).await;
         }
         Answer::Unknown("missing probe handler".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_counts_from_the_start_of_the_container_whoever_came_between() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let schedule = Schedule::of(&Probe { initial_delay_seconds: Some(30), ..Probe::default() });
+        let left = |now| schedule.delay_left(at(0), at(now)).as_secs();
+        assert_eq!((left(0), left(20), left(30), left(500)), (30, 10, 0, 0), "a startup probe, or a restart of the agent, takes a part of it");
+        assert_eq!(left(-100), 30, "the clock was set back");
     }
 }
