@@ -62,6 +62,11 @@ impl FakeClock {
     pub fn advance(&self, by: Duration) {
         self.elapsed.lock().send_modify(|elapsed| *elapsed += by);
     }
+
+    /// Whether anybody sleeps. Who is not asleep yet would only count from after an advance.
+    pub fn has_sleepers(&self) -> bool {
+        self.elapsed.lock().receiver_count() > 0
+    }
 }
 
 impl Clock for FakeClock {

@@ -89,6 +89,18 @@ impl Refusal {
     }
 }
 
+/// A message as it fits into an event, which says at the end that there was more.
+/// Source: Kubernetes 1.36, `truncateMessage` of the scheduler, and `NoteLengthLimit`.
+pub fn note(message: &str) -> String {
+    const LIMIT: usize = 1024;
+    const MORE: &str = " ...";
+    if message.len() <= LIMIT {
+        return message.to_owned();
+    }
+    let end = (0..=LIMIT - MORE.len()).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}{MORE}", message.get(..end).unwrap_or_default())
+}
+
 /// `1 Insufficient cpu, 2 node(s) were unschedulable`, sorted as text.
 pub fn counted_reasons(reasons: &HashMap<Reason, usize>) -> String {
     let mut parts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
@@ -286,4 +298,17 @@ pub fn may_help(profile: &Profile, refused_by: &[usize], happened: Happened<'_>,
             Prepared::Each(check) => cluster.at(slot).is_some_and(|node| check(node, cluster) == Verdict::Fits),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_and_says_so() {
+        assert_eq!(note("short"), "short");
+        let long = note(&"ä".repeat(600));
+        assert!(long.len() <= 1024 && long.ends_with("ä ..."), "{long}");
+        assert_eq!(note(&"a".repeat(1024)).len(), 1024);
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     binding::{BindError, bind, bind_volumes},
     cluster::Cluster,
     configuration::SchedulerOptions,
-    decision::{Happened, Profile, Refusal, decide, may_help},
+    decision::{Happened, Profile, Refusal, decide, may_help, note},
     displacing::displace,
     extender::{self, Extender},
     framework::ClusterEvent,
@@ -470,7 +470,7 @@ impl Scheduler {
         }
         if let Some(object) = self.seen.get(&pod.uid).cloned() {
             if let Some(events) = self.events.get(index) {
-                events.record(&*object, EventType::Warning, "FailedScheduling", message.clone());
+                events.record(&*object, EventType::Warning, "FailedScheduling", note(&message));
             }
             report.unschedulable = Some(message);
             tokio::spawn(reporting::write(self.client.clone(), self.clock.clone(), pod.clone(), object, report));
