@@ -19,7 +19,7 @@ use crate::{ControllerContext, pods};
 /// The label of a pod that names the revision it was made from.
 pub const REVISION_LABEL: &str = "controller-revision-hash";
 /// The label of a revision with its content's hash.
-const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
 /// Whose revisions.
 pub struct Owner<'a> {
@@ -35,6 +35,8 @@ pub struct Owner<'a> {
     pub template: &'a PodTemplateSpec,
     /// How many hashes were taken already.
     pub collisions: Option<i32>,
+    /// Under which label its revisions have their hash.
+    pub hash_label: &'static str,
 }
 
 /// Reads and writes revisions for one controller.
@@ -150,10 +152,10 @@ impl Revisions {
         Ok(written)
     }
 
-    /// Removes the oldest revisions that nothing uses any more.
+    /// Removes the oldest revisions that nothing uses any more. A limit below zero is none.
     pub async fn cut(&self, owner: &Owner<'_>, history: &History, in_use: &BTreeSet<String>, limit: i32) -> Result<(), ReconcileError> {
         let unused: Vec<_> = history.all.iter().filter(|revision| revision.metadata.name.as_ref().is_none_or(|name| !in_use.contains(name))).collect();
-        let surplus = unused.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+        let surplus = usize::try_from(limit).map_or(0, |limit| unused.len().saturating_sub(limit));
         for revision in unused.into_iter().take(surplus) {
             let name = revision.metadata.name.as_deref().unwrap_or_default();
             match self.api(owner.key).delete(name, &DeleteParams::default()).await {
@@ -211,8 +213,7 @@ pub fn hash(revision: &ControllerRevision) -> &str {
 fn revision(owner: &Owner<'_>, data: &Value, number: i64, collisions: Option<i32>) -> ControllerRevision {
     let hash = hash_of(&serde_json::to_vec(data).unwrap_or_default(), collisions);
     let mut labels: BTreeMap<String, String> = owner.template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
-    labels.insert(HASH_LABEL.to_owned(), hash.clone());
-    labels.insert(REVISION_LABEL.to_owned(), hash.clone());
+    labels.insert(owner.hash_label.to_owned(), hash.clone());
     let mut annotations = owner.metadata.annotations.clone().unwrap_or_default();
     annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     ControllerRevision {
@@ -248,7 +249,7 @@ mod tests {
         let key = ObjectKey::namespaced("x", "web");
         let metadata = ObjectMeta::default();
         let selector = Selector::from_labels(None);
-        let owner = Owner { key: &key, metadata: &metadata, reference: OwnerReference::default(), selector: &selector, template: &template, collisions: None };
+        let owner = Owner { key: &key, metadata: &metadata, reference: OwnerReference::default(), selector: &selector, template: &template, collisions: None, hash_label: HASH_LABEL };
         let made = revision(&owner, &patch_of(&template), 3, None);
         assert_eq!(template_of(&made), Some(template.clone()));
         assert_eq!(made.metadata.name, Some(format!("web-{}", hash(&made))));

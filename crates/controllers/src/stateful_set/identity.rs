@@ -41,13 +41,11 @@ pub(super) fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str,
     pod
 }
 
-/// Gives a pod the labels and volumes of its number. True when it had them.
+/// Gives a pod the labels and volumes of its number. True when it had them, but for the index, which older pods may lack.
+/// Source: Kubernetes 1.36, `identityMatches`, `storageMatches`, `updateIdentity` and `updateStorage`.
 pub(super) fn identify(set: &StatefulSet, pod: &mut Pod, ordinal: i32) -> bool {
-    let before = pod.clone();
     let set_name = set.metadata.name.as_deref().unwrap_or_default();
-    let labels = pod.metadata.labels.get_or_insert_default();
-    labels.insert(NAME_LABEL.to_owned(), format!("{set_name}-{ordinal}"));
-    labels.insert(INDEX_LABEL.to_owned(), ordinal.to_string());
+    let name = format!("{set_name}-{ordinal}");
     let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
     let claims: Vec<Volume> = templates
         .filter_map(|template| {
@@ -58,17 +56,21 @@ pub(super) fn identify(set: &StatefulSet, pod: &mut Pod, ordinal: i32) -> bool {
         })
         .collect();
     let spec = pod.spec.get_or_insert_default();
-    let has = |claim: &Volume| {
-        let volumes = spec.volumes.iter().flatten();
-        let name = |volume: &Volume| volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-        volumes.into_iter().any(|volume| volume.name == claim.name && name(volume) == name(claim))
-    };
-    if !claims.iter().all(has) {
+    let claim_of = |volume: &Volume| volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
+    let has = |claim: &Volume| spec.volumes.iter().flatten().any(|volume| volume.name == claim.name && claim_of(volume) == claim_of(claim));
+    let has_volumes = claims.iter().all(has);
+    if !has_volumes {
         let volumes = spec.volumes.get_or_insert_default();
         volumes.retain(|volume| !claims.iter().any(|claim| claim.name == volume.name));
         volumes.splice(0..0, claims);
     }
-    *pod == before
+    let labels = pod.metadata.labels.get_or_insert_default();
+    let has_name = labels.get(NAME_LABEL) == Some(&name);
+    if !has_name {
+        labels.insert(INDEX_LABEL.to_owned(), ordinal.to_string());
+        labels.insert(NAME_LABEL.to_owned(), name);
+    }
+    has_name && has_volumes
 }
 
 #[cfg(test)]
@@ -91,8 +93,11 @@ mod tests {
         assert_eq!(spec.volumes.unwrap()[0].persistent_volume_claim.as_ref().unwrap().claim_name, "data-db-2");
         assert_eq!((ordinal("db", &made), ordinal("d", &made), revision(&made)), (Some(2), None, Some("db-abc")));
         assert!(identify(&set, &mut made, 2));
+        made.metadata.labels.as_mut().unwrap().remove(INDEX_LABEL);
+        assert!(identify(&set, &mut made, 2));
         made.metadata.labels.as_mut().unwrap().remove(NAME_LABEL);
         assert!(!identify(&set, &mut made, 2));
+        assert_eq!(made.metadata.labels.as_ref().unwrap()[INDEX_LABEL], "2");
         made.metadata.name = Some("db-02".to_owned());
         assert_eq!(ordinal("db", &made), None);
     }

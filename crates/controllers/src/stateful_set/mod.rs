@@ -18,10 +18,10 @@ use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Wr
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
-use crate::revisions::{History, Owner, Revisions, template_of};
+use crate::revisions::{HASH_LABEL, History, Owner, Revisions, template_of};
 use crate::selector::Selector;
 use crate::{ControllerContext, pods};
-use plan::{Deletion, Plan, Templates, plan};
+use plan::{Plan, Templates, plan};
 
 const CONTROLLER: &str = "statefulset-controller";
 /// Kept when the set does not say how many. The API fills it in.
@@ -99,43 +99,47 @@ impl StatefulSetController {
 
     async fn create(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let result = async {
-            self.set_claims().ensure(set, pod).await?;
-            match self.pods_api(key).create(&PostParams::default(), pod).await {
-                Ok(created) => self.writes.wrote(key, &created),
-                Err(error) if client::is_already_exists(&error) || crate::namespace_is_terminating(&error) => return Ok(()),
-                Err(error) => return Err(error).doing(|| format!("create pod {name}")),
-            }
-            self.events.record(set, EventType::Normal, "SuccessfulCreate", format!("create Pod {name} in StatefulSet {} successful", key.name));
-            Ok(())
-        };
-        let result: Result<(), ReconcileError> = result.await;
-        if let Err(ReconcileError::Api { source, .. }) = &result {
-            self.say_failed(set, "Create", name, source);
+        if self.set_claims().are_stale(set, pod) {
+            // Their removal wakes us.
+            return Ok(());
         }
-        result
+        if let Err(error) = self.set_claims().ensure(set, pod).await {
+            self.say_failed(set, "Create", name, &error.to_string());
+            return Err(error);
+        }
+        let created = match self.pods_api(key).create(&PostParams::default(), pod).await {
+            Ok(created) => created,
+            Err(error) if crate::namespace_is_terminating(&error) => return Ok(()),
+            Err(error) => {
+                // Somebody else's pod of this name may be there for long, and nobody tells when it goes.
+                if !client::is_already_exists(&error) {
+                    self.say_failed(set, "Create", name, &crate::api_message(&error));
+                }
+                return Err(error).doing(|| format!("create pod {name}"));
+            }
+        };
+        self.writes.wrote(key, &created);
+        if let Err(error) = self.set_claims().keep(set, &created).await {
+            self.say_failed(set, "Update", name, &error.to_string());
+            return Err(error);
+        }
+        self.say_done(set, "Create", name);
+        Ok(())
     }
 
-    async fn delete(&self, key: &ObjectKey, set: &StatefulSet, deletion: &Deletion) -> Result<(), ReconcileError> {
-        let pod = &deletion.pod;
+    async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<(), ReconcileError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        if deletion.for_good {
-            self.set_claims().let_go_with(set, pod).await?;
-        }
-        if let Some((kind, reason, message)) = &deletion.event {
-            self.events.record(set, *kind, reason, message.clone());
-        }
         let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match self.pods_api(key).delete(name, &parameters).await {
             Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(()),
             Err(error) => {
-                self.say_failed(set, "Delete", name, &error);
+                self.say_failed(set, "Delete", name, &crate::api_message(&error));
                 Err(error).doing(|| format!("delete pod {name}"))
             }
             Ok(_) => {
                 self.writes.deleted(key, pod);
-                self.events.record(set, EventType::Normal, "SuccessfulDelete", format!("delete Pod {name} in StatefulSet {} successful", key.name));
+                self.say_done(set, "Delete", name);
                 Ok(())
             }
         }
@@ -145,10 +149,16 @@ impl StatefulSetController {
         claims::Claims { client: &self.client, known: &self.claims, events: &self.events }
     }
 
+    /// Says that a pod was created, updated or deleted.
+    fn say_done(&self, set: &StatefulSet, verb: &str, pod: &str) {
+        let message = format!("{} Pod {pod} in StatefulSet {} successful", verb.to_lowercase(), set.metadata.name.as_deref().unwrap_or_default());
+        self.events.record(set, EventType::Normal, &format!("Successful{verb}"), message);
+    }
+
     /// Says that a pod could not be created, updated or deleted.
-    fn say_failed(&self, set: &StatefulSet, verb: &str, pod: &str, error: &client::Error) {
+    fn say_failed(&self, set: &StatefulSet, verb: &str, pod: &str, why: &str) {
         let name = set.metadata.name.as_deref().unwrap_or_default();
-        let message = format!("{} Pod {pod} in StatefulSet {name} failed error: {}", verb.to_lowercase(), crate::api_message(error));
+        let message = format!("{} Pod {pod} in StatefulSet {name} failed error: {why}", verb.to_lowercase());
         self.events.record(set, EventType::Warning, &format!("Failed{verb}"), message);
     }
 
@@ -167,23 +177,55 @@ impl StatefulSetController {
     }
 
     async fn carry_out(&self, key: &ObjectKey, set: &StatefulSet, plan: &Plan) -> Result<(), ReconcileError> {
+        for pod in &plan.need_claims {
+            self.set_claims().ensure(set, pod).await?;
+            self.keep_claims(set, pod).await?;
+        }
+        for pod in &plan.replace {
+            self.delete(key, set, pod).await?;
+        }
         for pod in &plan.update {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
+            if let Err(error) = self.set_claims().ensure(set, pod).await {
+                self.say_failed(set, "Update", name, &error.to_string());
+                return Err(error);
+            }
             match self.identify(key, set, pod).await {
                 Ok(updated) => self.writes.wrote(key, &updated),
                 Err(error) => {
                     if !client::is_conflict(&error) {
-                        self.say_failed(set, "Update", name, &error);
+                        self.say_failed(set, "Update", name, &crate::api_message(&error));
                     }
                     return Err(error).doing(|| format!("give pod {name} its identity"));
                 }
             }
-            self.events.record(set, EventType::Normal, "SuccessfulUpdate", format!("update Pod {name} in StatefulSet {} successful", key.name));
+            self.say_done(set, "Update", name);
         }
-        for deletion in &plan.delete {
-            self.delete(key, set, deletion).await?;
+        for pod in &plan.stay {
+            // Upstream writes the pod too then, which changes nothing, and says so.
+            if self.keep_claims(set, pod).await? {
+                self.say_done(set, "Update", pod.metadata.name.as_deref().unwrap_or_default());
+            }
         }
-        slow_start(&plan.create, |pod| self.create(key, set, pod)).await.1
+        slow_start(&plan.create, |pod| self.create(key, set, pod)).await.1?;
+        for pod in &plan.leave {
+            self.set_claims().keep(set, pod).await?;
+        }
+        for pod in &plan.delete {
+            self.delete(key, set, pod).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the claims of a pod the owners that the set's policy asks for now. True when one had others.
+    async fn keep_claims(&self, set: &StatefulSet, pod: &Pod) -> Result<bool, ReconcileError> {
+        let kept = self.set_claims().keep(set, pod).await;
+        if let Err(error) = &kept
+            && !error.is_conflict()
+        {
+            self.say_failed(set, "Update", pod.metadata.name.as_deref().unwrap_or_default(), &error.to_string());
+        }
+        kept
     }
 }
 
@@ -219,7 +261,15 @@ impl Reconciler for StatefulSetController {
                 all.into_iter().filter(|set| selects(set)).map(|set| client::key_of(&*set)).collect()
             }),
             Trigger::controller(self.revisions.informer(), "StatefulSet"),
-            Trigger::reads(&self.claims),
+            Trigger::on(&self.claims, {
+                let sets = self.sets.clone();
+                move |change| {
+                    // Pods wait for what is gone: for new claims, or for old ones to go.
+                    let (Some(_), None) = (&change.old, &change.new) else { return Vec::new() };
+                    let all = sets.list_in(change.key.namespace.as_deref().unwrap_or_default());
+                    all.into_iter().filter(|set| claims::is_of(set, &change.key.name)).map(|set| client::key_of(&*set)).collect()
+                }
+            }),
         ]
     }
 
@@ -242,6 +292,7 @@ impl Reconciler for StatefulSetController {
             selector: &selector,
             template: &spec.template,
             collisions: set.status.as_ref().and_then(|status| status.collision_count),
+            hash_label: HASH_LABEL,
         };
         let history = match self.revisions.history(&owner).await {
             Err(ReconcileError::Api { source, .. }) if crate::namespace_is_terminating(&source) => return Ok(Outcome::Settled),
@@ -250,12 +301,6 @@ impl Reconciler for StatefulSetController {
         let templates = templates(&set, &history);
         let plan = plan(&set, &templates, &pods, self.clock.now());
         let done = self.carry_out(key, &set, &plan).await;
-        if set.metadata.deletion_timestamp.is_none() {
-            // What happens to claims when the set goes may have been decided anew after they were made.
-            for pod in pods.iter().filter(|pod| pods::is_active(pod) && plan::belongs(&set, pod)) {
-                self.set_claims().keep(&set, pod).await?;
-            }
-        }
         if set.status.as_ref() != Some(&plan.status) {
             let updated = StatefulSet { status: Some(plan.status.clone()), ..(*set).clone() };
             let api = Api::<StatefulSet>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
@@ -264,10 +309,10 @@ impl Reconciler for StatefulSetController {
                 other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
-        done?;
         let mut in_use: BTreeSet<String> = pods.iter().filter_map(|pod| identity::revision(pod).map(str::to_owned)).collect();
         in_use.extend([templates.current_name, templates.update_name]);
-        self.revisions.cut(&owner, &history, &in_use, spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY)).await?;
+        let cut = self.revisions.cut(&owner, &history, &in_use, spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY)).await;
+        done.and(cut)?;
         Ok(Outcome::after(plan.check_after))
     }
 }

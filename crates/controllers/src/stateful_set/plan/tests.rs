@@ -48,8 +48,8 @@ impl World {
         };
         let plan = plan(&self.set, &templates, &self.pods, Timestamp::from_second(self.now).unwrap());
         let mut did = Vec::new();
-        for deletion in &plan.delete {
-            let name = deletion.pod.metadata.name.clone().unwrap();
+        for pod in plan.replace.iter().chain(&plan.delete) {
+            let name = pod.metadata.name.clone().unwrap();
             self.pods.retain(|pod| pod.metadata.name.as_ref() != Some(&name));
             did.push(format!("-{}", name.trim_start_matches("db-")));
         }
@@ -181,4 +181,95 @@ fn numbers_can_start_elsewhere() {
     let mut world = World::new(2, "OrderedReady");
     world.spec().ordinals = Some(k8s_openapi::api::apps::v1::StatefulSetOrdinals { start: Some(5) });
     world.check(&["+5=one", "+6=one"]);
+}
+
+/// A pod of a set, as it is found: its number, phase, revision, since when it is ready, and whether it leaves.
+fn found(number: i32, phase: &str, revision: &str, ready_since: Option<i64>, leaves: bool) -> Arc<Pod> {
+    let mut pod = (*crate::pods::tests::pod(&format!("db-{number}"), phase, "n", ready_since)).clone();
+    pod.metadata.labels = Some([(crate::revisions::REVISION_LABEL.to_owned(), revision.to_owned())].into());
+    pod.metadata.deletion_timestamp = leaves.then(|| crate::pods::tests::second(0));
+    Arc::new(pod)
+}
+
+#[test]
+fn in_parallel_neither_ended_pods_nor_leaving_ones_hold_up_an_update() {
+    let mut world = World::new(3, "Parallel");
+    world.update = "two".to_owned();
+    world.pods = vec![
+        found(0, "Failed", "one", None, true),
+        found(1, "Failed", "one", None, false),
+        found(2, "Running", "one", Some(0), false),
+        found(3, "Running", "one", Some(0), true),
+    ];
+    assert_eq!(world.step(), "-1 -2");
+    // The first two were replaced from the new template at once; the third is updated although the fourth has not left yet.
+    assert_eq!(world.step(), "+1=two +2=two");
+}
+
+#[test]
+fn in_parallel_an_update_replaces_what_is_broken_first() {
+    let with = |most: Option<i32>, policy: &str| {
+        let mut world = World::new(4, policy);
+        world.rolling().max_unavailable = most.map(IntOrString::Int);
+        world.update = "two".to_owned();
+        world.pods = vec![
+            found(0, "Pending", "one", None, false),
+            found(1, "Pending", "one", None, false),
+            found(2, "Running", "one", Some(0), false),
+            found(3, "Running", "one", Some(0), false),
+        ];
+        world
+    };
+    assert_eq!(with(Some(2), "Parallel").step(), "-1 -0");
+    assert_eq!(with(Some(3), "Parallel").step(), "-1 -0 -3");
+    // Of four pods 74 % are two, and a percent is one.
+    for (share, expected) in [("74%", "-1 -0"), ("75%", "-1 -0 -3"), ("1%", "-1 -0")] {
+        let mut world = with(None, "Parallel");
+        world.rolling().max_unavailable = Some(IntOrString::String(share.to_owned()));
+        assert_eq!(world.step(), expected);
+    }
+    // Who does not say how many has one after the other, whatever their state.
+    assert_eq!(with(None, "Parallel").step(), "-3");
+    assert_eq!(with(Some(2), "OrderedReady").step(), "");
+}
+
+#[test]
+fn a_pod_of_too_high_a_number_waits_until_all_others_are_available() {
+    let mut world = World::new(1, "OrderedReady");
+    world.spec().min_ready_seconds = Some(10);
+    world.pods = vec![found(0, "Running", "one", Some(-100), false), found(1, "Running", "one", Some(-100), false), found(2, "Running", "one", Some(0), false)];
+    // The one that is not available yet is the first such itself.
+    assert_eq!(world.step(), "-2");
+    world.pods.insert(1, found(3, "Running", "one", Some(-100), false));
+    world.pods.push(found(2, "Running", "one", Some(0), false));
+    assert_eq!(world.step(), "-3");
+    world.pods[1] = found(1, "Running", "one", None, false);
+    world.pods.push(found(3, "Running", "one", None, false));
+    assert_eq!(world.step(), "");
+}
+
+#[test]
+fn it_is_woken_when_a_pod_becomes_available_by_time_alone() {
+    let mut set = World::new(2, "Parallel").set;
+    set.spec.as_mut().unwrap().min_ready_seconds = Some(30);
+    set.spec.as_mut().unwrap().update_strategy = Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".to_owned()), rolling_update: None });
+    let templates = Templates { current_name: "one".to_owned(), current: PodTemplateSpec::default(), update_name: "one".to_owned(), update: PodTemplateSpec::default(), collisions: None };
+    let pods = [found(0, "Running", "one", Some(0), false), found(1, "Running", "one", Some(10), false)];
+    let plan = plan(&set, &templates, &pods, Timestamp::from_second(15).unwrap());
+    assert_eq!((plan.check_after, plan.status.available_replicas), (Some(Duration::from_secs(15)), Some(0)));
+}
+
+#[test]
+fn pending_pods_need_their_claims_and_settled_ones_keep_theirs() {
+    let mut world = World::new(3, "OrderedReady");
+    world.spec().replicas = Some(2);
+    let names = |pods: &[Arc<Pod>]| pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect::<Vec<_>>();
+    let templates = Templates { current_name: "one".to_owned(), current: PodTemplateSpec::default(), update_name: "one".to_owned(), update: PodTemplateSpec::default(), collisions: None };
+    let mut pods = vec![found(0, "Running", "one", Some(0), false), found(1, "Pending", "one", None, false), found(2, "Running", "one", Some(0), false)];
+    let now = Timestamp::from_second(1).unwrap();
+    let waiting = plan(&world.set, &templates, &pods, now);
+    assert_eq!((names(&waiting.need_claims), names(&waiting.stay), names(&waiting.leave)), (vec!["db-1".to_owned()], vec!["db-0".to_owned()], vec![]));
+    pods[1] = found(1, "Running", "one", Some(0), false);
+    let shrinking = plan(&world.set, &templates, &pods, now);
+    assert_eq!((names(&shrinking.stay).len(), names(&shrinking.leave), names(&shrinking.delete)), (2, vec!["db-2".to_owned()], vec!["db-2".to_owned()]));
 }
