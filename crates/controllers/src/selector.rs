@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
 use client::{Expressions, SelectorExt};
 
 /// Which objects a workload selects. An empty selector selects nothing, as for all workloads.
@@ -40,9 +40,33 @@ impl Selector {
     }
 }
 
+/// A selector as programs in Go print it, since upstream puts it so into events.
+pub fn in_go(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".to_owned() };
+    let labels: String = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},")).collect();
+    let expression = |expression: &LabelSelectorRequirement| {
+        let values = expression.values.as_deref().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", expression.key, expression.operator)
+    };
+    let expressions: String = selector.match_expressions.iter().flatten().map(expression).collect();
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_is_told_as_in_go() {
+        assert_eq!(in_go(None), "nil");
+        let selector = serde_json::from_value(serde_json::json!({
+            "matchLabels": { "b": "2", "a": "1" }, "matchExpressions": [{ "key": "c", "operator": "In", "values": ["x", "y"] }],
+        }));
+        assert_eq!(
+            in_go(Some(&selector.unwrap())),
+            "&LabelSelector{MatchLabels:map[string]string{a: 1,b: 2,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:c,Operator:In,Values:[x y],},},}"
+        );
+    }
 
     #[test]
     fn an_empty_selector_selects_nothing_for_workloads_and_everything_for_budgets() {

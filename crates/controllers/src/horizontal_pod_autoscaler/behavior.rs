@@ -1,6 +1,6 @@
 //! How fast and how far a workload may change: what was recommended lately steadies it, policies limit each step, and the bounds of the
-//! autoscaler come last.
-//! Source: Kubernetes 1.36, `normalizeDesiredReplicasWithBehaviors`.
+//! autoscaler come last. Where the autoscaler says nothing of that, it may double at each step, and shrinks as it is told for five minutes.
+//! Source: Kubernetes 1.36, `normalizeDesiredReplicasWithBehaviors` and `normalizeDesiredReplicas`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use super::usage::Tolerance;
 const TOLERANCE: f64 = 0.1;
 /// How long a smaller size must have been recommended before it is taken.
 const STEADY_BEFORE_SHRINKING: i32 = 300;
+/// To how many pods a workload may grow at once although it would more than double.
+const SMALL: i32 = 4;
 /// No policy looks back further. Source: Kubernetes 1.36, `MaxPeriodSeconds` and `MaxStabilizationWindowSeconds`.
 const MEMORY: Duration = Duration::from_secs(3600);
 
@@ -74,18 +76,44 @@ impl History {
         recent.fold((0, 0), |(added, removed), by| (added + by.max(0), removed - by.min(0)))
     }
 
+    /// The target was found to have this size.
+    pub fn begin(&mut self, current: i32, now: Duration) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.recommended.push_back((now, current));
+        }
+    }
+
+    /// Decides for an autoscaler that does not say how fast.
+    /// Source: Kubernetes 1.36, `normalizeDesiredReplicas` and `convertDesiredReplicasWithRules`.
+    fn decide_simply(&mut self, wanted: &Wanted, now: Duration) -> Decision {
+        let window = Duration::from_secs(STEADY_BEFORE_SHRINKING as u64);
+        let recent = self.recommended.iter().filter(|(at, _)| now.saturating_sub(*at) <= window).map(|(_, replicas)| *replicas);
+        let steady = recent.chain([wanted.wanted]).max().unwrap_or(wanted.wanted);
+        self.recommended.push_back((now, wanted.wanted));
+        let stable = if steady == wanted.wanted { READY } else { SHRINKS_LATER };
+        let fastest = wanted.current.saturating_mul(2).max(SMALL);
+        let (most, too_many) = if wanted.most > fastest { (fastest, GROWS_TOO_FAST) } else { (wanted.most, TOO_MANY) };
+        let (replicas, limit) = match steady {
+            _ if steady < wanted.least => (wanted.least, TOO_FEW),
+            _ if steady > most => (most, too_many),
+            _ => (steady, WITHIN),
+        };
+        Decision { replicas, stable, is_limited: replicas != steady, limit }
+    }
+
     /// Decides.
     pub fn decide(&mut self, spec: &HorizontalPodAutoscalerSpec, wanted: &Wanted, now: Duration) -> Decision {
         self.recommended.retain(|(at, _)| now.saturating_sub(*at) < MEMORY);
         self.changes.retain(|(at, _)| now.saturating_sub(*at) < MEMORY);
-        if !std::mem::replace(&mut self.has_begun, true) {
-            self.recommended.push_back((now, wanted.current));
+        self.begin(wanted.current, now);
+        if spec.behavior.is_none() {
+            return self.decide_simply(wanted, now);
         }
         let steady = self.steady(spec, wanted, now);
         let stable = match steady.cmp(&wanted.wanted) {
             std::cmp::Ordering::Less => ("ScaleUpStabilized", "recent recommendations were lower than current one, applying the lowest recent recommendation"),
-            std::cmp::Ordering::Greater => ("ScaleDownStabilized", "recent recommendations were higher than current one, applying the highest recent recommendation"),
-            std::cmp::Ordering::Equal => ("ReadyForNewScale", "recommended size matches current size"),
+            std::cmp::Ordering::Greater => SHRINKS_LATER,
+            std::cmp::Ordering::Equal => READY,
         };
         let (replicas, is_limited, limit) = self.limited(spec, wanted, steady, now);
         Decision { replicas, stable, is_limited, limit }
@@ -113,9 +141,9 @@ impl History {
                 return (steady, false, WITHIN);
             }
             let why = if wanted.most < fastest || fastest == wanted.most {
-                ("TooManyReplicas", "the desired replica count is more than the maximum replica count")
+                TOO_MANY
             } else {
-                ("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate")
+                GROWS_TOO_FAST
             };
             return (most, true, why);
         }
@@ -126,7 +154,7 @@ impl History {
                 return (steady, false, WITHIN);
             }
             let why = if wanted.least >= fastest {
-                ("TooFewReplicas", "the desired replica count is less than the minimum replica count")
+                TOO_FEW
             } else {
                 ("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate")
             };
@@ -159,6 +187,12 @@ impl History {
     }
 }
 
+const READY: (&str, &str) = ("ReadyForNewScale", "recommended size matches current size");
+const SHRINKS_LATER: (&str, &str) =
+    ("ScaleDownStabilized", "recent recommendations were higher than current one, applying the highest recent recommendation");
+const GROWS_TOO_FAST: (&str, &str) = ("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate");
+const TOO_MANY: (&str, &str) = ("TooManyReplicas", "the desired replica count is more than the maximum replica count");
+const TOO_FEW: (&str, &str) = ("TooFewReplicas", "the desired replica count is less than the minimum replica count");
 const WITHIN: (&str, &str) = ("DesiredWithinRange", "the desired count is within the acceptable range");
 
 #[cfg(test)]
@@ -182,8 +216,8 @@ mod tests {
 
     #[test]
     fn growth_is_bounded_by_policies_and_the_maximum() {
-        check(&mut History::default(), json!(null), 2, 9, 0, (6, "ScaleUpLimit"));
-        check(&mut History::default(), json!(null), 8, 20, 0, (10, "TooManyReplicas"));
+        check(&mut History::default(), json!({}), 2, 9, 0, (6, "ScaleUpLimit"));
+        check(&mut History::default(), json!({}), 8, 20, 0, (10, "TooManyReplicas"));
         check(&mut History::default(), json!({ "scaleUp": { "selectPolicy": "Disabled" } }), 2, 9, 0, (2, "ScaleUpLimit"));
         let one_a_minute = json!({ "scaleUp": { "policies": [{ "type": "Pods", "value": 1, "periodSeconds": 60 }] } });
         let mut history = History::default();
@@ -191,6 +225,30 @@ mod tests {
         history.changed(1, at(0));
         check(&mut history, one_a_minute.clone(), 3, 9, 15, (3, "ScaleUpLimit"));
         check(&mut history, one_a_minute, 3, 9, 61, (4, "ScaleUpLimit"));
+    }
+
+    #[test]
+    fn without_a_behavior_a_workload_at_most_doubles() {
+        check(&mut History::default(), json!(null), 1, 9, 0, (4, "ScaleUpLimit"));
+        check(&mut History::default(), json!(null), 2, 9, 0, (4, "ScaleUpLimit"));
+        check(&mut History::default(), json!(null), 3, 9, 0, (6, "ScaleUpLimit"));
+        check(&mut History::default(), json!(null), 3, 6, 0, (6, "DesiredWithinRange"));
+        check(&mut History::default(), json!(null), 5, 20, 0, (10, "TooManyReplicas"));
+        // Growing again is not held up by what was done before.
+        let mut history = History::default();
+        check(&mut history, json!(null), 2, 9, 0, (4, "ScaleUpLimit"));
+        history.changed(2, at(0));
+        check(&mut history, json!(null), 4, 8, 1, (8, "ScaleUpLimit"));
+        // Five minutes later it shrinks, at once.
+        check(&mut history, json!(null), 8, 0, 301, (8, "DesiredWithinRange"));
+        check(&mut history, json!(null), 8, 0, 302, (1, "TooFewReplicas"));
+    }
+
+    #[test]
+    fn what_was_found_first_counts_from_when_it_was_found() {
+        let mut history = History::default();
+        history.begin(5, at(0));
+        check(&mut history, json!(null), 5, 2, 301, (2, "DesiredWithinRange"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use client::{ListParams, Request};
+use client::{GetParams, ListParams, Request};
 use meta::quantity::Quantity;
 use serde_json::Value;
 
@@ -53,11 +53,33 @@ pub(super) async fn of_resource(client: &client::Client, namespace: &str, select
     let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods");
     let items = read(client, path, &ListParams::default().labels(selector), None).await;
     let items = items.map_err(|error| format!("unable to fetch metrics from resource metrics API: {error}"))?;
-    let samples: Samples = items.iter().filter_map(|item| Some((item["metadata"]["name"].as_str()?.to_owned(), sample_of(item, resource, container)?))).collect();
-    if samples.is_empty() {
+    if items.is_empty() {
         return Err("no metrics returned from resource metrics API".to_owned());
     }
+    samples_of(&items, namespace, resource, container)
+}
+
+fn samples_of(items: &[Value], namespace: &str, resource: &str, container: Option<&str>) -> Result<Samples, String> {
+    let mut samples = Samples::new();
+    for item in items {
+        let name = item["metadata"]["name"].as_str().unwrap_or_default();
+        let has = |container: &str| item["containers"].as_array().is_some_and(|all| all.iter().any(|measured| measured["name"] == container));
+        if let Some(container) = container.filter(|container| !has(container)) {
+            return Err(format!("failed to get container metrics: container {container} not present in metrics for pod {namespace}/{name}"));
+        }
+        if let Some(sample) = sample_of(item, resource, container) {
+            samples.insert(name.to_owned(), sample);
+        }
+    }
     Ok(samples)
+}
+
+/// The version of the custom metrics API to ask: the newest that is served and known.
+async fn custom_version(client: &client::Client) -> &'static str {
+    let Ok(request) = Request::new("/apis").get("custom.metrics.k8s.io", &GetParams::default()) else { return "v1beta1" };
+    let group: Value = client.request(request).await.unwrap_or_default();
+    let mut versions = group["versions"].as_array().into_iter().flatten();
+    if versions.any(|one| one["version"] == "v1beta2") { "v1beta2" } else { "v1beta1" }
 }
 
 fn sample_of(item: &Value, resource: &str, container: Option<&str>) -> Option<Sample> {
@@ -71,7 +93,8 @@ fn sample_of(item: &Value, resource: &str, container: Option<&str>) -> Option<Sa
 
 /// A metric that every pod has.
 pub(super) async fn of_pods(client: &client::Client, namespace: &str, selector: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<Samples, String> {
-    let path = format!("/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*/{metric}");
+    let version = custom_version(client).await;
+    let path = format!("/apis/custom.metrics.k8s.io/{version}/namespaces/{namespace}/pods/*/{metric}");
     let items = read(client, path, &ListParams::default().labels(selector), selector_text(filter).as_deref()).await;
     let items = items.map_err(|error| format!("unable to fetch metrics from custom metrics API: {error}"))?;
     let sample = |item: &Value| {
@@ -85,10 +108,11 @@ pub(super) async fn of_pods(client: &client::Client, namespace: &str, selector: 
 
 /// A metric of some other object; `resource` as in `ingresses.networking.k8s.io`.
 pub(super) async fn of_object(client: &client::Client, namespace: &str, resource: &str, name: &str, metric: &str, filter: Option<&LabelSelector>) -> Result<i64, String> {
+    let version = custom_version(client).await;
     let path = if resource == "namespaces" {
-        format!("/apis/custom.metrics.k8s.io/v1beta1/namespaces/{name}/metrics/{metric}")
+        format!("/apis/custom.metrics.k8s.io/{version}/namespaces/{name}/metrics/{metric}")
     } else {
-        format!("/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/{resource}/{name}/{metric}")
+        format!("/apis/custom.metrics.k8s.io/{version}/namespaces/{namespace}/{resource}/{name}/{metric}")
     };
     let items = read(client, path, &ListParams::default(), selector_text(filter).as_deref()).await;
     let items = items.map_err(|error| format!("unable to fetch metrics from custom metrics API: {error}"))?;
@@ -122,6 +146,15 @@ mod tests {
         assert_eq!(sample_of(&item, "cpu", Some("a")).unwrap().milli, 250);
         assert_eq!(sample_of(&item, "memory", None), None);
         assert_eq!(sample_of(&item, "cpu", Some("c")), None);
+    }
+
+    #[test]
+    fn a_container_that_was_not_measured_is_named() {
+        let item = |name: &str, cpu: Value| json!({ "metadata": { "name": name }, "containers": [{ "name": "a", "usage": { "cpu": cpu } }] });
+        let samples = samples_of(&[item("p", json!("1")), item("q", json!(null))], "x", "cpu", Some("a")).unwrap();
+        assert_eq!(samples.keys().collect::<Vec<_>>(), ["p"]);
+        let missing = samples_of(&[item("p", json!("1"))], "x", "cpu", Some("b"));
+        assert_eq!(missing, Err("failed to get container metrics: container b not present in metrics for pod x/p".to_owned()));
     }
 
     #[test]

@@ -104,6 +104,8 @@ impl Autoscalers {
                     }
                 }
                 Err(failure) => {
+                    // One that cannot be read is told of as a status without type, so that the others keep their places.
+                    statuses.push(MetricStatus::default());
                     self.say(autoscaler, EventType::Warning, failure.reason, failure.message.clone());
                     failures.push(failure);
                 }
@@ -113,7 +115,7 @@ impl Autoscalers {
         let shrinks = best.as_ref().is_none_or(|best| best.replicas < verdict.current);
         if let Some(first) = failures.first().filter(|_| shrinks) {
             verdict.conditions.set(ACTIVE, false, first.reason, format!("the HPA was unable to compute the replica count: {}", first.message));
-            verdict.failure = Some(format!("invalid metrics ({} invalid out of {}), first error is: {}", failures.len(), metrics.len(), first.message));
+            verdict.failure = Some(format!("invalid metrics ({} invalid out of {}), first error is: {}", failures.len(), metrics.len(), first.whole));
             return None;
         }
         let best = best?;
@@ -156,9 +158,9 @@ impl Autoscalers {
         }
         let selector = scale.status.as_ref().and_then(|status| status.selector.as_deref()).filter(|selector| !selector.is_empty());
         let Some(selector) = selector else {
-            let message = "the HPA target's scale is missing a selector";
-            self.say(autoscaler, EventType::Warning, "SelectorRequired", "selector is required");
-            verdict.conditions.set(ACTIVE, false, "InvalidSelector", message.to_owned());
+            let message = "selector is required";
+            self.say(autoscaler, EventType::Warning, "SelectorRequired", message);
+            verdict.conditions.set(ACTIVE, false, "InvalidSelector", "the HPA target's scale is missing a selector".to_owned());
             verdict.failure = Some(message.to_owned());
             return;
         };
@@ -203,44 +205,40 @@ impl Autoscalers {
         verdict.conditions.set(LIMITED, decision.is_limited, decision.limit.0, decision.limit.1.to_owned());
     }
 
-    /// Gives the target the size that was decided.
-    async fn resize(&self, key: &ObjectKey, autoscaler: &HorizontalPodAutoscaler, place: &ScalePlace, mut scale: Scale, verdict: &mut Verdict) -> Result<bool, ReconcileError> {
-        if verdict.desired == verdict.current {
-            return Ok(false);
-        }
+    /// Gives the target the size that was decided. True when it got it.
+    async fn resize(&self, key: &ObjectKey, autoscaler: &HorizontalPodAutoscaler, place: &ScalePlace, mut scale: Scale, verdict: &mut Verdict) -> bool {
         scale.spec.get_or_insert_default().replicas = Some(verdict.desired);
         if let Err(error) = place.write(&self.client, &scale).await {
-            let message = format!("New size: {}; reason: {}; error: {error}", verdict.desired, verdict.reason);
+            let problem = match &error {
+                ReconcileError::Api { source, .. } => crate::api_message(source),
+                other => other.to_string(),
+            };
+            let message = format!("New size: {}; reason: {}; error: {problem}", verdict.desired, verdict.reason);
             self.say(autoscaler, EventType::Warning, "FailedRescale", message);
-            verdict.conditions.set(ABLE, false, "FailedUpdateScale", format!("the HPA controller was unable to update the target scale: {error}"));
-            verdict.desired = verdict.current;
-            return Err(error);
+            verdict.conditions.set(ABLE, false, "FailedUpdateScale", format!("the HPA controller was unable to update the target scale: {problem}"));
+            return false;
         }
         verdict.conditions.set(ABLE, true, "SucceededRescale", format!("the HPA controller was able to update the target scale to {}", verdict.desired));
         self.say(autoscaler, EventType::Normal, "SuccessfulRescale", format!("New size: {}; reason: {}", verdict.desired, verdict.reason));
         let now = self.clock.elapsed();
         self.histories.lock().entry(key.clone()).or_default().changed(verdict.desired - verdict.current, now);
-        Ok(true)
+        true
     }
 
-    async fn write_status(&self, key: &ObjectKey, autoscaler: &HorizontalPodAutoscaler, verdict: Verdict, rescaled: bool) -> Result<(), ReconcileError> {
-        let old = autoscaler.status.clone().unwrap_or_default();
-        let status = HorizontalPodAutoscalerStatus {
-            conditions: verdict.conditions.into_option(),
-            current_metrics: verdict.metrics.filter(|metrics| !metrics.is_empty()).or(old.current_metrics),
-            current_replicas: Some(verdict.current),
-            desired_replicas: verdict.desired,
-            last_scale_time: if rescaled { Some(Time(self.clock.now())) } else { old.last_scale_time },
-            observed_generation: autoscaler.metadata.generation,
-        };
+    /// Writes the status, where it says something new.
+    async fn write_status(&self, key: &ObjectKey, autoscaler: &HorizontalPodAutoscaler, status: HorizontalPodAutoscalerStatus) -> Result<(), ReconcileError> {
         if autoscaler.status.as_ref() == Some(&status) {
             return Ok(());
         }
         let updated = HorizontalPodAutoscaler { status: Some(status), ..autoscaler.clone() };
         let api = Api::<HorizontalPodAutoscaler>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
         match api.replace_status(&key.name, &PostParams::default(), &updated).await {
+            Ok(_) => Ok(()),
             Err(error) if client::is_not_found(&error) => Ok(()),
-            other => other.map(drop).doing(|| format!("update the status of autoscaler {key}")),
+            Err(error) => {
+                self.say(autoscaler, EventType::Warning, "FailedUpdateStatus", crate::api_message(&error));
+                Err(error).doing(|| format!("update the status of autoscaler {key}"))
+            }
         }
     }
 }
@@ -268,29 +266,55 @@ impl Reconciler for Autoscalers {
             self.selectors.lock().remove(key);
             return Ok(Outcome::Settled);
         };
+        // Whatever goes wrong, the load is looked at again after the usual time, as upstream does.
+        if let Err(error) = self.look_at(key, &autoscaler).await {
+            tracing::warn!(%key, %error, "an autoscaler could not do its work, trying again in {PERIOD:?}");
+        }
+        Ok(Outcome::CheckAgainIn(PERIOD))
+    }
+}
+
+impl Autoscalers {
+    /// Source: Kubernetes 1.36, `reconcileAutoscaler`.
+    async fn look_at(&self, key: &ObjectKey, autoscaler: &HorizontalPodAutoscaler) -> Result<(), ReconcileError> {
         let old = autoscaler.status.clone().unwrap_or_default();
-        let conditions = Conditions::new(old.conditions.unwrap_or_default(), self.clock.now());
-        let mut verdict =
-            Verdict { conditions, current: old.current_replicas.unwrap_or(0), desired: old.desired_replicas, reason: String::new(), metrics: None, failure: None };
-        let (place, scale) = match self.target(key, &autoscaler).await {
+        let conditions = Conditions::new(old.conditions.clone().unwrap_or_default(), self.clock.now());
+        let mut verdict = Verdict { conditions, current: 0, desired: 0, reason: String::new(), metrics: None, failure: None };
+        let (place, scale) = match self.target(key, autoscaler).await {
             Ok(found) => found,
             Err(problem) => {
-                self.say(&autoscaler, EventType::Warning, "FailedGetScale", problem.clone());
+                self.say(autoscaler, EventType::Warning, "FailedGetScale", problem.clone());
                 verdict.conditions.set(ABLE, false, "FailedGetScale", format!("the HPA controller was unable to get the target's current scale: {problem}"));
-                self.write_status(key, &autoscaler, verdict, false).await?;
-                return Ok(Outcome::CheckAgainIn(PERIOD));
+                let status = HorizontalPodAutoscalerStatus { conditions: verdict.conditions.into_option(), ..old };
+                return self.write_status(key, autoscaler, status).await;
             }
         };
         verdict.conditions.set(ABLE, true, "SucceededGetScale", "the HPA controller was able to get the target's current scale".to_owned());
         verdict.current = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
         verdict.desired = verdict.current;
-        self.decide(key, &autoscaler, &scale, &mut verdict).await;
-        if let Some(failure) = &verdict.failure {
-            self.say(&autoscaler, EventType::Warning, "FailedComputeMetricsReplicas", failure.clone());
+        let now = self.clock.elapsed();
+        self.histories.lock().entry(key.clone()).or_default().begin(verdict.current, now);
+        self.decide(key, autoscaler, &scale, &mut verdict).await;
+        let mut status = HorizontalPodAutoscalerStatus { observed_generation: autoscaler.metadata.generation, ..old };
+        if verdict.failure.is_none() {
+            let wanted = verdict.desired;
+            let is_to_change = wanted != verdict.current;
+            let has_changed = is_to_change && self.resize(key, autoscaler, &place, scale, &mut verdict).await;
+            if has_changed {
+                status.last_scale_time = Some(Time(self.clock.now()));
+            }
+            // Where it could not be done, what was wanted before stays as it is.
+            if has_changed || !is_to_change {
+                status.desired_replicas = wanted;
+            }
         }
-        let resized = self.resize(key, &autoscaler, &place, scale, &mut verdict).await;
-        self.write_status(key, &autoscaler, verdict, matches!(resized, Ok(true))).await?;
-        resized?;
-        Ok(Outcome::CheckAgainIn(PERIOD))
+        status.conditions = verdict.conditions.into_option();
+        status.current_metrics = verdict.metrics.filter(|metrics| !metrics.is_empty());
+        status.current_replicas = Some(verdict.current);
+        let written = self.write_status(key, autoscaler, status).await;
+        if let Some(failure) = verdict.failure {
+            self.say(autoscaler, EventType::Warning, "FailedComputeMetricsReplicas", failure);
+        }
+        written
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{
-    ContainerResourceMetricStatus, ExternalMetricStatus, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
+    ContainerResourceMetricStatus, ExternalMetricSource, ExternalMetricStatus, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricSource,
+    ObjectMetricStatus, PodsMetricSource, PodsMetricStatus, ResourceMetricStatus,
 };
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -14,6 +15,7 @@ use super::metrics;
 use super::usage::{self, Target, Tolerance, Usage};
 use crate::discovery::served_resources;
 use crate::pods;
+use crate::selector::in_go;
 
 /// The workload that is measured.
 pub(super) struct Workload<'a> {
@@ -39,10 +41,13 @@ pub(super) struct Proposal {
 }
 
 /// Why a metric says nothing.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub reason: &'static str,
+    /// As events and conditions tell it.
     pub message: String,
+    /// As it is told where it stands for all that failed.
+    pub whole: String,
 }
 
 fn milli(amount: Option<&Quantity>) -> Option<i64> {
@@ -58,101 +63,179 @@ fn current(usage: &Usage) -> MetricValueStatus {
 }
 
 /// Asks one metric.
+/// Source: Kubernetes 1.36, `computeReplicasForMetric`.
 pub(super) async fn propose(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, Failure> {
-    let (reason, kind) = match metric.type_.as_str() {
-        "Resource" => ("FailedGetResourceMetric", "resource"),
-        "ContainerResource" => ("FailedGetContainerResourceMetric", "container resource"),
-        "Pods" => ("FailedGetPodsMetric", "pods"),
-        "Object" => ("FailedGetObjectMetric", "object"),
-        "External" => ("FailedGetExternalMetric", "external"),
-        other => return Err(Failure { reason: "InvalidMetricSourceType", message: format!("unknown metric source type \"{other}\"") }),
+    let (reason, kind, result) = match (metric.type_.as_str(), metric) {
+        ("Resource", MetricSpec { resource: Some(source), .. }) => {
+            let result = resource(client, metric, &source.name, None, &source.target, workload).await;
+            ("FailedGetResourceMetric", format!("{} resource", source.name), result)
+        }
+        ("ContainerResource", MetricSpec { container_resource: Some(source), .. }) => {
+            let result = resource(client, metric, &source.name, Some(&source.container), &source.target, workload).await;
+            ("FailedGetContainerResourceMetric", format!("{} container", source.container), result)
+        }
+        ("Pods", MetricSpec { pods: Some(source), .. }) => ("FailedGetPodsMetric", "pods".to_owned(), of_pods(client, source, workload).await),
+        ("Object", MetricSpec { object: Some(source), .. }) => ("FailedGetObjectMetric", "object".to_owned(), of_object(client, source, workload).await),
+        ("External", MetricSpec { external: Some(source), .. }) => {
+            ("FailedGetExternalMetric", format!("{} external", source.metric.name), external(client, source, workload).await)
+        }
+        (other, _) => {
+            let message = format!("unknown metric source type \"{other}\"");
+            return Err(Failure { reason: "InvalidMetricSourceType", whole: message.clone(), message });
+        }
     };
-    let result = match (&metric.resource, &metric.container_resource, &metric.pods, &metric.object, &metric.external) {
-        (Some(_), ..) | (_, Some(_), ..) => resource(client, metric, workload).await,
-        (_, _, Some(_), ..) => of_pods(client, metric, workload).await,
-        (_, _, _, Some(_), _) => of_object(client, metric, workload).await,
-        (_, _, _, _, Some(_)) => external(client, metric, workload).await,
-        _ => Err("the metric has no source".to_owned()),
-    };
-    result.map_err(|message| Failure { reason, message: format!("failed to get {kind} metric value: {message}") })
+    result.map_err(|problem| Failure { reason, whole: format!("failed to get {kind} metric value: {}{}", problem.about, problem.message), message: problem.message })
+}
+
+/// What went wrong, and what is said before that where it stands for all that failed.
+struct Problem {
+    about: String,
+    message: String,
+}
+
+impl From<String> for Problem {
+    fn from(message: String) -> Self {
+        Self { about: String::new(), message }
+    }
 }
 
 /// What pods, or their containers, use of a resource.
-async fn resource(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
-    let whole = metric.resource.as_ref().map(|source| (source.name.clone(), None, source.target.clone()));
-    let part = metric.container_resource.as_ref().map(|source| (source.name.clone(), Some(source.container.clone()), source.target.clone()));
-    let (name, container, wanted) = whole.or(part).ok_or("the metric has no source")?;
-    let samples = metrics::of_resource(client, workload.namespace, workload.selector, &name, container.as_deref()).await;
-    let samples = samples.map_err(|error| format!("failed to get {name} utilization: {error}"))?;
-    let target = match (milli(wanted.average_value.as_ref()), wanted.average_utilization) {
-        (Some(average), _) => Target::Average(average),
-        (None, Some(percent)) => Target::Utilization { percent, requests: usage::requests(workload.pods, &name, container.as_deref())? },
-        (None, None) => return Err("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set".to_owned()),
-    };
-    let is_relative = matches!(target, Target::Utilization { .. });
-    let (replicas, seen) = usage::replicas(workload.replicas, workload.pods, samples, &target, name == "cpu", workload.tolerance, workload.now)?;
+/// Source: Kubernetes 1.36, `computeStatusForResourceMetricGeneric`.
+async fn resource(
+    client: &client::Client,
+    metric: &MetricSpec,
+    name: &str,
+    container: Option<&str>,
+    wanted: &MetricTarget,
+    workload: &Workload<'_>,
+) -> Result<Proposal, Problem> {
+    let is_relative = wanted.average_value.is_none();
+    if is_relative && wanted.average_utilization.is_none() {
+        return Err("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set".to_owned().into());
+    }
+    let measure = if is_relative { "utilization" } else { "usage" };
+    let found = resource_replicas(client, name, container, wanted, workload).await;
+    let (replicas, seen) = found.map_err(|problem| format!("failed to get {name} {measure}: {problem}"))?;
     let mut status = MetricStatus { type_: metric.type_.clone(), ..MetricStatus::default() };
-    let kind = if container.is_some() { "container resource" } else { "resource" };
-    let words = if is_relative { format!("{name} {kind} utilization (percentage of request)") } else { format!("{name} {kind}") };
+    let words = match (is_relative, container) {
+        (false, _) => format!("{name} resource"),
+        (true, None) => format!("{name} resource utilization (percentage of request)"),
+        (true, Some(_)) => format!("{name} container resource utilization (percentage of request)"),
+    };
     match container {
-        Some(container) => status.container_resource = Some(ContainerResourceMetricStatus { container, name, current: current(&seen) }),
-        None => status.resource = Some(ResourceMetricStatus { name, current: current(&seen) }),
+        Some(container) => {
+            status.container_resource = Some(ContainerResourceMetricStatus { container: container.to_owned(), name: name.to_owned(), current: current(&seen) });
+        }
+        None => status.resource = Some(ResourceMetricStatus { name: name.to_owned(), current: current(&seen) }),
     }
     Ok(Proposal { replicas, name: words, status })
 }
 
-async fn of_pods(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
-    let source = metric.pods.clone().unwrap_or_default();
-    let samples = metrics::of_pods(client, workload.namespace, workload.selector, &source.metric.name, source.metric.selector.as_ref()).await?;
-    let wanted = milli(source.target.average_value.as_ref()).ok_or("a pods metric needs an average value")?;
+/// Source: Kubernetes 1.36, `GetResourceReplicas` and `GetRawResourceReplicas`.
+async fn resource_replicas(client: &client::Client, name: &str, container: Option<&str>, wanted: &MetricTarget, workload: &Workload<'_>) -> Result<(i32, Usage), String> {
+    let samples = metrics::of_resource(client, workload.namespace, workload.selector, name, container).await;
+    let samples = samples.map_err(|error| format!("unable to get metrics for resource {name}: {error}"))?;
+    let target = match (milli(wanted.average_value.as_ref()), wanted.average_utilization) {
+        (Some(average), _) => Target::Average(average),
+        (None, percent) => Target::Utilization { percent: percent.unwrap_or(0), requests: usage::requests(workload.pods, name, container)? },
+    };
+    usage::replicas(workload.replicas, workload.pods, samples, &target, name == "cpu", workload.tolerance, workload.now)
+}
+
+/// Source: Kubernetes 1.36, `computeStatusForPodsMetric`.
+async fn of_pods(client: &client::Client, source: &PodsMetricSource, workload: &Workload<'_>) -> Result<Proposal, Problem> {
+    let metric = source.metric.clone();
+    let samples = metrics::of_pods(client, workload.namespace, workload.selector, &metric.name, metric.selector.as_ref()).await;
+    let samples = samples.map_err(|error| format!("unable to get metric {}: {error}", metric.name))?;
+    let wanted = milli(source.target.average_value.as_ref()).ok_or_else(|| "a pods metric needs an average value".to_owned())?;
     let (replicas, seen) = usage::replicas(workload.replicas, workload.pods, samples, &Target::Average(wanted), false, workload.tolerance, workload.now)?;
-    let name = format!("pods metric {}", source.metric.name);
-    let status = MetricStatus { type_: metric.type_.clone(), pods: Some(PodsMetricStatus { current: current(&seen), metric: source.metric }), ..MetricStatus::default() };
+    let name = format!("pods metric {}", metric.name);
+    let status = MetricStatus { type_: "Pods".to_owned(), pods: Some(PodsMetricStatus { current: current(&seen), metric }), ..MetricStatus::default() };
     Ok(Proposal { replicas, name, status })
 }
 
 /// Pods for a value that belongs to no single pod: in relation to the target for the whole, or shared by all pods.
-/// Source: Kubernetes 1.36, `GetObjectMetricReplicas` and `GetObjectPerPodMetricReplicas`.
+/// Source: Kubernetes 1.36, `GetObjectMetricReplicas`, `GetObjectPerPodMetricReplicas`, `GetExternalMetricReplicas` and
+/// `GetExternalPerPodMetricReplicas`.
 fn for_value(milli_value: i64, target: &MetricTarget, workload: &Workload<'_>) -> Result<(i32, MetricValueStatus), String> {
     let up = |pods: f64| pods.ceil().clamp(0.0, f64::from(i32::MAX)) as i32;
     if let Some(wanted) = milli(target.average_value.as_ref()) {
-        let observed = workload.observed.max(1);
-        let ratio = milli_value as f64 / (wanted as f64 * f64::from(observed));
-        let replicas = if workload.tolerance.covers(ratio) { workload.replicas } else { up(milli_value as f64 / wanted as f64) };
-        let average = milli_value / i64::from(observed);
+        let observed = f64::from(workload.observed);
+        let ratio = milli_value as f64 / (wanted as f64 * observed);
+        let replicas = if workload.tolerance.covers(ratio) { workload.observed } else { up(milli_value as f64 / wanted as f64) };
+        let average = if workload.observed > 0 { (milli_value as f64 / observed).ceil() as i64 } else { milli_value };
         return Ok((replicas, MetricValueStatus { average_value: quantity(average), ..MetricValueStatus::default() }));
     }
-    let wanted = milli(target.value.as_ref()).ok_or("neither a value nor an average value target was set")?;
+    let wanted = milli(target.value.as_ref()).unwrap_or(0);
     let ratio = milli_value as f64 / wanted as f64;
-    let ready = workload.pods.iter().filter(|pod| pods::is_ready(pod) && pods::phase(pod) == "Running").count();
     let replicas = match workload.replicas {
         0 => up(ratio),
         replicas if workload.tolerance.covers(ratio) => replicas,
-        _ => up(ratio * ready as f64),
+        _ if workload.pods.is_empty() => {
+            return Err("unable to calculate ready pods: no pods returned by selector while calculating replica count".to_owned());
+        }
+        _ => {
+            let ready = workload.pods.iter().filter(|pod| pods::is_ready(pod) && pods::phase(pod) == "Running").count();
+            up(ratio * ready as f64)
+        }
     };
     Ok((replicas, MetricValueStatus { value: quantity(milli_value), ..MetricValueStatus::default() }))
 }
 
-async fn of_object(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
-    let source = metric.object.clone().ok_or("the metric has no source")?;
-    let object = source.described_object;
+/// Source: Kubernetes 1.36, `computeStatusForObjectMetric`.
+async fn of_object(client: &client::Client, source: &ObjectMetricSource, workload: &Workload<'_>) -> Result<Proposal, Problem> {
+    let (object, metric, target) = (source.described_object.clone(), source.metric.clone(), &source.target);
+    let is_shared = target.type_ == "AverageValue" && target.average_value.is_some();
+    if !is_shared && target.value.is_none() {
+        return Err("invalid object metric source: neither a value target nor an average value target was set".to_owned().into());
+    }
+    let about = if is_shared { format!("failed to get {} object metric: ", metric.name) } else { String::new() };
+    let value = match object_value(client, source, workload.namespace).await {
+        Ok(value) => value,
+        // In this order upstream says it.
+        Err(error) => {
+            let message = format!("unable to get metric {}: {} on {} {}/{error}", metric.name, object.kind, workload.namespace, object.name);
+            return Err(Problem { about, message });
+        }
+    };
+    let (replicas, current) = for_value(value, target, workload)?;
+    let name = if is_shared {
+        format!("external metric {}({})", metric.name, in_go(metric.selector.as_ref()))
+    } else {
+        format!("{} metric {}", object.kind, metric.name)
+    };
+    let status = ObjectMetricStatus { current, described_object: object, metric };
+    Ok(Proposal { replicas, name, status: MetricStatus { type_: "Object".to_owned(), object: Some(status), ..MetricStatus::default() } })
+}
+
+async fn object_value(client: &client::Client, source: &ObjectMetricSource, namespace: &str) -> Result<i64, String> {
+    let object = &source.described_object;
     let group = object.api_version.as_deref().and_then(|version| version.split_once('/')).map_or("", |(group, _)| group);
     let served = served_resources(client).await.map_err(|error| error.to_string())?;
     let resource = served.into_iter().find(|resource| resource.group == group && resource.kind == object.kind);
     let resource = resource.ok_or_else(|| format!("no matches for kind \"{}\" in group \"{group}\"", object.kind))?;
-    let value = metrics::of_object(client, workload.namespace, &resource.name(), &object.name, &source.metric.name, source.metric.selector.as_ref()).await?;
-    let (replicas, current) = for_value(value, &source.target, workload)?;
-    let name = format!("{} metric {}", object.kind, source.metric.name);
-    let status = ObjectMetricStatus { current, described_object: object, metric: source.metric };
-    Ok(Proposal { replicas, name, status: MetricStatus { type_: metric.type_.clone(), object: Some(status), ..MetricStatus::default() } })
+    metrics::of_object(client, namespace, &resource.name(), &object.name, &source.metric.name, source.metric.selector.as_ref()).await
 }
 
-async fn external(client: &client::Client, metric: &MetricSpec, workload: &Workload<'_>) -> Result<Proposal, String> {
-    let source = metric.external.clone().unwrap_or_default();
-    let value = metrics::external(client, workload.namespace, &source.metric.name, source.metric.selector.as_ref()).await?;
-    let (replicas, current) = for_value(value, &source.target, workload)?;
-    let name = format!("external metric {}({})", source.metric.name, source.metric.selector.as_ref().map_or_else(String::new, |selector| format!("{selector:?}")));
-    let status = MetricStatus { type_: metric.type_.clone(), external: Some(ExternalMetricStatus { current, metric: source.metric }), ..MetricStatus::default() };
+/// Source: Kubernetes 1.36, `computeStatusForExternalMetric`.
+async fn external(client: &client::Client, source: &ExternalMetricSource, workload: &Workload<'_>) -> Result<Proposal, Problem> {
+    let (metric, target) = (source.metric.clone(), &source.target);
+    let selector = in_go(metric.selector.as_ref());
+    let about = match (&target.average_value, &target.value) {
+        (Some(_), _) => format!("failed to get {} external metric: ", metric.name),
+        (None, Some(_)) => format!("failed to get external metric {}: ", metric.name),
+        (None, None) => return Err("invalid external metric source: neither a value target nor an average value target was set".to_owned().into()),
+    };
+    let value = match metrics::external(client, workload.namespace, &metric.name, metric.selector.as_ref()).await {
+        Ok(value) => value,
+        Err(error) => {
+            let message = format!("unable to get external metric {}/{}/{selector}: {error}", workload.namespace, metric.name);
+            return Err(Problem { about, message });
+        }
+    };
+    let (replicas, current) = for_value(value, target, workload).map_err(|message| Problem { about, message })?;
+    let name = format!("external metric {}({selector})", metric.name);
+    let status = MetricStatus { type_: "External".to_owned(), external: Some(ExternalMetricStatus { current, metric }), ..MetricStatus::default() };
     Ok(Proposal { replicas, name, status })
 }
 
@@ -161,29 +244,88 @@ mod tests {
     use super::*;
     use crate::pods::tests::pod;
 
+    fn workload<'a>(pods: &'a [Arc<Pod>], replicas: i32, observed: i32) -> Workload<'a> {
+        let (tolerance, now) = (Tolerance { up: 0.1, down: 0.1 }, Timestamp::from_second(10_000).unwrap());
+        Workload { namespace: "x", selector: "a=b", pods, replicas, observed, tolerance, now }
+    }
+
+    fn whole(value: &str) -> MetricTarget {
+        MetricTarget { type_: "Value".to_owned(), value: Some(Quantity(value.to_owned())), ..MetricTarget::default() }
+    }
+
+    fn shared(value: &str) -> MetricTarget {
+        MetricTarget { type_: "AverageValue".to_owned(), average_value: Some(Quantity(value.to_owned())), ..MetricTarget::default() }
+    }
+
+    /// Of two wanted pods, `observed` are there; what is wanted then, and what is told of the value.
     #[track_caller]
-    fn check(value: i64, target: MetricTarget, expected: i32) {
+    fn check(value: i64, target: MetricTarget, observed: i32, expected: (i32, &str)) {
         let pods = [pod("a", "Running", "n", Some(1)), pod("b", "Running", "n", Some(1))];
-        let workload = Workload {
-            namespace: "x",
-            selector: "a=b",
-            pods: &pods,
-            replicas: 2,
-            observed: 2,
-            tolerance: Tolerance { up: 0.1, down: 0.1 },
-            now: Timestamp::from_second(10_000).unwrap(),
-        };
-        assert_eq!(for_value(value, &target, &workload).unwrap().0, expected);
+        let (replicas, seen) = for_value(value, &target, &workload(&pods, 2, observed)).unwrap();
+        assert_eq!((replicas, seen.value.or(seen.average_value).unwrap().0.as_str()), expected);
     }
 
     #[test]
     fn a_value_is_compared_as_a_whole_or_shared_out() {
-        let whole = |value: &str| MetricTarget { value: Some(Quantity(value.to_owned())), ..MetricTarget::default() };
-        let shared = |value: &str| MetricTarget { average_value: Some(Quantity(value.to_owned())), ..MetricTarget::default() };
-        check(30_000, whole("10"), 6);
-        check(10_500, whole("10"), 2);
-        check(30_000, shared("10"), 3);
-        check(20_500, shared("10"), 2);
-        check(5_000, shared("10"), 1);
+        check(30_000, whole("10"), 2, (6, "30"));
+        check(10_500, whole("10"), 2, (2, "10500m"));
+        check(30_000, shared("10"), 2, (3, "15"));
+        check(20_500, shared("10"), 2, (2, "10250m"));
+        check(5_000, shared("10"), 2, (1, "2500m"));
+        // Shares are of the pods that are there, and rounded up.
+        check(31_000, shared("10"), 3, (3, "10334m"));
+        check(10_000, shared("10"), 0, (1, "10"));
+        assert!(for_value(5, &whole("10"), &workload(&[], 2, 0)).unwrap_err().starts_with("unable to calculate ready pods: no pods returned"));
+        assert_eq!(for_value(25_000, &whole("10"), &workload(&[], 0, 0)).unwrap().0, 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_metric_is_told_in_upstreams_words() {
+        let fake = client::fake::FakeApi::new();
+        let client = fake.client();
+        let pods = [pod("a", "Running", "n", Some(1))];
+        let check = async |metric: serde_json::Value, message: &str, whole: &str| {
+            let metric: MetricSpec = serde_json::from_value(metric).unwrap();
+            let failure = propose(&client, &metric, &workload(&pods, 1, 1)).await.unwrap_err();
+            assert_eq!((failure.message.as_str(), failure.whole.as_str()), (message, whole));
+        };
+        let none = "no metrics returned from resource metrics API";
+        check(
+            serde_json::json!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 } } }),
+            &format!("failed to get cpu utilization: unable to get metrics for resource cpu: {none}"),
+            &format!("failed to get cpu resource metric value: failed to get cpu utilization: unable to get metrics for resource cpu: {none}"),
+        )
+        .await;
+        check(
+            serde_json::json!({ "type": "ContainerResource", "containerResource": { "name": "cpu", "container": "web", "target": { "type": "AverageValue", "averageValue": "1" } } }),
+            &format!("failed to get cpu usage: unable to get metrics for resource cpu: {none}"),
+            &format!("failed to get web container metric value: failed to get cpu usage: unable to get metrics for resource cpu: {none}"),
+        )
+        .await;
+        let none = "unable to fetch metrics from custom metrics API: no such object";
+        check(
+            serde_json::json!({ "type": "Pods", "pods": { "metric": { "name": "qps" }, "target": { "type": "AverageValue", "averageValue": "1" } } }),
+            &format!("unable to get metric qps: {none}"),
+            &format!("failed to get pods metric value: unable to get metric qps: {none}"),
+        )
+        .await;
+        let none = "no metrics returned from external metrics API";
+        check(
+            serde_json::json!({ "type": "External", "external": { "metric": { "name": "depth" }, "target": { "type": "Value", "value": "1" } } }),
+            &format!("unable to get external metric x/depth/nil: {none}"),
+            &format!("failed to get depth external metric value: failed to get external metric depth: unable to get external metric x/depth/nil: {none}"),
+        )
+        .await;
+        let object = |target: serde_json::Value| {
+            let about = serde_json::json!({ "kind": "Ingress", "name": "main", "apiVersion": "networking.k8s.io/v1" });
+            serde_json::json!({ "type": "Object", "object": { "metric": { "name": "qps" }, "describedObject": about, "target": target } })
+        };
+        let none = "no matches for kind \"Ingress\" in group \"networking.k8s.io\"";
+        check(
+            object(serde_json::json!({ "type": "AverageValue", "averageValue": "1" })),
+            &format!("unable to get metric qps: Ingress on x main/{none}"),
+            &format!("failed to get object metric value: failed to get qps object metric: unable to get metric qps: Ingress on x main/{none}"),
+        )
+        .await;
     }
 }

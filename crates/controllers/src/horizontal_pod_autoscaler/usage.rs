@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use meta::quantity::Quantity;
 
 use super::metrics::{Sample, Samples};
@@ -158,27 +158,52 @@ pub(super) fn replicas(current: i32, all: &[Arc<Pod>], mut samples: Samples, tar
     Ok((if turns { current } else { wanted }, seen))
 }
 
-/// What each pod asks for of a resource, in thousandths: all its containers together, or one of them.
+/// What each pod asks for of a resource, in thousandths: one of its containers, or the pod as a whole where it says so itself, or else all
+/// its containers together.
+/// Source: Kubernetes 1.36, `calculateRequests`.
 pub(super) fn requests(all: &[Arc<Pod>], resource: &str, container: Option<&str>) -> Result<BTreeMap<String, i64>, String> {
+    let of_whole = |pod: &Pod| pod.spec.as_ref()?.resources.as_ref()?.requests.clone().filter(|requests| !requests.is_empty());
     let mut requests = BTreeMap::new();
     for pod in all {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
-        let mut sum = 0;
-        for counted in spec.containers.iter().chain(sidecars).filter(|other| container.is_none_or(|name| other.name == name)) {
-            let request = counted.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get(resource));
-            let request = request.and_then(|amount| Quantity::parse(&amount.0).ok());
-            sum += request.ok_or_else(|| format!("missing request for {resource} in container {} of Pod {}", counted.name, name(pod)))?.milli_value();
-        }
-        requests.insert(name(pod), sum);
+        let request = match of_whole(pod) {
+            Some(_) if container.is_none() => request_of_pod(pod, resource)?,
+            _ => request_of_containers(pod, resource, container)?,
+        };
+        requests.insert(name(pod), request);
     }
     Ok(requests)
+}
+
+fn request_of_pod(pod: &Pod, resource: &str) -> Result<i64, String> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|container| container.resources.as_ref());
+    let mut said = containers.chain([spec.resources.as_ref()]).flatten().filter_map(|resources| resources.requests.as_ref());
+    if !said.any(|requests| requests.contains_key(resource)) && !spec.overhead.iter().flatten().any(|(name, _)| name == resource) {
+        return Err(format!("missing pod-level request for {resource} in Pod {}", name(pod)));
+    }
+    Ok(kinds::quota::pods::asked(pod, "requests", resource).milli_value())
+}
+
+fn request_of_containers(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i64, String> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let mut counted = spec.containers.iter().chain(sidecars).filter(|other| container.is_none_or(|name| other.name == name)).peekable();
+    if let (Some(container), None) = (container, counted.peek()) {
+        return Err(format!("container {container} not found in Pod {}", name(pod)));
+    }
+    let request = |counted: &Container| {
+        let request = counted.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get(resource));
+        let request = request.and_then(|amount| Quantity::parse(&amount.0).ok());
+        request.map(|amount| amount.milli_value()).ok_or_else(|| format!("missing request for {resource} in container {} of Pod {}", counted.name, name(pod)))
+    };
+    counted.map(request).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pods::tests::pod;
+    use serde_json::{Value, json};
 
     const NOW: i64 = 10_000;
 
@@ -220,10 +245,31 @@ mod tests {
         check(50, &[Some(100), Some(400), None], 0, 3);
     }
 
-    #[test]
-    fn requests_must_be_there() {
+    /// What is asked for of the processor: by the pod (if it says), by its containers `a` and `b`, as one of them is asked for or not.
+    #[track_caller]
+    fn check_request(whole: Value, a: Value, b: Value, container: Option<&str>, expected: Result<i64, &str>) {
+        let spec = json!({
+            "resources": { "requests": whole },
+            "containers": [{ "name": "a", "resources": { "requests": a } }],
+            "initContainers": [{ "name": "b", "restartPolicy": "Always", "resources": { "requests": b } }, { "name": "c" }],
+        });
         let mut asking = (*pod("p", "Running", "n", None)).clone();
-        asking.spec.get_or_insert_default().containers = vec![Default::default()];
-        assert!(requests(&[Arc::new(asking)], "cpu", None).unwrap_err().starts_with("missing request for cpu"));
+        asking.spec = Some(serde_json::from_value(spec).unwrap());
+        let found = requests(&[Arc::new(asking)], "cpu", container).map(|requests| requests["p"]);
+        assert_eq!(found, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn requests_are_those_of_the_pod_or_of_its_containers_and_must_be_there() {
+        let cpu = |amount: &str| json!({ "cpu": amount });
+        check_request(json!({}), cpu("100m"), cpu("1"), None, Ok(1100));
+        check_request(json!({}), cpu("100m"), cpu("1"), Some("b"), Ok(1000));
+        check_request(json!({}), cpu("100m"), json!({}), None, Err("missing request for cpu in container b of Pod p"));
+        check_request(json!({}), cpu("100m"), json!({}), Some("a"), Ok(100));
+        check_request(json!({}), cpu("100m"), json!({}), Some("c"), Err("container c not found in Pod p"));
+        check_request(cpu("3"), cpu("100m"), json!({}), None, Ok(3000));
+        check_request(cpu("3"), cpu("100m"), json!({}), Some("a"), Ok(100));
+        check_request(json!({ "memory": "1Gi" }), cpu("100m"), json!({}), None, Ok(100));
+        check_request(json!({ "memory": "1Gi" }), json!({}), json!({}), None, Err("missing pod-level request for cpu in Pod p"));
     }
 }
