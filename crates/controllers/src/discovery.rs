@@ -18,6 +18,8 @@ pub struct ServedResource {
     pub namespaced: bool,
     /// What can be done with it.
     pub verbs: Vec<String>,
+    /// Whether its objects have a size, under `scale`.
+    pub has_scale: bool,
 }
 
 impl ServedResource {
@@ -102,6 +104,7 @@ pub async fn discover(client: &client::Client) -> Result<Discovered, ReconcileEr
                     resource: plural,
                     namespaced: resource.scope.as_deref() == Some("Namespaced"),
                     verbs: resource.verbs,
+                    has_scale: resource.subresources.iter().any(|part| part.subresource.as_deref() == Some("scale")),
                 });
             }
         }

@@ -171,6 +171,51 @@ async fn a_deletion_with_a_stale_precondition_is_refused() {
 }
 
 #[tokio::test]
+async fn an_eviction_takes_only_the_pod_that_is_meant_and_only_where_its_budget_allows() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    administrator.post("/api/v1/namespaces/default/serviceaccounts", &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })).await;
+    let (pods, budgets) = ("/api/v1/namespaces/default/pods", "/apis/policy/v1/namespaces/default/poddisruptionbudgets");
+    let pod = |name: &str| {
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": { "app": "web" } }, "spec": { "containers": [{ "name": "main", "image": "i" }] } })
+    };
+    let evict = async |pod: &str, name: &str, preconditions: Value| {
+        let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": name }, "deleteOptions": { "preconditions": preconditions } });
+        administrator.post(&format!("{pods}/{pod}/eviction"), &eviction).await
+    };
+    let made = administrator.post(pods, &pod("a")).await.expect(201);
+    evict("a", "", json!({})).await.expect(400);
+    let refused = evict("a", "a", json!({ "uid": "another" })).await.expect(409);
+    assert!(refused["message"].as_str().unwrap().contains("the UID in the precondition (another) does not match the UID in record"), "{refused}");
+    evict("a", "a", json!({ "resourceVersion": "1" })).await.expect(409);
+    // Nobody says of a pod that it goes when it does not.
+    assert_eq!(administrator.get(&format!("{pods}/a")).await.expect(200), made);
+    // A version that is the present one is the present one until the pod is gone.
+    evict("a", "a", json!({ "resourceVersion": made["metadata"]["resourceVersion"], "uid": made["metadata"]["uid"] })).await.expect(201);
+    administrator.get(&format!("{pods}/a")).await.expect(404);
+
+    administrator.post(pods, &pod("b")).await.expect(201);
+    let budget = json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "web" }, "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } } });
+    administrator.post(budgets, &budget).await.expect(201);
+    let running = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+    administrator.patch(&format!("{pods}/b/status"), "merge-patch", &running).await.expect(200);
+    let cause = |refused: &Value| refused["details"]["causes"][0]["message"].as_str().unwrap_or_default().to_owned();
+    let refused = evict("b", "b", json!({})).await.expect(429);
+    assert_eq!(cause(&refused), "The disruption budget web is still being processed by the server.");
+    let condition = json!([{ "type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed", "message": "no scale", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
+    let status = |allowed: i32| json!({ "status": { "observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1, "conditions": condition } });
+    administrator.patch(&format!("{budgets}/web/status"), "merge-patch", &status(0)).await.expect(200);
+    let refused = evict("b", "b", json!({})).await.expect(429);
+    assert_eq!(cause(&refused), "The disruption budget web does not allow evicting pods currently because it failed sync: no scale");
+    administrator.patch(&format!("{budgets}/web/status"), "merge-patch", &status(1)).await.expect(200);
+    evict("b", "b", json!({})).await.expect(201);
+    let spent = administrator.get(&format!("{budgets}/web")).await.expect(200);
+    assert_eq!((&spent["status"]["disruptionsAllowed"], spent["status"]["disruptedPods"].as_object().map(|pods| pods.len())), (&json!(0), Some(1)), "{spent}");
+    // Once pods have not begun to run, no budget is asked.
+    administrator.post(pods, &pod("c")).await.expect(201);
+    evict("c", "c", json!({})).await.expect(201);
+}
+
+#[tokio::test]
 async fn a_collection_is_deleted_by_its_selector() {
     let (_api, administrator) = administrator_with_maps(&["a", "b"]).await;
     administrator.delete(&format!("{MAPS}?fieldSelector=metadata.name%3Da")).await.expect(200);

@@ -14,9 +14,8 @@ use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::selector::Selector;
+use crate::selector::{Selector, in_go};
 use crate::{ControllerContext, pods};
 use expected::Scales;
 use plan::{not_gone, plan};
@@ -73,7 +72,7 @@ impl Reconciler for DisruptionController {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        let budgets = self.budgets.clone();
+        let (budgets, events) = (self.budgets.clone(), self.events.clone());
         let mut triggers = vec![
             Trigger::itself(&self.budgets),
             Trigger::on(&self.pods, move |change| {
@@ -88,7 +87,12 @@ impl Reconciler for DisruptionController {
                     selector(budget).is_some_and(|selector| pods.into_iter().any(|pod| selector.selects_object(&pod.metadata)))
                 };
                 let all = budgets.list_in(change.key.namespace.as_deref().unwrap_or_default());
-                all.iter().filter(|budget| selects(budget)).map(|budget| client::key_of(&**budget)).collect()
+                let mut concerned: Vec<ObjectKey> = all.iter().filter(|budget| selects(budget)).map(|budget| client::key_of(&**budget)).collect();
+                concerned.sort();
+                if let (Some(pod), [first, _, ..]) = (change.new.as_ref().or(change.old.as_ref()), concerned.as_slice()) {
+                    events.record(&**pod, EventType::Warning, "MultiplePodDisruptionBudgets", several(&change.key, first));
+                }
+                concerned
             }),
         ];
         triggers.extend(self.scales.triggers(&self.budgets));
@@ -99,12 +103,16 @@ impl Reconciler for DisruptionController {
         let Some(budget) = self.budgets.get(key) else { return Ok(Outcome::Settled) };
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let selector = selector(&budget);
-        let selected = |pod: &Arc<Pod>| selector.as_ref().is_some_and(|selector| selector.selects_object(&pod.metadata)) && !pods::is_finished(pod);
+        let selected = |pod: &Arc<Pod>| selector.as_ref().is_some_and(|selector| selector.selects_object(&pod.metadata));
         let pods: Vec<_> = self.pods.list_in(namespace).into_iter().filter(selected).collect();
+        if pods.is_empty() {
+            self.events.record(&*budget, EventType::Normal, "NoPods", "No matching pods found");
+        }
+        let mut failure = None;
         let expected = match self.scales.expected(&self.client, namespace, &budget, &pods).await {
             Ok((expected, desired, unmanaged)) => {
                 if unmanaged {
-                    let text = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(selector_text).unwrap_or_default();
+                    let text = in_go(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
                     let message = format!(
                         "Pods selected by this PodDisruptionBudget (selector: {text}) were found to be unmanaged. As a result, the status of the PDB cannot \
                          be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of \
@@ -114,15 +122,16 @@ impl Reconciler for DisruptionController {
                 }
                 Ok((expected, desired))
             }
-            Err(expected::ScaleError::Api(error)) => return Err(error),
-            Err(expected::ScaleError::Unmanaged(problem)) => {
-                self.events.record(&*budget, EventType::Warning, "CalculateExpectedPodCountFailed", format!("Failed to calculate the number of expected pods: {problem}"));
-                Err(problem)
+            Err(problem) => {
+                let (message, error) = match problem {
+                    expected::ScaleError::Unmanaged(problem) => (problem, None),
+                    expected::ScaleError::Api(error) => (error.to_string(), Some(error)),
+                };
+                self.events.record(&*budget, EventType::Warning, "CalculateExpectedPodCountFailed", format!("Failed to calculate the number of expected pods: {message}"));
+                failure = error;
+                Err(message)
             }
         };
-        if pods.is_empty() {
-            self.events.record(&*budget, EventType::Normal, "NoPods", "No matching pods found");
-        }
         let now = self.clock.now();
         for pod in not_gone(&budget, &pods, now) {
             let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
@@ -137,23 +146,15 @@ impl Reconciler for DisruptionController {
                 other => drop(other.doing(|| format!("update the status of disruption budget {key}"))?),
             }
         }
-        Ok(Outcome::after(check_after))
+        // Nothing tells when the API answers again.
+        failure.map_or(Ok(Outcome::after(check_after)), Err)
     }
 }
 
-/// A selector as people write it.
-fn selector_text(selector: &LabelSelector) -> String {
-    let labels = selector.match_labels.iter().flatten().map(|(name, value)| format!("{name}={value}"));
-    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
-        let (key, values) = (&expression.key, expression.values.clone().unwrap_or_default().join(","));
-        match expression.operator.as_str() {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key.clone(),
-        }
-    });
-    labels.chain(expressions).collect::<Vec<_>>().join(",")
+/// What is said of a pod that several budgets select.
+fn several(pod: &ObjectKey, chosen: &ObjectKey) -> String {
+    let namespace = pod.namespace.as_deref().unwrap_or_default();
+    format!("Pod \"{namespace}\"/\"{}\" matches multiple PodDisruptionBudgets.  Chose \"{}\" arbitrarily.", pod.name, chosen.name)
 }
 
 /// Wakes a namespace's budgets when one of these is resized.

@@ -25,8 +25,8 @@ pub(super) fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], expected: Re
         Ok(numbers) => numbers,
         // Nothing may go while the number is not known.
         Err(problem) => {
-            let conditions = condition(&old, "False", "SyncFailed", problem, generation, now);
-            return (PodDisruptionBudgetStatus { disruptions_allowed: Some(0), observed_generation: generation, conditions, ..old }, None);
+            let conditions = condition(&old, "False", "SyncFailed", problem, old.observed_generation, now);
+            return (PodDisruptionBudgetStatus { disruptions_allowed: Some(0), conditions, ..old }, None);
         }
     };
     let mut disrupted: BTreeMap<String, Time> = BTreeMap::new();
@@ -76,17 +76,20 @@ pub(super) fn not_gone<'a>(budget: &PodDisruptionBudget, pods: &'a [Arc<Pod>], n
 
 fn condition(old: &PodDisruptionBudgetStatus, status: &str, reason: &str, message: String, generation: Option<i64>, now: Timestamp) -> Option<Vec<Condition>> {
     let mut conditions = old.conditions.clone().unwrap_or_default();
-    let before = conditions.iter().find(|condition| condition.type_ == DISRUPTION_ALLOWED && condition.status == status);
-    let since = before.map_or(Time(now), |condition| condition.last_transition_time.clone());
-    conditions.retain(|condition| condition.type_ != DISRUPTION_ALLOWED);
-    conditions.push(Condition {
+    let place = conditions.iter().position(|condition| condition.type_ == DISRUPTION_ALLOWED);
+    let before = place.and_then(|place| conditions.get(place)).filter(|condition| condition.status == status);
+    let condition = Condition {
         type_: DISRUPTION_ALLOWED.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,
-        observed_generation: generation,
-        last_transition_time: since,
-    });
+        observed_generation: generation.filter(|generation| *generation != 0),
+        last_transition_time: before.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+    };
+    match place.and_then(|place| conditions.get_mut(place)) {
+        Some(known) => *known = condition,
+        None => conditions.push(condition),
+    }
     Some(conditions)
 }
 
@@ -130,7 +133,14 @@ mod tests {
 
     #[test]
     fn nothing_may_go_while_the_number_is_unknown() {
-        let (status, _) = plan(&PodDisruptionBudget::default(), &pods(3, 0), Err("no controller".to_owned()), at(1));
-        assert_eq!((status.disruptions_allowed, status.conditions.unwrap()[0].reason.as_str()), (Some(0), "SyncFailed"));
+        let mut budget = PodDisruptionBudget::default();
+        budget.metadata.generation = Some(4);
+        let old = PodDisruptionBudgetStatus { observed_generation: Some(3), current_healthy: Some(3), disruptions_allowed: Some(1), ..PodDisruptionBudgetStatus::default() };
+        budget.status = Some(old);
+        let (status, _) = plan(&budget, &pods(3, 0), Err("no controller".to_owned()), at(1));
+        let condition = &status.conditions.as_ref().unwrap()[0];
+        assert_eq!((status.disruptions_allowed, condition.reason.as_str(), condition.message.as_str()), (Some(0), "SyncFailed", "no controller"));
+        // It has not come to an end with this generation.
+        assert_eq!((status.observed_generation, condition.observed_generation, status.current_healthy), (Some(3), Some(3), Some(3)));
     }
 }

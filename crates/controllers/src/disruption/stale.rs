@@ -57,7 +57,7 @@ impl Reconciler for StaleConditions {
             return Ok(Outcome::CheckAgainIn(left));
         }
         let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
-        let condition = PodCondition { type_: DISRUPTION_TARGET.to_owned(), status: "False".to_owned(), ..PodCondition::default() };
+        let condition = PodCondition { type_: DISRUPTION_TARGET.to_owned(), status: "False".to_owned(), observed_generation: pod.metadata.generation, ..PodCondition::default() };
         pods::add_condition(&api, &pod, condition, None, now).await?;
         Ok(Outcome::Settled)
     }

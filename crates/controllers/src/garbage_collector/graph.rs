@@ -183,6 +183,7 @@ mod tests {
             resource: "configmaps".to_owned(),
             namespaced: true,
             verbs: Vec::new(),
+            has_scale: false,
         };
         Node {
             uid: uid.into(),
