@@ -9,8 +9,8 @@ use crate::revisions::REVISION_LABEL;
 use crate::taints::{NO_EXECUTE, NO_SCHEDULE, NOT_READY, UNREACHABLE, UNSCHEDULABLE};
 
 const NODE_NAME_FIELD: &str = "metadata.name";
-const GENERATION_LABEL: &str = "pod-template-generation";
-const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
+pub(super) const GENERATION_LABEL: &str = "pod-template-generation";
+pub(super) const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
 
 /// The template's tolerations with those that every daemon has: it runs on nodes in trouble, too.
 /// Source: Kubernetes 1.36, `AddOrUpdateDaemonPodTolerations`.

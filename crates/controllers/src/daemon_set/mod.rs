@@ -130,6 +130,25 @@ impl DaemonSetController {
 
     async fn carry_out(&self, key: &ObjectKey, set: &DaemonSet, plan: &Plan, hash: &str) -> Result<(), ReconcileError> {
         let api = &self.pods_api(key);
+        let nodes = plan.create.iter().take(BURST);
+        let (_, created) = slow_start(nodes, |node| async move {
+            let pod = daemon_pod::pod(set, node, hash);
+            match api.create(&PostParams::default(), &pod).await {
+                Ok(created) => {
+                    self.writes.wrote(key, &created);
+                    let name = created.metadata.name.as_deref().unwrap_or_default();
+                    self.events.record(set, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
+                    Ok(())
+                }
+                Err(error) if crate::namespace_is_terminating(&error) => Ok(()),
+                Err(error) => {
+                    self.events.record(set, EventType::Warning, "FailedCreate", format!("Error creating: {}", crate::api_message(&error)));
+                    Err(error)
+                }
+            }
+        })
+        .await;
+        let mut done = created.doing(|| format!("give {key} its pods"));
         for (pod, event) in plan.delete.iter().take(BURST) {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             if let Some((kind, reason, message)) = event {
@@ -140,7 +159,7 @@ impl DaemonSetController {
                 Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => {}
                 Err(error) => {
                     self.events.record(set, EventType::Warning, "FailedDelete", format!("Error deleting: {}", crate::api_message(&error)));
-                    return Err(error).doing(|| format!("delete pod {name}"));
+                    done = done.and(Err(error).doing(|| format!("delete pod {name}")));
                 }
                 Ok(_) => {
                     self.writes.deleted(key, pod);
@@ -148,24 +167,7 @@ impl DaemonSetController {
                 }
             }
         }
-        let nodes = plan.create.iter().take(BURST);
-        let (_, created) = slow_start(nodes, |node| async move {
-            let pod = daemon_pod::pod(set, node, hash);
-            let created = api.create(&PostParams::default(), &pod).await?;
-            self.writes.wrote(key, &created);
-            let name = created.metadata.name.as_deref().unwrap_or_default();
-            self.events.record(set, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
-            Ok(())
-        })
-        .await;
-        match created {
-            Err(error) if crate::namespace_is_terminating(&error) => Ok(()),
-            Err(error) => {
-                self.events.record(set, EventType::Warning, "FailedCreate", format!("Error creating: {}", crate::api_message(&error)));
-                Err(error).doing(|| format!("give {key} its pods"))
-            }
-            Ok(()) => Ok(()),
-        }
+        done
     }
 }
 
@@ -223,6 +225,7 @@ impl Reconciler for DaemonSetController {
             selector: &selector,
             template: &spec.template,
             collisions: set.status.as_ref().and_then(|status| status.collision_count),
+            hash_label: REVISION_LABEL,
         };
         let history = match self.revisions.history(&owner).await {
             Err(ReconcileError::Api { source, .. }) if crate::namespace_is_terminating(&source) => return Ok(Outcome::Settled),
@@ -234,6 +237,10 @@ impl Reconciler for DaemonSetController {
             return Ok(Outcome::CheckAgainIn(Writes::<Pod>::patience()));
         }
         let nodes = self.nodes.list();
+        let hashes: BTreeSet<String> = pods.values().flatten().filter_map(|pod| pod.metadata.labels.as_ref()?.get(REVISION_LABEL).cloned()).collect();
+        let mut pods = pods;
+        pods.values_mut().for_each(|on_node| on_node.retain(|pod| !plan::is_over(pod)));
+        pods.retain(|_, on_node| !on_node.is_empty());
         let plan = plan(&set, &nodes, &pods, &hash, history.collisions, &self.failures, self.clock.now());
         let done = self.carry_out(key, &set, &plan, &hash).await;
         if set.status.as_ref() != Some(&plan.status) {
@@ -245,10 +252,13 @@ impl Reconciler for DaemonSetController {
             }
         }
         done?;
-        let hashes: BTreeSet<&str> = pods.values().flatten().filter_map(|pod| pod.metadata.labels.as_ref()?.get(REVISION_LABEL).map(String::as_str)).collect();
-        let used = |revision: &&Arc<_>| hashes.contains(revisions::hash(revision)) || Arc::ptr_eq(revision, &history.update);
-        let in_use: BTreeSet<String> = history.all.iter().filter(used).filter_map(|revision| revision.metadata.name.clone()).collect();
-        self.revisions.cut(&owner, &history, &in_use, spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY)).await?;
+        let is_current = |revision: &Arc<_>| Arc::ptr_eq(revision, &history.update);
+        let used: Vec<_> = history.all.iter().filter(|revision| is_current(revision) || hashes.contains(revisions::hash(revision))).collect();
+        let in_use: BTreeSet<String> = used.iter().filter_map(|revision| revision.metadata.name.clone()).collect();
+        // Old revisions that pods still have count, too.
+        let limit = spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY);
+        let limit = if limit < 0 { limit } else { (limit - used.len() as i32 + 1).max(0) };
+        self.revisions.cut(&owner, &history, &in_use, limit).await?;
         Ok(Outcome::after(plan.check_after))
     }
 }

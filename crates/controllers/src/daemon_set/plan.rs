@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 
+use super::daemon_pod::{GENERATION_ANNOTATION, GENERATION_LABEL};
 use super::fit::{Fit, fit};
 use super::rolling::{self, Limits};
 use crate::pods;
@@ -31,8 +32,8 @@ pub(super) struct Plan {
 /// How often pods of a set failed on a node lately, so that one that always fails is not started over and over without a pause.
 pub(super) struct Failures {
     clock: Arc<dyn Clock>,
-    /// Per set and node: failures in a row, and the time of the last one.
-    counts: Mutex<HashMap<(String, String), (u32, Duration)>>,
+    /// Per set, its generation and node: failures in a row, and the time of the last one.
+    counts: Mutex<HashMap<(String, i64, String), (u32, Duration)>>,
 }
 
 /// The first and the longest pause, and how long after the last failure all is forgotten. Source: Kubernetes 1.36, `failedPodsBackoff`.
@@ -45,11 +46,12 @@ impl Failures {
     }
 
     /// How long a failed pod has to stay before it is replaced. Zero counts as one more replacement.
-    fn pause(&self, set: &str, node: &str) -> Duration {
+    fn pause(&self, set: &DaemonSet, node: &str) -> Duration {
+        let generation = set.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
         let now = self.clock.elapsed();
         let mut counts = self.counts.lock();
         counts.retain(|_, (_, last)| now.saturating_sub(*last) < LONGEST_PAUSE * 2);
-        let (count, last) = counts.entry((set.to_owned(), node.to_owned())).or_insert((0, now));
+        let (count, last) = counts.entry((set.metadata.uid.clone().unwrap_or_default(), generation, node.to_owned())).or_insert((0, now));
         let pause = if *count == 0 { Duration::ZERO } else { FIRST_PAUSE.saturating_mul(1 << (*count - 1).min(10)).min(LONGEST_PAUSE) };
         let left = pause.saturating_sub(now.saturating_sub(*last));
         if left.is_zero() {
@@ -60,11 +62,27 @@ impl Failures {
     }
 }
 
-pub(super) fn is_current(pod: &Pod, hash: &str) -> bool {
-    pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL)).map(String::as_str) == Some(hash)
+/// Whether a pod was made from the present template: by its revision, or by the number that templates had before there were revisions.
+/// Source: Kubernetes 1.36, `IsPodUpdated`.
+pub(super) fn is_current(set: &DaemonSet, pod: &Pod, hash: &str) -> bool {
+    let label = |name: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
+    let generation = set.metadata.annotations.as_ref().and_then(|annotations| annotations.get(GENERATION_ANNOTATION)?.parse::<i64>().ok());
+    let is_of_generation = generation.is_some_and(|generation| label(GENERATION_LABEL) == Some(&generation.to_string()));
+    is_of_generation || !hash.is_empty() && label(REVISION_LABEL) == Some(hash)
 }
 
-/// Decides. `pods` are the set's pods by node.
+/// Those bound to their node first, then the oldest.
+/// Source: Kubernetes 1.36, `podByCreationTimestampAndPhase`.
+fn by_age(pod: &Pod) -> impl Ord {
+    (pods::node_name(pod).is_empty(), pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.metadata.name.clone())
+}
+
+/// Whether there is nothing left to do about a pod: it ended and is being removed.
+pub(super) fn is_over(pod: &Pod) -> bool {
+    pods::is_finished(pod) && pods::is_terminating(pod)
+}
+
+/// Decides. `pods` are the set's pods by node, without those that are over.
 /// Source: Kubernetes 1.36, `DaemonSetsController.manage`, `rollingUpdate` and `updateDaemonSetStatus`.
 pub(super) fn plan(
     set: &DaemonSet,
@@ -116,7 +134,7 @@ fn manage_node(set: &DaemonSet, node: &str, fit: Fit, on_node: &[Arc<Pod>], hash
         match pods::phase(pod) {
             _ if pods::is_terminating(pod) => {}
             "Failed" => {
-                let pause = failures.pause(set.metadata.uid.as_deref().unwrap_or_default(), node);
+                let pause = failures.pause(set, node);
                 if pause.is_zero() {
                     let message = format!("Found failed daemon pod {namespace}/{pod_name} on node {node}, will try to kill it");
                     plan.delete.push((pod.clone(), Some((EventType::Warning, "FailedDaemonPod", message))));
@@ -132,16 +150,20 @@ fn manage_node(set: &DaemonSet, node: &str, fit: Fit, on_node: &[Arc<Pod>], hash
         }
     }
     // One pod per node, the oldest; while a node surges, one of each template.
-    running.sort_by_key(|pod| (pods::node_name(pod).is_empty(), pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.metadata.name.clone()));
-    if limits.surge == 0 {
+    running.sort_by_key(|pod| by_age(pod));
+    if !limits.allows_surge {
         plan.delete.extend(running.iter().skip(1).map(|pod| ((*pod).clone(), None)));
         return;
     }
-    let (current, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = running.into_iter().partition(|pod| is_current(pod, hash));
+    if running.is_empty() && fit.should_run {
+        // The one that leaves is not waited for.
+        plan.create.push(node.to_owned());
+    }
+    let (current, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = running.into_iter().partition(|pod| is_current(set, pod, hash));
     plan.delete.extend(current.iter().skip(1).chain(old.iter().skip(1)).map(|pod| ((*pod).clone(), None)));
-    // The old pod has done its part as soon as the new one is there to take over.
+    // The old pod has done its part as soon as the new one is there to take over, or when it does not work any more.
     if let (Some(new), Some(old)) = (current.first(), old.first())
-        && pods::is_available(new, limits.min_ready_seconds, now)
+        && (!pods::is_ready(old) || pods::is_available(new, limits.min_ready_seconds, now))
     {
         plan.delete.push(((*old).clone(), None));
     }
@@ -157,12 +179,12 @@ fn status(set: &DaemonSet, fits: &BTreeMap<&str, Fit>, pods: &BTreeMap<String, V
             continue;
         }
         desired += 1;
-        // While a node surges, the newest pod counts, for readiness any.
-        let Some(pod) = on_node.iter().max_by_key(|pod| (pods::is_ready(pod), std::cmp::Reverse(pod.metadata.creation_timestamp.as_ref().map(|time| time.0)))) else { continue };
+        // While a node surges, the old pod counts.
+        let Some(pod) = on_node.iter().min_by_key(|pod| by_age(pod)) else { continue };
         current += 1;
         ready += i32::from(pods::is_ready(pod));
         available += i32::from(pods::is_available(pod, min_ready, now));
-        updated += i32::from(on_node.iter().any(|pod| is_current(pod, hash)));
+        updated += i32::from(is_current(set, pod, hash));
     }
     let some = |count: i32| (count != 0).then_some(count);
     DaemonSetStatus {

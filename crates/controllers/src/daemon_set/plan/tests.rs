@@ -124,6 +124,79 @@ fn a_surging_update_starts_the_new_pod_first() {
     world.check(&["+a", "-a", "+b", "-b"]);
 }
 
+/// A pod of node `a` as it is found: revision, phase, since when ready, when it was made, whether it leaves.
+fn found(hash: &str, phase: &str, ready_since: Option<i64>, made: i64, leaves: bool) -> Arc<Pod> {
+    let mut pod = (*crate::pods::tests::pod(&format!("a-{made}"), phase, "a", ready_since)).clone();
+    pod.metadata.labels = Some([(REVISION_LABEL.to_owned(), hash.to_owned())].into());
+    pod.metadata.creation_timestamp = Some(crate::pods::tests::second(made));
+    pod.metadata.deletion_timestamp = leaves.then(|| crate::pods::tests::second(made));
+    Arc::new(pod)
+}
+
+#[test]
+fn while_a_node_surges_its_old_pod_counts_and_goes_when_it_does_not_work() {
+    let mut world = World::new(&["a"]);
+    world.limits(1, 0);
+    world.hash = "two".to_owned();
+    let mut counts = |pods: Vec<Arc<Pod>>| {
+        world.pods = [("a".to_owned(), pods)].into();
+        let status = world.plan().status;
+        let counts = (status.number_ready, status.updated_number_scheduled.unwrap_or(0), status.number_available.unwrap_or(0));
+        (counts, world.step())
+    };
+    let (old, new) = (found("one", "Running", Some(1), 1, false), found("two", "Running", None, 5, false));
+    assert_eq!(counts(vec![new.clone(), old.clone()]), ((1, 0, 1), String::new()));
+    let broken = found("one", "Running", None, 1, false);
+    assert_eq!(counts(vec![new, broken]), ((0, 0, 0), "-a".to_owned()));
+    // A pod that leaves is not waited for.
+    let leaving = found("one", "Running", None, 1, true);
+    assert_eq!(counts(vec![leaving.clone()]).1, "+a");
+    // Beside a pod that leaves, the new one decides whether the node has what it should.
+    assert_eq!(counts(vec![leaving, found("two", "Running", Some(5), 5, false)]).1, "");
+}
+
+#[test]
+fn a_pod_that_leaves_does_not_hold_up_the_update_of_others() {
+    let mut world = World::new(&["a", "b"]);
+    world.limits(0, 1);
+    world.hash = "two".to_owned();
+    world.add("b", "one", "Running");
+    world.pods.insert("a".to_owned(), vec![found("one", "Running", None, 1, true), found("two", "Running", Some(5), 5, false)]);
+    assert_eq!(world.step(), "-b");
+}
+
+#[test]
+fn a_surging_update_keeps_pods_out_of_place_until_enough_work_elsewhere() {
+    let mut world = World::new(&["a", "b"]);
+    world.limits(1, 0);
+    world.add("a", "one", "Running");
+    world.add("b", "one", "Running");
+    let mut tainted = (*world.nodes[0]).clone();
+    tainted.spec.get_or_insert_default().taints = Some(vec![Taint { key: "x".to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }]);
+    world.nodes[0] = Arc::new(tainted);
+    world.hash = "two".to_owned();
+    // Two work, one is wanted.
+    assert_eq!(world.step(), "-a +b");
+    assert_eq!(world.step(), "-b");
+    // An old one that does not work is of no use.
+    world.pods.insert("a".to_owned(), vec![found("one", "Running", None, 1, false)]);
+    assert_eq!(world.step(), "-a");
+    // The only one that works stays.
+    world.pods = [("a".to_owned(), vec![found("one", "Running", Some(1), 1, false)])].into();
+    assert_eq!(world.step(), "+b");
+}
+
+#[test]
+fn a_pod_is_current_by_its_revision_or_by_its_templates_number() {
+    let mut set = DaemonSet::default();
+    let mut pod = (*found("one", "Running", None, 1, false)).clone();
+    assert!(is_current(&set, &pod, "one") && !is_current(&set, &pod, "two"));
+    set.metadata.annotations = Some([(GENERATION_ANNOTATION.to_owned(), "3".to_owned())].into());
+    pod.metadata.labels.as_mut().unwrap().insert(GENERATION_LABEL.to_owned(), "3".to_owned());
+    assert!(is_current(&set, &pod, "two"));
+    assert!(!is_over(&found("one", "Failed", None, 1, false)) && is_over(&found("one", "Failed", None, 1, true)));
+}
+
 #[test]
 fn a_failed_pod_is_replaced_after_a_pause() {
     let mut world = World::new(&["a"]);
@@ -134,4 +207,7 @@ fn a_failed_pod_is_replaced_after_a_pause() {
     let plan = world.plan();
     assert!(plan.delete.is_empty());
     assert_eq!(plan.check_after, Some(FIRST_PAUSE));
+    // A new generation begins anew.
+    world.set.status = Some(DaemonSetStatus { observed_generation: Some(2), ..DaemonSetStatus::default() });
+    world.check(&["-a", "+a"]);
 }
