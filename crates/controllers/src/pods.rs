@@ -202,6 +202,21 @@ pub fn sort_by_loss(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp)
     });
 }
 
+/// Sorts pods so that those that came least far come first: not assigned, pending, not ready, ready for a short time, often restarted, new.
+/// Source: Kubernetes 1.36, `ActivePods.Less`.
+pub fn sort_by_progress(pods: &mut [Arc<Pod>]) {
+    pods.sort_by_cached_key(|pod| {
+        let phase_rank = match phase(pod) {
+            "Pending" => 0,
+            "Running" => 2,
+            _ => 1,
+        };
+        let ready = std::cmp::Reverse(ready_since(pod));
+        let made = std::cmp::Reverse(pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        (!node_name(pod).is_empty(), phase_rank, is_ready(pod), ready, std::cmp::Reverse(restarts(pod)), made)
+    });
+}
+
 /// Sets one of a pod's conditions, and its phase where one is given, provided that the pod was not changed meanwhile. A pod that is
 /// gone needs no condition.
 pub async fn add_condition(api: &Api<Pod>, pod: &Pod, condition: PodCondition, phase: Option<&str>, now: Timestamp) -> Result<(), ReconcileError> {

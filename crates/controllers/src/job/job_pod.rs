@@ -6,13 +6,18 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSel
 
 use super::TRACKING;
 use super::indexes::INDEX;
+use super::plan::NewPod;
 use crate::pods;
 
+/// How often pods of an index failed before this one: so that it counted, and so that it did not.
+/// Source: Kubernetes 1.36, `JobIndexFailureCountAnnotation` and `jobIndexIgnoredFailureCountAnnotation`.
+pub(super) const FAILURE_COUNT: &str = "batch.kubernetes.io/job-index-failure-count";
+pub(super) const IGNORED_FAILURE_COUNT: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
-/// A pod of a Job; that of an index, where the Job has them.
+/// A pod of a Job; that of an index, where the Job has them, with what failed before it.
 /// Source: Kubernetes 1.36, `manageJob` and `addCompletionIndexAnnotation`.
-pub(super) fn pod(job: &Job, index: Option<i32>) -> Pod {
+pub(super) fn pod(job: &Job, new: NewPod) -> Pod {
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let mut pod = pods::from_template(&template, name, job.metadata.namespace.as_deref().unwrap_or_default(), controller_reference(job));
@@ -20,9 +25,16 @@ pub(super) fn pod(job: &Job, index: Option<i32>) -> Pod {
     if !finalizers.iter().any(|finalizer| finalizer == TRACKING) {
         finalizers.push(TRACKING.to_owned());
     }
-    let Some(index) = index else { return pod };
+    let Some(index) = new.index else { return pod };
     pod.metadata.generate_name = Some(format!("{name}-{index}-"));
-    pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(INDEX.to_owned(), index.to_string());
+    if let Some(failures) = new.failures {
+        annotations.insert(FAILURE_COUNT.to_owned(), failures.counted.to_string());
+        if failures.ignored > 0 {
+            annotations.insert(IGNORED_FAILURE_COUNT.to_owned(), failures.ignored.to_string());
+        }
+    }
     pod.metadata.labels.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(format!("{name}-{index}"));
@@ -52,7 +64,7 @@ mod tests {
         let mut job = Job::default();
         job.metadata.name = Some("sum".to_owned());
         job.spec.get_or_insert_default().template.spec.get_or_insert_default().containers = vec![Container::default()];
-        let made = pod(&job, Some(3));
+        let made = pod(&job, NewPod { index: Some(3), failures: None });
         let spec = made.spec.unwrap();
         assert_eq!((made.metadata.generate_name.as_deref(), spec.hostname.as_deref()), (Some("sum-3-"), Some("sum-3")));
         assert_eq!(spec.containers[0].env.as_ref().unwrap()[0].name, INDEX_VARIABLE);
@@ -60,6 +72,6 @@ mod tests {
     }
 
     fn pod_finalizers(job: &Job) -> Vec<String> {
-        pod(job, None).metadata.finalizers.unwrap()
+        pod(job, NewPod::default()).metadata.finalizers.unwrap()
     }
 }

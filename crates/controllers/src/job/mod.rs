@@ -2,15 +2,18 @@
 //!
 //! [`plan`] decides. Each pod carries a finalizer until it is counted, so that none is counted twice or missed: an ended pod is first noted in
 //! the status (`uncountedTerminatedPods`), then loses the finalizer, then is counted. [`failure_policy`] and [`success_policy`] are the
-//! user's own rules, [`indexes`] the numbers of an indexed Job, [`job_pod`] makes the pods, [`counts`] counts.
+//! user's own rules, [`indexes`] the numbers of an indexed Job, [`job_pod`] makes the pods, [`counts`] counts. Pods that no Job has any more
+//! lose their finalizer in [`orphans`].
 
 mod counts;
 mod failure_policy;
 mod indexes;
 mod job_pod;
+mod orphans;
 mod plan;
 mod success_policy;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,12 +24,13 @@ use controller::ownership::{Claim, adopt, claim, controller_of, controller_refer
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger, Writes};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::selector::Selector;
 use crate::{ControllerContext, pods};
 use counts::{Action, Counts};
-use plan::{Plan, plan};
+use plan::{Backoff, Plan, plan};
 
 pub(crate) use plan::{finish_time, is_finished};
 
@@ -47,11 +51,14 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
         pods_by_controller: pods::by_controller(&pods),
         writes: Writes::new(pods.clone(), context.clock.clone()),
         pods,
+        backoffs: Mutex::default(),
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
         counts: runner.metrics().register(Counts::new),
     };
+    let orphans = orphans::Orphans { client: controller.client.clone(), jobs: controller.jobs.clone(), pods: controller.pods.clone() };
     runner.start(controller, 5);
+    runner.start(orphans, 1);
 }
 
 struct JobController {
@@ -62,6 +69,8 @@ struct JobController {
     writes: Writes<Pod>,
     /// Our own status writes; acting before they are seen would only meet a conflict.
     own_writes: Writes<Job>,
+    /// What failures there were lately, by Job. A restart forgets it; then the pods that are there tell.
+    backoffs: Mutex<HashMap<ObjectKey, Backoff>>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
     counts: Counts,
@@ -128,6 +137,7 @@ impl JobController {
     async fn forget(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         self.writes.forget(key);
         self.own_writes.forget(key);
+        self.backoffs.lock().remove(key);
         let of_job = |pod: &Arc<Pod>| controller_of(&pod.metadata).is_some_and(|owner| owner.kind == "Job" && owner.name == *key.name);
         for pod in self.pods.list_in(key.namespace.as_deref().unwrap_or_default()).into_iter().filter(|pod| is_tracked(pod) && of_job(pod)) {
             self.untrack(key, &pod).await?;
@@ -138,7 +148,8 @@ impl JobController {
 
     async fn look(&self, key: &ObjectKey, job: &Job, selector: &Selector, action: &mut Action) -> Result<Outcome, ReconcileError> {
         let pods = self.claim_pods(key, job, selector).await?;
-        let plan = plan(job, &pods, self.clock.now());
+        let backoff = self.backoffs.lock().get(key).copied();
+        let plan = plan(job, &pods, backoff, self.clock.now());
         *action = match &plan {
             plan if !plan.managed => Action::Reconciling,
             plan if !plan.delete.is_empty() => Action::PodsDeleted,
@@ -159,6 +170,11 @@ impl JobController {
                 other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
             self.counts.changed(job, &plan.status);
+        }
+        if is_finished(job) {
+            self.backoffs.lock().remove(key);
+        } else {
+            self.backoffs.lock().insert(key.clone(), plan.backoff);
         }
         for (kind, reason, message) in &plan.events {
             self.events.record(job, *kind, reason, message.clone());
@@ -184,23 +200,23 @@ impl JobController {
                 }
             }
         }
-        let (_, created) = slow_start(&plan.create, |index| async move {
-            let pod = job_pod::pod(job, *index);
-            let created = api.create(&PostParams::default(), &pod).await?;
-            self.writes.wrote(key, &created);
-            let name = created.metadata.name.as_deref().unwrap_or_default();
-            self.events.record(job, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
-            Ok(())
+        let (_, created) = slow_start(&plan.create, |new| async move {
+            match api.create(&PostParams::default(), &job_pod::pod(job, *new)).await {
+                Ok(created) => {
+                    self.writes.wrote(key, &created);
+                    let name = created.metadata.name.as_deref().unwrap_or_default();
+                    self.events.record(job, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
+                    Ok(())
+                }
+                Err(error) if crate::namespace_is_terminating(&error) => Ok(()),
+                Err(error) => {
+                    self.events.record(job, EventType::Warning, "FailedCreate", format!("Error creating: {}", crate::api_message(&error)));
+                    Err(error)
+                }
+            }
         })
         .await;
-        match created {
-            Err(error) if crate::namespace_is_terminating(&error) => Ok(()),
-            Err(error) => {
-                self.events.record(job, EventType::Warning, "FailedCreate", format!("Error creating: {}", crate::api_message(&error)));
-                Err(error).doing(|| format!("give {key} its pods"))
-            }
-            Ok(()) => Ok(()),
-        }
+        created.doing(|| format!("give {key} its pods"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a Job does next, and what its pods amount to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::failure_policy::{self, Meaning};
+use super::job_pod::{FAILURE_COUNT, IGNORED_FAILURE_COUNT};
 use super::{indexes, is_tracked, success_policy};
 use crate::pods;
 
@@ -34,12 +35,84 @@ pub(super) struct Plan {
     pub release: Vec<Arc<Pod>>,
     /// Pods to remove, and whether their end counts.
     pub delete: Vec<(Arc<Pod>, bool)>,
-    /// Pods to create, with their index where the Job has them.
-    pub create: Vec<Option<i32>>,
+    pub create: Vec<NewPod>,
+    /// What failures there were lately; to be remembered once the status is written.
+    pub backoff: Backoff,
     pub events: Vec<(EventType, &'static str, String)>,
     pub check_after: Option<Duration>,
     /// Whether it was to be seen that as many pods run as should.
     pub managed: bool,
+}
+
+/// A pod to create.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct NewPod {
+    /// Its index, where the Job has them.
+    pub index: Option<i32>,
+    /// Where failures are counted by index: how often pods of this one failed before.
+    pub failures: Option<Failures>,
+}
+
+/// How often pods of an index failed: so that it counts, and so that it does not. Each pod carries the failures before its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Failures {
+    pub counted: i32,
+    pub ignored: i32,
+}
+
+impl Failures {
+    /// Those before a pod.
+    fn before(pod: &Pod) -> Self {
+        let number = |name: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(name)?.parse::<i32>().ok()).unwrap_or(0).max(0);
+        Self { counted: number(FAILURE_COUNT), ignored: number(IGNORED_FAILURE_COUNT) }
+    }
+
+    /// Those up to a pod that failed.
+    /// Source: Kubernetes 1.36, `getNewIndexFailureCounts`.
+    fn with(job: &Job, pod: &Pod) -> Self {
+        let before = Self::before(pod);
+        match failure_policy::meaning(job, pod) {
+            Meaning::Ignored => Self { ignored: before.ignored.saturating_add(1), ..before },
+            _ => Self { counted: before.counted.saturating_add(1), ..before },
+        }
+    }
+
+    fn all(self) -> u32 {
+        u32::try_from(self.counted.saturating_add(self.ignored)).unwrap_or(0)
+    }
+}
+
+/// Failures since the last success, and the time of the last of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Backoff {
+    failures: u32,
+    last: Option<Timestamp>,
+}
+
+impl Backoff {
+    /// After these successes and failures.
+    /// Source: Kubernetes 1.36, `newBackoffRecord`.
+    fn after(self, succeeded: &[Timestamp], failed: &[Timestamp]) -> Self {
+        let last_success = succeeded.iter().max();
+        let before = if last_success.is_some() { Self::default() } else { self };
+        let since: Vec<&Timestamp> = failed.iter().filter(|time| last_success.is_none_or(|success| *time >= success)).collect();
+        let last = since.iter().max().map(|time| **time).or(before.last);
+        Self { failures: before.failures.saturating_add(u32::try_from(since.len()).unwrap_or(u32::MAX)), last }
+    }
+
+    /// How long no new pod is to be started.
+    fn left(self, now: Timestamp) -> Duration {
+        self.last.map_or(Duration::ZERO, |last| pause_left(self.failures, last, now))
+    }
+}
+
+/// Source: Kubernetes 1.36, `getRemainingTimeForFailuresCount`.
+fn pause_left(failures: u32, last: Timestamp, now: Timestamp) -> Duration {
+    if failures == 0 {
+        return Duration::ZERO;
+    }
+    let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_PAUSE);
+    pause.saturating_sub(Duration::try_from(now.duration_since(last)).unwrap_or_default())
 }
 
 fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
@@ -48,15 +121,18 @@ fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> 
 
 fn set_condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) {
     let conditions = status.conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != kind);
-    conditions.push(JobCondition {
+    let condition = JobCondition {
         type_: kind.to_owned(),
         status: value.to_owned(),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
         last_probe_time: Some(Time(now)),
         last_transition_time: Some(Time(now)),
-    });
+    };
+    match conditions.iter_mut().find(|known| known.type_ == kind) {
+        Some(known) => *known = condition,
+        None => conditions.push(condition),
+    }
 }
 
 /// Whether a Job has come to its end, well or not.
@@ -100,13 +176,15 @@ struct Tally {
     failed: i32,
     completed: BTreeSet<i32>,
     failed_indexes: BTreeSet<i32>,
+    /// By index: a failed pod that stays as it is until its replacement, which takes its count of failures over, is there.
+    replaced: BTreeMap<i32, Arc<Pod>>,
     /// A pod whose failure fails the Job.
     fatal: Option<String>,
 }
 
-/// Decides.
+/// Decides. `backoff` is what was remembered of failures; without it the pods tell.
 /// Source: Kubernetes 1.36, `Controller.syncJob`.
-pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], backoff: Option<Backoff>, now: Timestamp) -> Plan {
     let spec = job.spec.clone().unwrap_or_default();
     let mut plan = Plan { status: job.status.clone().unwrap_or_default(), ..Plan::default() };
     if is_finished(job) {
@@ -117,31 +195,49 @@ pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     if plan.status.start_time.is_none() && !is_suspended {
         plan.status.start_time = Some(Time(now));
     }
-    let tally = count(job, &spec, pods, &mut plan);
+    plan.backoff = new_backoff(job, &spec, pods, backoff);
     let sorted = Sorted::new(pods);
-    let mut active = sorted.active.len();
+    let tally = count(job, &spec, pods, &sorted, &mut plan);
     let is_settled = condition(&plan.status, FAILURE_TARGET).is_some() || condition(&plan.status, SUCCESS_CRITERIA_MET).is_some();
-    if !is_settled && let Some((kind, reason, message)) = verdict(&spec, &tally, &sorted, &mut plan, now) {
+    if !is_settled && let Some((kind, reason, message)) = verdict(&spec, pods, &tally, &sorted, &mut plan, now) {
         set_condition(&mut plan.status, kind, "True", reason, &message, now);
     }
     if condition(&plan.status, FAILURE_TARGET).is_some() || condition(&plan.status, SUCCESS_CRITERIA_MET).is_some() {
         plan.delete = sorted.active.iter().take(AT_ONCE).map(|pod| ((*pod).clone(), true)).collect();
-        active -= plan.delete.len();
         finish(&spec, pods, &sorted, &mut plan, now);
-    } else if is_suspended {
-        suspend(&sorted, &mut plan, now);
-        active -= plan.delete.len();
     } else if job.metadata.deletion_timestamp.is_none() {
-        resume(&mut plan, now);
         plan.managed = true;
-        manage(job, &spec, &tally, pods, &sorted, &mut plan, now);
-        active = active + plan.create.len() - plan.delete.len();
+        if is_suspended {
+            suspend(&sorted, &mut plan, now);
+        } else {
+            resume(&mut plan, now);
+            manage(job, &spec, &tally, pods, &sorted, &mut plan, now);
+        }
     }
+    let active = (sorted.active.len() + plan.create.len()).saturating_sub(plan.delete.len());
     plan.status.active = (active != 0).then_some(active as i32);
-    // Of those that are about to go, some may be ready still; the API takes no more ready pods than active ones.
-    plan.status.ready = Some(sorted.ready.min(active) as i32);
-    plan.status.terminating = Some((sorted.terminating + plan.delete.iter().filter(|(_, counts)| *counts).count()) as i32);
+    let leaving = plan.delete.iter().filter(|(pod, _)| pods::is_ready(pod)).count();
+    plan.status.ready = Some(sorted.ready.saturating_sub(leaving) as i32);
+    plan.status.terminating = Some((sorted.terminating + plan.delete.len()) as i32);
     plan
+}
+
+/// What is to be remembered of failures, with those pods that ended and are not noted yet.
+fn new_backoff(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], known: Option<Backoff>) -> Backoff {
+    let noted = job.status.as_ref().and_then(|status| status.uncounted_terminated_pods.clone()).unwrap_or_default();
+    let is_noted = |pod: &Pod| noted.succeeded.iter().chain(&noted.failed).flatten().any(|uid| Some(uid) == pod.metadata.uid.as_ref());
+    let counts = |pod: &&Arc<Pod>| known.is_none() || is_tracked(pod) && !is_noted(pod);
+    let has_place = |pod: &&Arc<Pod>| index_count(spec).is_none_or(|completions| valid_index(pod, completions).is_some());
+    let times = |test: &dyn Fn(&Pod) -> bool| -> Vec<Timestamp> {
+        pods.iter().filter(counts).filter(has_place).filter(|pod| test(pod)).filter_map(|pod| ended_at(pod)).collect()
+    };
+    let (succeeded, failed) = (times(&|pod| pods::phase(pod) == "Succeeded"), times(&|pod| has_failed(spec, pod, false)));
+    known.unwrap_or_default().after(&succeeded, &failed)
+}
+
+/// A pod's index, where it is one of the Job's.
+fn valid_index(pod: &Pod, completions: i32) -> Option<i32> {
+    indexes::of(pod).filter(|index| *index < completions)
 }
 
 /// Whether the Job has indexes, and how many.
@@ -154,23 +250,39 @@ fn replaces_only_failed(spec: &JobSpec) -> bool {
     spec.pod_replacement_policy.as_deref() == Some("Failed")
 }
 
-fn has_failed(spec: &JobSpec, pod: &Pod, is_finishing: bool) -> bool {
+/// Whether a pod has failed: as all that leave do where the Job is failing.
+fn has_failed(spec: &JobSpec, pod: &Pod, is_failing: bool) -> bool {
     match pods::phase(pod) {
         "Failed" => true,
         "Succeeded" => false,
-        _ => pods::is_terminating(pod) && (is_finishing || !replaces_only_failed(spec)),
+        _ => pods::is_terminating(pod) && (is_failing || !replaces_only_failed(spec)),
     }
 }
 
 /// Notes ended pods in the status, counts those noted before that have lost their finalizer, and says what all of them amount to.
 /// Source: Kubernetes 1.36, `trackJobStatusAndRemoveFinalizers`.
-fn count(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], plan: &mut Plan) -> Tally {
+fn count(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], sorted: &Sorted<'_>, plan: &mut Plan) -> Tally {
     let completions = index_count(spec);
-    let is_finishing = condition(&plan.status, FAILURE_TARGET).is_some() || condition(&plan.status, SUCCESS_CRITERIA_MET).is_some();
+    let is_failing = condition(&plan.status, FAILURE_TARGET).is_some();
+    let is_finishing = is_failing || condition(&plan.status, SUCCESS_CRITERIA_MET).is_some();
+    let is_leaving = job.metadata.deletion_timestamp.is_some();
     let mut tally = Tally::default();
     if let Some(completions) = completions {
         tally.completed = indexes::parse(plan.status.completed_indexes.as_deref().unwrap_or_default(), completions);
         tally.failed_indexes = indexes::parse(plan.status.failed_indexes.as_deref().unwrap_or_default(), completions);
+        let tracked = || pods.iter().filter(|pod| is_tracked(pod));
+        tally.completed.extend(tracked().filter(|pod| pods::phase(pod) == "Succeeded").filter_map(|pod| valid_index(pod, completions)));
+        if let Some(limit) = spec.backoff_limit_per_index {
+            let failed: Vec<(i32, &Arc<Pod>)> =
+                tracked().filter(|pod| has_failed(spec, pod, false)).filter_map(|pod| Some((valid_index(pod, completions)?, pod))).collect();
+            let is_last = |pod: &Pod| match failure_policy::meaning(job, pod) {
+                Meaning::FailsIndex => true,
+                Meaning::Ignored => false,
+                Meaning::Counts | Meaning::FailsJob(_) => Failures::before(pod).counted >= limit,
+            };
+            tally.failed_indexes.extend(failed.iter().filter(|(index, pod)| !tally.completed.contains(index) && is_last(pod)).map(|(index, _)| *index));
+            tally.replaced = replaced(&failed, sorted, &tally);
+        }
     }
     let mut noted = plan.status.uncounted_terminated_pods.take().unwrap_or_default();
     let tracked = |uid: &String| pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid) && is_tracked(pod));
@@ -195,40 +307,34 @@ fn count(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], plan: &mut Plan) -> Tally
         if plan.release.len() >= AT_ONCE {
             break;
         }
-        let index = indexes::of(pod).filter(|index| completions.is_some_and(|completions| *index < completions));
+        let index = completions.and_then(|completions| valid_index(pod, completions));
         if pods::phase(pod) == "Succeeded" {
-            match (completions, index) {
-                // A set of indexes can be written twice without harm.
-                (Some(_), Some(index)) => drop(tally.completed.insert(index)),
-                (Some(_), None) => {}
-                (None, _) => succeeded.push(uid),
+            // A set of indexes can be written twice without harm.
+            if completions.is_none() {
+                succeeded.push(uid);
             }
             plan.release.push(pod.clone());
-        } else if has_failed(spec, pod, is_finishing) {
-            match failure_policy::meaning(job, pod) {
-                Meaning::Counts => failed.push(uid),
-                Meaning::FailsIndex => {
-                    tally.failed_indexes.extend(index);
-                    failed.push(uid);
-                }
-                Meaning::FailsJob(why) => {
-                    tally.fatal.get_or_insert(why);
-                    failed.push(uid);
-                }
-                Meaning::Ignored => {}
+        } else if has_failed(spec, pod, is_failing) {
+            let meaning = failure_policy::meaning(job, pod);
+            let stays = index.and_then(|index| tally.replaced.get(&index)).is_some_and(|replaced| replaced.metadata.uid == pod.metadata.uid);
+            if let Meaning::FailsJob(why) = &meaning {
+                tally.fatal.get_or_insert_with(|| why.clone());
+            }
+            let counts = meaning != Meaning::Ignored && (completions.is_none() || index.is_some());
+            if stays && !is_finishing && !is_leaving {
+                tally.failed += i32::from(counts);
+                continue;
+            }
+            if counts {
+                failed.push(uid);
             }
             plan.release.push(pod.clone());
-        } else if job.metadata.deletion_timestamp.is_some() && pods::is_terminating(pod) {
+        } else if is_leaving || is_finishing && pods::is_terminating(pod) {
             plan.release.push(pod.clone());
         }
     }
-    if let (Some(completions), Some(limit)) = (completions, spec.backoff_limit_per_index) {
-        for index in 0..completions {
-            if !tally.completed.contains(&index) && failures_of(job, spec, pods, Some(index)).len() as i64 > i64::from(limit) {
-                tally.failed_indexes.insert(index);
-            }
-        }
-        plan.status.failed_indexes = Some(indexes::format(&tally.failed_indexes)).filter(|text| !text.is_empty()).or(Some(String::new()));
+    if completions.is_some() && spec.backoff_limit_per_index.is_some() {
+        plan.status.failed_indexes = Some(indexes::format(&tally.failed_indexes));
     }
     if completions.is_some() {
         plan.status.completed_indexes = Some(indexes::format(&tally.completed)).filter(|text| !text.is_empty());
@@ -237,27 +343,37 @@ fn count(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], plan: &mut Plan) -> Tally
     } else {
         tally.succeeded = plan.status.succeeded.unwrap_or(0) + succeeded.len() as i32;
     }
-    tally.failed = plan.status.failed.unwrap_or(0) + failed.len() as i32;
+    tally.failed += plan.status.failed.unwrap_or(0) + failed.len() as i32;
     noted.succeeded = Some(succeeded).filter(|uids| !uids.is_empty());
     noted.failed = Some(failed).filter(|uids| !uids.is_empty());
     plan.status.uncounted_terminated_pods = Some(noted);
     tally
 }
 
-/// The failed pods that count, of one index or of all.
-fn failures_of<'a>(job: &'a Job, spec: &'a JobSpec, pods: &'a [Arc<Pod>], index: Option<i32>) -> Vec<&'a Arc<Pod>> {
-    let of_index = |pod: &&Arc<Pod>| index.is_none() || indexes::of(pod) == index;
-    let counts = |pod: &&Arc<Pod>| has_failed(spec, pod, false) && failure_policy::meaning(job, pod) != Meaning::Ignored;
-    pods.iter().filter(of_index).filter(counts).collect()
+/// By index: the last of the failed pods, where neither another pod runs nor the index is done.
+/// Source: Kubernetes 1.36, `getPodsWithDelayedDeletionPerIndex`.
+fn replaced(failed: &[(i32, &Arc<Pod>)], sorted: &Sorted<'_>, tally: &Tally) -> BTreeMap<i32, Arc<Pod>> {
+    let running: BTreeSet<i32> = sorted.active.iter().filter_map(|pod| indexes::of(pod)).collect();
+    let mut last: BTreeMap<i32, Arc<Pod>> = BTreeMap::new();
+    for (index, pod) in failed {
+        if running.contains(index) || tally.completed.contains(index) || tally.failed_indexes.contains(index) {
+            continue;
+        }
+        let order = |pod: &Pod| (Failures::before(pod).all(), ended_at(pod));
+        if last.get(index).is_none_or(|known| order(known) <= order(pod)) {
+            last.insert(*index, (*pod).clone());
+        }
+    }
+    last
 }
 
 /// Condition, reason and message, when the Job is decided.
-fn verdict(spec: &JobSpec, tally: &Tally, sorted: &Sorted<'_>, plan: &mut Plan, now: Timestamp) -> Option<(&'static str, &'static str, String)> {
+fn verdict(spec: &JobSpec, pods: &[Arc<Pod>], tally: &Tally, sorted: &Sorted<'_>, plan: &mut Plan, now: Timestamp) -> Option<(&'static str, &'static str, String)> {
     let limit = spec.backoff_limit.unwrap_or(if spec.backoff_limit_per_index.is_some() { i32::MAX } else { 6 });
     if let Some(why) = &tally.fatal {
         return Some((FAILURE_TARGET, "PodFailurePolicy", why.clone()));
     }
-    if tally.failed > limit || restarts_exceed(spec, sorted, limit) {
+    if tally.failed > limit || restarts_exceed(spec, pods, limit) {
         return Some((FAILURE_TARGET, "BackoffLimitExceeded", "Job has reached the specified backoff limit".to_owned()));
     }
     if let (Some(seconds), Some(start)) = (spec.active_deadline_seconds, &plan.status.start_time)
@@ -271,9 +387,6 @@ fn verdict(spec: &JobSpec, tally: &Tally, sorted: &Sorted<'_>, plan: &mut Plan, 
         plan.check_after = Some(left);
     }
     if let Some(completions) = index_count(spec) {
-        if let Some(why) = spec.success_policy.as_ref().and_then(|policy| success_policy::met(policy, &tally.completed, completions)) {
-            return Some((SUCCESS_CRITERIA_MET, "SuccessPolicy", why));
-        }
         let failed = tally.failed_indexes.len() as i32;
         if spec.backoff_limit_per_index.is_some() && failed > 0 {
             if spec.max_failed_indexes.is_some_and(|limit| failed > limit) {
@@ -283,20 +396,24 @@ fn verdict(spec: &JobSpec, tally: &Tally, sorted: &Sorted<'_>, plan: &mut Plan, 
                 return Some((FAILURE_TARGET, "FailedIndexes", "Job has failed indexes".to_owned()));
             }
         }
+        if let Some(why) = spec.success_policy.as_ref().and_then(|policy| success_policy::met(policy, &tally.completed, completions)) {
+            return Some((SUCCESS_CRITERIA_MET, "SuccessPolicy", why));
+        }
     }
     let is_complete = match spec.completions {
-        Some(completions) => tally.succeeded >= completions && (sorted.active.is_empty() || completions == 0),
+        Some(completions) => tally.succeeded >= completions && sorted.active.is_empty(),
         None => tally.succeeded > 0 && sorted.active.is_empty(),
     };
     is_complete.then(|| (SUCCESS_CRITERIA_MET, "CompletionsReached", "Reached expected number of succeeded pods".to_owned()))
 }
 
 /// Pods that are restarted in place fail without ending; their restarts count.
-fn restarts_exceed(spec: &JobSpec, sorted: &Sorted<'_>, limit: i32) -> bool {
+fn restarts_exceed(spec: &JobSpec, pods: &[Arc<Pod>], limit: i32) -> bool {
     if spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) != Some("OnFailure") {
         return false;
     }
-    let statuses = sorted.active.iter().filter_map(|pod| pod.status.as_ref());
+    let going = pods.iter().filter(|pod| matches!(pods::phase(pod), "Running" | "Pending"));
+    let statuses = going.filter_map(|pod| pod.status.as_ref());
     let statuses = statuses.flat_map(|status| status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten()));
     let restarts: i32 = statuses.map(|status| status.restart_count).sum();
     if limit == 0 { restarts > 0 } else { restarts >= limit }
@@ -359,11 +476,9 @@ fn manage(job: &Job, spec: &JobSpec, tally: &Tally, pods: &[Arc<Pod>], sorted: &
         None => parallelism,
         Some(completions) => (completions - tally.succeeded - tally.failed_indexes.len() as i32).min(parallelism).max(0),
     };
-    if active > wanted {
-        let mut surplus: Vec<Arc<Pod>> = sorted.active.iter().map(|pod| (*pod).clone()).collect();
-        pods::sort_by_loss(&mut surplus, &[], now);
-        let count = usize::try_from(active - wanted).unwrap_or(0).min(AT_ONCE);
-        plan.delete = surplus.into_iter().take(count).map(|pod| (pod, false)).collect();
+    let surplus = surplus(spec, sorted, usize::try_from(active - wanted).unwrap_or(0));
+    if !surplus.is_empty() {
+        plan.delete = surplus.into_iter().take(AT_ONCE).map(|pod| (pod, false)).collect();
         return;
     }
     let held = if replaces_only_failed(spec) { sorted.terminating as i32 } else { 0 };
@@ -372,50 +487,62 @@ fn manage(job: &Job, spec: &JobSpec, tally: &Tally, pods: &[Arc<Pod>], sorted: &
         return;
     }
     let pause = |plan: &mut Plan, wait: Duration| plan.check_after = Some(plan.check_after.map_or(wait, |other| other.min(wait)));
+    let wait = if spec.backoff_limit_per_index.is_none() { plan.backoff.left(now) } else { Duration::ZERO };
+    if !wait.is_zero() {
+        return pause(plan, wait);
+    }
     let Some(completions) = index_count(spec) else {
-        let wait = pause_left(&failures_of(job, spec, pods, None), pods, now);
-        if wait.is_zero() { plan.create = vec![None; missing] } else { pause(plan, wait) }
+        plan.create = vec![NewPod::default(); missing];
         return;
     };
-    let whole = if spec.backoff_limit_per_index.is_none() { pause_left(&failures_of(job, spec, pods, None), pods, now) } else { Duration::ZERO };
-    if !whole.is_zero() {
-        return pause(plan, whole);
-    }
     let held = |pod: &&Arc<Pod>| pods::is_active(pod) || replaces_only_failed(spec) && pods::is_terminating(pod) && !pods::is_finished(pod);
     let taken: BTreeSet<i32> = pods.iter().filter(held).filter_map(|pod| indexes::of(pod)).collect();
     let is_free = |index: &i32| !taken.contains(index) && !tally.completed.contains(index) && !tally.failed_indexes.contains(index);
-    for index in (0..completions).filter(is_free) {
-        if plan.create.len() >= missing {
-            break;
+    for index in (0..completions).filter(is_free).take(missing) {
+        if spec.backoff_limit_per_index.is_none() {
+            plan.create.push(NewPod { index: Some(index), failures: None });
+            continue;
         }
-        let wait = if spec.backoff_limit_per_index.is_some() {
-            let of_index: Vec<Arc<Pod>> = pods.iter().filter(|pod| indexes::of(pod) == Some(index)).cloned().collect();
-            pause_left(&failures_of(job, spec, pods, Some(index)), &of_index, now)
+        let before = tally.replaced.get(&index);
+        let failures = before.map(|pod| Failures::with(job, pod)).unwrap_or_default();
+        let wait = before.and_then(|pod| ended_at(pod)).map_or(Duration::ZERO, |ended| pause_left(failures.all(), ended, now));
+        if wait.is_zero() {
+            plan.create.push(NewPod { index: Some(index), failures: Some(failures) });
         } else {
-            Duration::ZERO
-        };
-        if wait.is_zero() { plan.create.push(Some(index)) } else { pause(plan, wait) }
+            pause(plan, wait);
+        }
     }
 }
 
-/// How long to wait after the last of these failures, by how many there were since the last success.
-/// Source: Kubernetes 1.36, `pkg/controller/job/backoff_utils.go`.
-fn pause_left(failures: &[&Arc<Pod>], pods: &[Arc<Pod>], now: Timestamp) -> Duration {
-    let last_success = pods.iter().filter(|pod| pods::phase(pod) == "Succeeded").filter_map(|pod| ended_at(pod)).max();
-    let times: Vec<Timestamp> = failures.iter().filter_map(|pod| ended_at(pod)).filter(|time| last_success.is_none_or(|success| *time > success)).collect();
-    let Some(last) = times.iter().max() else { return Duration::ZERO };
-    let doublings = (times.len() as u32).saturating_sub(1).min(16);
-    let pause = FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
-    pause.saturating_sub(Duration::try_from(now.duration_since(*last)).unwrap_or_default())
+/// Pods that are too many: those of an indexed Job that have no index of it or one that another pod has, and as many more as are asked for.
+/// Source: Kubernetes 1.36, `activePodsForRemoval`.
+fn surplus(spec: &JobSpec, sorted: &Sorted<'_>, at_least: usize) -> Vec<Arc<Pod>> {
+    let mut all: Vec<Arc<Pod>> = sorted.active.iter().map(|pod| (*pod).clone()).collect();
+    pods::sort_by_progress(&mut all);
+    let Some(completions) = index_count(spec) else {
+        all.truncate(at_least);
+        return all;
+    };
+    // Of each index the pod that came furthest stays.
+    let mut seen = BTreeSet::new();
+    let (rest, mut surplus): (Vec<_>, Vec<_>) = all.into_iter().rev().partition(|pod| valid_index(pod, completions).is_some_and(|index| seen.insert(index)));
+    let more = at_least.saturating_sub(surplus.len());
+    surplus.extend(rest.into_iter().rev().take(more));
+    surplus
 }
 
 /// When a pod ended, as far as can be told.
+/// Source: Kubernetes 1.36, `getFinishedTime`.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let ends = statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|time| time.0);
-    let by_condition = || pods::condition(pod, "Ready").and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0);
-    let by_metadata = || pod.metadata.deletion_timestamp.as_ref().or(pod.metadata.creation_timestamp.as_ref()).map(|time| time.0);
-    ends.max().or_else(by_condition).or_else(by_metadata)
+    let statuses: Vec<_> = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).collect();
+    let ends: Option<Vec<Timestamp>> = statuses.iter().map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
+    let by_condition = || pods::condition(pod, "Ready").filter(|condition| condition.status == "False")?.last_transition_time.as_ref().map(|time| time.0);
+    let by_removal = || {
+        let grace = jiff::SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+        pod.metadata.deletion_timestamp.as_ref().and_then(|time| time.0.checked_sub(grace).ok())
+    };
+    let creation = || pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    ends.and_then(|ends| ends.into_iter().max()).or_else(by_condition).or_else(by_removal).or_else(creation)
 }
 
 #[cfg(test)]

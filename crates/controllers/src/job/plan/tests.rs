@@ -9,6 +9,7 @@ struct World {
     pods: Vec<Arc<Pod>>,
     now: i64,
     made: usize,
+    backoff: Option<Backoff>,
 }
 
 impl World {
@@ -16,17 +17,18 @@ impl World {
         let mut full = json!({ "template": { "spec": { "containers": [], "restartPolicy": "Never" } } });
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let job = serde_json::from_value(json!({ "metadata": { "name": "sum", "namespace": "x", "uid": "uid" }, "spec": full })).unwrap();
-        Self { job, pods: Vec::new(), now: 1000, made: 0 }
+        Self { job, pods: Vec::new(), now: 1000, made: 0, backoff: None }
     }
 
     fn plan(&self) -> Plan {
-        plan(&self.job, &self.pods, Timestamp::from_second(self.now).unwrap())
+        plan(&self.job, &self.pods, self.backoff, Timestamp::from_second(self.now).unwrap())
     }
 
     fn step(&mut self) -> bool {
         let plan = self.plan();
         let before = (self.job.clone(), self.pods.clone());
         let old = self.job.clone();
+        self.backoff = Some(plan.backoff);
         self.job.status = Some(plan.status);
         // What the API server would say to it.
         let problems = JobStrategy.validate_status_update(&self.job, &old);
@@ -47,9 +49,9 @@ impl World {
             }
         }
         self.pods.retain(|pod| pod.metadata.deletion_timestamp.is_none() || pod.metadata.finalizers.is_some());
-        for index in plan.create {
+        for new in plan.create {
             self.made += 1;
-            let mut pod = job_pod::pod(&self.job, index);
+            let mut pod = job_pod::pod(&self.job, new);
             pod.metadata.name = Some(format!("p{}", self.made));
             pod.metadata.uid = Some(format!("uid-{}", self.made));
             pod.metadata.creation_timestamp = Some(crate::pods::tests::second(self.now));
@@ -190,4 +192,119 @@ fn fewer_in_parallel_means_that_some_go_uncounted() {
     world.settle().check(3, 0, 0, None);
     world.job.spec.as_mut().unwrap().parallelism = Some(1);
     world.settle().check(1, 0, 0, None);
+}
+
+#[test]
+fn a_failure_is_waited_for_although_its_pod_is_gone() {
+    let mut world = World::new(json!({ "completions": 1 }));
+    world.settle();
+    world.end(0, "Failed").check(0, 0, 1, None);
+    world.pods.clear();
+    assert_eq!((world.plan().create.len(), world.plan().check_after), (0, Some(FIRST_PAUSE)));
+    world.now += 10;
+    world.settle().check(1, 0, 1, None);
+    // The second one is waited for twice as long.
+    world.end(0, "Failed");
+    world.pods.clear();
+    assert_eq!(world.plan().check_after, Some(FIRST_PAUSE * 2));
+}
+
+#[test]
+fn failures_of_an_index_are_handed_on_from_pod_to_pod() {
+    let mut world = World::new(json!({ "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1 }));
+    let failures = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(FAILURE_COUNT)).cloned();
+    world.settle().check(2, 0, 0, None);
+    assert!(world.pods.iter().all(|pod| failures(pod).as_deref() == Some("0")));
+    // The failed pod is neither counted nor let go before another has taken over its count.
+    world.end(0, "Failed").check(1, 0, 0, None);
+    assert!(is_tracked(&world.pods[0]));
+    assert_eq!(world.plan().check_after, Some(FIRST_PAUSE));
+    world.now += 10;
+    world.settle().check(2, 0, 1, None);
+    assert!(!is_tracked(&world.pods[0]));
+    assert_eq!(failures(&world.pods[2]).as_deref(), Some("1"));
+    // Also when it is gone by then, the next failure is the last.
+    world.pods.remove(0);
+    world.end(1, "Failed").check(1, 0, 2, None);
+    assert_eq!(world.job.status.as_ref().unwrap().failed_indexes.as_deref(), Some("0"));
+    world.end(0, "Succeeded").check(0, 1, 2, Some((FAILED, "FailedIndexes")));
+}
+
+#[test]
+fn ignored_failures_of_an_index_are_handed_on_apart() {
+    let policy = json!({ "rules": [{ "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] }] });
+    let mut world = World::new(json!({
+        "completions": 1, "completionMode": "Indexed", "backoffLimitPerIndex": 0, "podFailurePolicy": policy, "podReplacementPolicy": "Failed",
+    }));
+    world.settle();
+    let conditions = serde_json::from_value(json!([{ "type": "DisruptionTarget", "status": "True" }])).unwrap();
+    Arc::make_mut(&mut world.pods[0]).status.as_mut().unwrap().conditions = Some(conditions);
+    world.end(0, "Failed").check(0, 0, 0, None);
+    world.now += 10;
+    world.settle().check(1, 0, 0, None);
+    assert_eq!(Failures::before(&world.pods[1]), Failures { counted: 0, ignored: 1 });
+}
+
+#[test]
+fn an_indexed_job_that_shrinks_loses_the_pods_beyond_its_end() {
+    let mut world = World::new(json!({ "completions": 4, "parallelism": 4, "completionMode": "Indexed" }));
+    world.settle().check(4, 0, 0, None);
+    let spec = world.job.spec.as_mut().unwrap();
+    (spec.completions, spec.parallelism) = (Some(2), Some(2));
+    world.settle().check(2, 0, 0, None);
+    let left: Vec<_> = world.pods.iter().filter_map(|pod| indexes::of(pod)).collect();
+    assert_eq!(left, [0, 1]);
+    // Of two pods of one index the one that came less far goes, although there are not too many.
+    let mut twin = (*world.pods[0]).clone();
+    twin.metadata.uid = Some("twin".to_owned());
+    twin.status.as_mut().unwrap().phase = Some("Pending".to_owned());
+    world.pods[1] = Arc::new(twin);
+    let delete: Vec<_> = world.plan().delete.into_iter().filter_map(|(pod, _)| pod.metadata.uid.clone()).collect();
+    assert_eq!(delete, ["twin"]);
+}
+
+#[test]
+fn failed_indexes_come_before_a_policy_of_success() {
+    let policy = json!({ "rules": [{ "succeededIndexes": "1" }] });
+    let mut world = World::new(json!({
+        "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 0, "maxFailedIndexes": 0, "successPolicy": policy,
+    }));
+    world.settle();
+    for (pod, phase) in world.pods.iter_mut().zip(["Failed", "Succeeded"]) {
+        Arc::make_mut(pod).status.as_mut().unwrap().phase = Some(phase.to_owned());
+    }
+    world.settle().check(0, 1, 1, Some((FAILED, "MaxFailedIndexesExceeded")));
+}
+
+#[test]
+fn a_success_that_comes_early_makes_no_failures_of_pods_that_have_not_ended() {
+    let policy = json!({ "rules": [{ "succeededIndexes": "0" }] });
+    let mut world = World::new(json!({ "completions": 2, "parallelism": 2, "completionMode": "Indexed", "successPolicy": policy, "podReplacementPolicy": "Failed" }));
+    world.settle();
+    Arc::make_mut(&mut world.pods[0]).status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+    world.step();
+    // It leaves, and its node has not ended it yet.
+    let leaving = Arc::make_mut(world.pods.iter_mut().find(|pod| indexes::of(pod) == Some(1)).unwrap());
+    leaving.status.as_mut().unwrap().phase = Some("Running".to_owned());
+    let plan = world.plan();
+    assert_eq!((plan.release.len(), plan.status.uncounted_terminated_pods.unwrap().failed), (1, None));
+    assert_eq!(plan.status.terminating, Some(1));
+}
+
+#[test]
+fn a_job_that_goes_lets_all_its_pods_go() {
+    let mut world = World::new(json!({ "completions": 2, "parallelism": 2 }));
+    world.settle();
+    world.job.metadata.deletion_timestamp = Some(crate::pods::tests::second(1001));
+    let plan = world.plan();
+    assert_eq!((plan.release.len(), plan.delete.len(), plan.status.uncounted_terminated_pods.unwrap().failed), (2, 0, None));
+}
+
+#[test]
+fn a_suspended_job_says_how_many_pods_leave() {
+    let mut world = World::new(json!({ "completions": 2, "parallelism": 2 }));
+    world.settle();
+    world.job.spec.as_mut().unwrap().suspend = Some(true);
+    let status = world.plan().status;
+    assert_eq!((status.active, status.ready, status.terminating), (None, Some(0), Some(2)));
 }
