@@ -129,22 +129,23 @@ impl<K: ReplicaOwner> ReplicaController<K> {
         let pod = &pods::from_template(template, &key.name, namespace, controller_reference(owner));
         let parameters = &PostParams::default();
         let (_, result) = slow_start(0..count, |_| async move {
-            let created = api.create(parameters, pod).await?;
-            self.writes.wrote(key, &created);
-            let name = created.metadata.name.as_deref().unwrap_or_default();
-            self.events.record(owner, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
-            Ok(())
+            match api.create(parameters, pod).await {
+                Ok(created) => {
+                    self.writes.wrote(key, &created);
+                    let name = created.metadata.name.as_deref().unwrap_or_default();
+                    self.events.record(owner, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
+                    Ok(())
+                }
+                // Pods of a namespace that goes away are not missed.
+                Err(error) if crate::namespace_is_terminating(&error) => Ok(()),
+                Err(error) => {
+                    self.events.record(owner, EventType::Warning, "FailedCreate", format!("Error creating: {}", crate::api_message(&error)));
+                    Err(error)
+                }
+            }
         })
         .await;
-        match result {
-            // Pods of a namespace that goes away are not missed.
-            Err(error) if crate::namespace_is_terminating(&error) => Ok(()),
-            Err(error) => {
-                self.events.record(owner, EventType::Warning, "FailedCreate", format!("Error creating: {}", crate::api_message(&error)));
-                Err(Failure { reason: "FailedCreate", error })
-            }
-            Ok(()) => Ok(()),
-        }
+        result.map_err(|error| Failure { reason: "FailedCreate", error })
     }
 
     async fn delete(&self, key: &ObjectKey, owner: &K, pods: Vec<Arc<Pod>>) -> Result<(), Failure> {
