@@ -99,7 +99,12 @@ impl Reconciler for CronJobController {
         for (kind, reason, message) in &plan.events {
             self.events.record(&*cron_job, *kind, reason, message.clone());
         }
+        // That one of them cannot be removed, which was told, holds nothing up.
+        let mut removed = Ok(());
         for job in &plan.delete {
+            removed = self.delete(key, &cron_job, job).await.and(removed);
+        }
+        for job in &plan.replace {
             self.delete(key, &cron_job, job).await?;
         }
         let namespace = key.namespace.as_deref().unwrap_or_default();
@@ -133,6 +138,7 @@ impl Reconciler for CronJobController {
                 other => self.own_writes.wrote(key, &other.doing(|| format!("update the status of {key}"))?),
             }
         }
+        removed?;
         Ok(Outcome::after(plan.check_after))
     }
 }

@@ -25,6 +25,9 @@ const LATE: Duration = Duration::from_millis(100);
 pub(super) struct Plan {
     /// A Job to start, and the time it is for.
     pub create: Option<(Job, Timestamp)>,
+    /// Jobs that make room for it.
+    pub replace: Vec<Arc<Job>>,
+    /// Finished Jobs that nobody wants to see any more.
     pub delete: Vec<Arc<Job>>,
     pub status: CronJobStatus,
     pub events: Vec<(EventType, &'static str, String)>,
@@ -50,7 +53,7 @@ pub(super) fn plan(cron_job: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Pla
     let mut plan = Plan { status: cron_job.status.clone().unwrap_or_default(), ..Plan::default() };
     look_at_jobs(jobs, &mut plan);
     plan.delete = old_jobs(&spec, jobs);
-    if cron_job.metadata.deletion_timestamp.is_none() && spec.suspend != Some(true) {
+    if cron_job.metadata.deletion_timestamp.is_none() {
         schedule(cron_job, &spec, jobs, &mut plan, now);
     }
     plan.status.active = plan.status.active.take().filter(|active| !active.is_empty());
@@ -108,10 +111,6 @@ fn old_jobs(spec: &CronJobSpec, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
 /// Starts what is due.
 fn schedule(cron_job: &CronJob, spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mut Plan, now: Timestamp) {
     let mut complain = |reason, message| plan.events.push((EventType::Warning, reason, message));
-    let schedule = match Schedule::parse(&spec.schedule) {
-        Ok(schedule) => schedule,
-        Err(problem) => return complain("UnparseableSchedule", format!("unparseable schedule: {:?} : {problem}", spec.schedule)),
-    };
     let zone = match spec.time_zone.as_deref().map(TimeZone::get) {
         None => TimeZone::UTC,
         Some(Ok(zone)) => zone,
@@ -119,6 +118,13 @@ fn schedule(cron_job: &CronJob, spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mu
             let name = spec.time_zone.as_deref().unwrap_or_default();
             return complain("UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}"));
         }
+    };
+    if spec.suspend == Some(true) {
+        return;
+    }
+    let schedule = match Schedule::parse(&spec.schedule) {
+        Ok(schedule) => schedule,
+        Err(problem) => return complain("UnparseableSchedule", format!("unparseable schedule: {:?} : {problem}", spec.schedule)),
     };
     plan.check_after = schedule.next(now, &zone).map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default() + LATE);
     let (due, missed_many) = latest_due(cron_job, spec, &schedule, &zone, now);
@@ -143,7 +149,7 @@ fn schedule(cron_job: &CronJob, spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mu
             return plan.events.push((EventType::Normal, "JobAlreadyActive", message.to_owned()));
         }
         Some("Replace") => {
-            plan.delete.extend(active);
+            plan.replace = active;
             plan.status.active = None;
         }
         _ => {}
@@ -257,7 +263,7 @@ mod tests {
         let (allow, forbid, replace) = (policy("Allow"), policy("Forbid"), policy("Replace"));
         assert!(allow.create.is_some() && allow.delete.is_empty());
         assert!(forbid.create.is_none() && reasons(&forbid) == ["JobAlreadyActive"]);
-        assert!(replace.create.is_some() && replace.delete.len() == 1);
+        assert!(replace.create.is_some() && replace.replace.len() == 1);
     }
 
     #[test]
@@ -290,6 +296,9 @@ mod tests {
         assert_eq!(reasons(&plan(&cron_job(json!({ "schedule": "nonsense" }), "2026-01-01T12:00:00Z"), &[], now)), ["UnparseableSchedule"]);
         let unknown = plan(&cron_job(json!({ "timeZone": "Mars/Olympus" }), "2026-01-01T12:00:00Z"), &[], now);
         assert_eq!(reasons(&unknown), ["UnknownTimeZone"]);
+        let suspended = |spec: serde_json::Value| reasons(&plan(&cron_job(spec, "2026-01-01T12:00:00Z"), &[], now)).join(" ");
+        assert_eq!(suspended(json!({ "timeZone": "Mars/Olympus", "suspend": true })), "UnknownTimeZone");
+        assert_eq!(suspended(json!({ "schedule": "nonsense", "suspend": true })), "");
         assert_eq!(unknown.events[0].2, r#"invalid timeZone: "Mars/Olympus": unknown time zone Mars/Olympus"#);
     }
 }
