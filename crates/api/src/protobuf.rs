@@ -129,46 +129,60 @@ pub fn encode_document(value: &Value) -> Result<Vec<u8>, ProtobufError> {
 
 /// Puts an object's own message into an envelope.
 pub fn wrap(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    wrap_with(api_version, kind, raw.len(), |out| out.extend_from_slice(raw))
+    let mut out = envelope_head(api_version, kind, raw.len(), raw.len());
+    out.extend_from_slice(raw);
+    out.extend_from_slice(ENVELOPE_END);
+    out
 }
 
-/// An envelope around a message of a known length that is written into it, so that large ones are copied once.
-fn wrap_with(api_version: &str, kind: &str, length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = Vec::with_capacity(length + api_version.len() + kind.len() + 32);
+/// Begins an envelope around a message of a known length, with room for so many bytes more.
+fn envelope_head(api_version: &str, kind: &str, length: usize, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room + api_version.len() + kind.len() + 32);
     out.extend_from_slice(MAGIC);
     wire::nested(&mut out, 1, |out| {
         wire::put_bytes(out, 1, api_version.as_bytes());
         wire::put_bytes(out, 2, kind.as_bytes());
     });
     wire::put_length(&mut out, 2, length);
-    write(&mut out);
-    wire::put_bytes(&mut out, 3, b"");
-    wire::put_bytes(&mut out, 4, b"");
     out
 }
 
-/// Writes a list out of items that are already encoded (each an object's own message, [`Envelope::raw`]), with the list's
-/// apiVersion, kind (`PodList`) and metadata.
-///
-/// # Errors
-/// Where the metadata is not a list's.
-pub fn encode_list<'a>(
-    api_version: &str,
-    kind: &str,
-    metadata: &Value,
-    items: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
-) -> Result<Vec<u8>, ProtobufError> {
-    let list_meta = crate::type_named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or(ProtobufError::NotBuiltIn)?;
-    let mut meta = Vec::new();
-    encode::object(list_meta, metadata, &mut meta)?;
-    let items = items.into_iter();
-    let length = wire::bytes_field_length(meta.len()) + items.clone().map(|item| wire::bytes_field_length(item.len())).sum::<usize>();
-    Ok(wrap_with(api_version, kind, length, |out| {
-        wire::put_bytes(out, 1, &meta);
-        for item in items {
-            wire::put_bytes(out, 2, item);
-        }
-    }))
+/// What is behind a message in its envelope: neither an encoding nor a media type.
+const ENVELOPE_END: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
+
+/// A list that is written piece by piece, so that it need not lie in memory as a whole: its head, then each item by
+/// [`ListParts::put_item`], then [`ListParts::END`].
+#[derive(Debug)]
+pub struct ListParts {
+    /// Everything before the items.
+    pub head: Vec<u8>,
+    /// How many bytes all items take.
+    pub items_length: usize,
+}
+
+impl ListParts {
+    /// What follows the items.
+    pub const END: &[u8] = ENVELOPE_END;
+
+    /// Begins a list with its apiVersion, kind (`PodList`) and metadata, whose items (each an object's own message, [`Envelope::raw`])
+    /// have these lengths in bytes.
+    ///
+    /// # Errors
+    /// Where the metadata is not a list's.
+    pub fn new(api_version: &str, kind: &str, metadata: &Value, item_lengths: impl Iterator<Item = usize>) -> Result<Self, ProtobufError> {
+        let list_meta = crate::type_named("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or(ProtobufError::NotBuiltIn)?;
+        let mut meta = Vec::new();
+        encode::object(list_meta, metadata, &mut meta)?;
+        let items_length = item_lengths.map(wire::bytes_field_length).sum::<usize>();
+        let mut head = envelope_head(api_version, kind, wire::bytes_field_length(meta.len()) + items_length, meta.len());
+        wire::put_bytes(&mut head, 1, &meta);
+        Ok(Self { head, items_length })
+    }
+
+    /// Writes an item.
+    pub fn put_item(out: &mut Vec<u8>, item: &[u8]) {
+        wire::put_bytes(out, 2, item);
+    }
 }
 
 /// One frame of a watch: its length and a `WatchEvent` around a document. `event` is `ADDED`, `MODIFIED`, `DELETED`,

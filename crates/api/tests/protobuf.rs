@@ -188,7 +188,11 @@ fn documents_say_what_they_are() {
 fn a_list_is_its_items_joined() {
     let pod = schema("v1", "Pod");
     let items: Vec<Vec<u8>> = ["a", "b"].iter().map(|name| protobuf::encode_object(&pod, &json!({"metadata": {"name": name}})).expect("it fits")).collect();
-    let bytes = protobuf::encode_list("v1", "PodList", &json!({"resourceVersion": "7"}), items.iter().map(Vec::as_slice)).expect("it fits");
+    let parts = protobuf::ListParts::new("v1", "PodList", &json!({"resourceVersion": "7"}), items.iter().map(Vec::len)).expect("it fits");
+    let mut bytes = parts.head.clone();
+    items.iter().for_each(|item| protobuf::ListParts::put_item(&mut bytes, item));
+    assert_eq!(bytes.len(), parts.head.len() + parts.items_length);
+    bytes.extend_from_slice(protobuf::ListParts::END);
     assert_eq!(
         protobuf::decode_document(&bytes),
         Ok(json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]}))

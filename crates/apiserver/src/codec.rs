@@ -8,7 +8,6 @@ use kinds::ServedKind;
 use meta::{ApiError, GroupVersionKind, Object, Reason, read::ReadOutcome, schema::Schema};
 use serde_json::Value;
 
-use crate::rendering::ListMetadata;
 
 /// Content types of bodies.
 enum BodyType {
@@ -140,14 +139,6 @@ pub fn protobuf_body(bytes: &Bytes) -> Result<Range<usize>, ApiError> {
     // An empty slice may lie anywhere.
     let start = if body.is_empty() { 0 } else { body.as_ptr().addr() - bytes.as_ptr().addr() };
     Ok(start..start + body.len())
-}
-
-/// A list of encoded objects, in its envelope.
-///
-/// # Errors
-/// 500 where its metadata cannot be expressed.
-pub fn protobuf_list<'a>(api_version: &str, kind: &str, list: &ListMetadata, items: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Bytes, ApiError> {
-    api::protobuf::encode_list(api_version, kind, &Value::Object(list.value()), items).map(Bytes::from).map_err(ApiError::internal)
 }
 
 /// How many bytes at the head of a [`protobuf_frame`] tell the length of the rest.

@@ -16,7 +16,7 @@ use crate::{
     handler::Selection,
     http_body::Body,
     negotiation::negotiate_for,
-    rendering::{self, ListMetadata, respond},
+    rendering::{self, ListMetadata, respond, respond_with},
     view::{StoredObject, stored::encode},
 };
 
@@ -54,5 +54,5 @@ pub async fn answer(core: &Core, context: &RequestContext, kind: &Arc<dyn Served
     let selection = Selection::of(context, kind.as_ref())?;
     let meant: Vec<Arc<StoredObject>> = all.into_iter().filter(|status| selection.matches(status)).collect();
     let list = ListMetadata { revision: core.view.revision(), ..ListMetadata::default() };
-    Ok(respond(StatusCode::OK, negotiated, rendering::render_list(core, context, kind, &meant, &list, negotiated)?))
+    Ok(respond_with(StatusCode::OK, negotiated, rendering::render_list(core, context, kind, &meant, &list, negotiated)?))
 }

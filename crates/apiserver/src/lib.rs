@@ -7,7 +7,7 @@
 //! - [`effects`]: kinds that act on other objects, and special subresources
 //! - [`authentication`], [`authorization`], [`admission`]: the chains
 //! - [`webhook_client`]: asking webhooks, which others bring
-//! - [`rendering`], [`negotiation`], [`codec`], [`yaml`]: forms and encodings
+//! - [`rendering`], [`negotiation`], [`codec`], [`yaml`]: forms and encodings; `list_body`: lists, put together as they are sent
 //! - [`delivery`]: how an answer leaves: compressed, indented, or its head alone
 //! - [`discovery`], [`openapi`], [`health`], [`metrics`]: what is told about the server itself
 //! - [`component_statuses`]: how the parts of the control plane are
@@ -36,6 +36,7 @@ pub mod handler;
 pub mod health;
 pub mod http_body;
 pub mod impersonation;
+mod list_body;
 pub mod metrics;
 pub mod negotiation;
 pub mod openapi;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     ops::Range,
     sync::{
         Arc, Weak,
@@ -12,6 +13,7 @@ use std::{
     },
 };
 
+use api::protobuf::ListParts;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
@@ -26,6 +28,7 @@ use crate::{
     codec,
     core::{Core, RequestContext},
     http_body::{Body, full},
+    list_body::list_body,
     negotiation::{Encoding, Form, Negotiated},
     view::StoredObject,
 };
@@ -313,80 +316,110 @@ impl ListMetadata {
 const METADATA_LIST: &str = "PartialObjectMetadataList";
 
 /// A list in protobuf, of objects without their envelopes.
-fn protobuf_list(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata, negotiated: Negotiated, of: (&str, &str)) -> Result<Bytes, ApiError> {
+fn protobuf_list(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata, negotiated: Negotiated, of: (&str, &str)) -> Result<Body, ApiError> {
     let made = items.iter().map(|item| document(core, kind, item, negotiated)).collect::<Result<Vec<_>, _>>()?;
-    codec::protobuf_list(of.0, of.1, list, made.iter().map(|made| made.bytes.get(made.body.clone()).unwrap_or_default()))
+    let parts = ListParts::new(of.0, of.1, &Value::Object(list.value()), made.iter().map(|made| made.body.len())).map_err(ApiError::internal)?;
+    let length = parts.head.len() + parts.items_length + ListParts::END.len();
+    let put = |made: &Arc<Made>, out: &mut Vec<u8>| ListParts::put_item(out, made.bytes.get(made.body.clone()).unwrap_or_default());
+    Ok(list_body(parts.head, made, put, ListParts::END, length))
 }
 
-/// A list of stored objects as bytes.
+/// An item of a list in JSON.
+enum Item {
+    /// As it is stored.
+    Stored(Arc<StoredObject>),
+    /// What it had to be made into.
+    Made(Bytes),
+}
+
+/// A list in JSON.
+fn json_list(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata) -> Result<Body, ApiError> {
+    const END: &[u8] = b"]}\n";
+    let info = kind.info();
+    // Items of built-in lists carry neither kind nor apiVersion.
+    let is_whole = info.custom;
+    let mut length = END.len() + items.len().saturating_sub(1);
+    let item = |item: &Arc<StoredObject>| {
+        if core.is_plain(kind, item) {
+            length += if is_whole { item.json_length() } else { 1 + item.item_body_length() };
+            return Ok(Item::Stored(item.clone()));
+        }
+        let made = render(core, kind, item, Negotiated::JSON)?;
+        length += made.len();
+        Ok(Item::Made(made))
+    };
+    let items = items.iter().map(item).collect::<Result<Vec<_>, ApiError>>()?;
+    let mut head = serde_json::to_vec(&json!({"kind": info.list_kind, "apiVersion": info.kind.group_version().to_string(), "metadata": list.value()})).map_err(ApiError::internal)?;
+    // Its last brace comes after the items.
+    head.pop();
+    head.extend_from_slice(b",\"items\":[");
+    let mut is_first = true;
+    let put = move |item: &Item, out: &mut Vec<u8>| {
+        if !mem::take(&mut is_first) {
+            out.push(b',');
+        }
+        match item {
+            Item::Made(bytes) => out.extend_from_slice(bytes),
+            Item::Stored(stored) if is_whole => stored.put_json(out),
+            Item::Stored(stored) => {
+                out.push(b'{');
+                stored.put_item_body(out);
+            }
+        }
+    };
+    let length = length + head.len();
+    Ok(list_body(head, items, put, END, length))
+}
+
+/// A list of stored objects.
 ///
 /// # Errors
 /// 500 for damage.
-pub fn render_list(core: &Core, context: &RequestContext, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata, negotiated: Negotiated) -> Result<Bytes, ApiError> {
+pub fn render_list(core: &Core, context: &RequestContext, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata, negotiated: Negotiated) -> Result<Body, ApiError> {
     let info = kind.info();
-    match (negotiated.form, negotiated.encoding) {
-        (Form::Whole, Encoding::Json) => {
-            let mut buffer = BytesMut::with_capacity(256 + items.iter().map(|item| item.json_length() + 1).sum::<usize>());
-            buffer.put_slice(b"{\"kind\":");
-            buffer.put_slice(&serde_json::to_vec(&info.list_kind).unwrap_or_default());
-            buffer.put_slice(b",\"apiVersion\":");
-            buffer.put_slice(&serde_json::to_vec(&info.kind.group_version().to_string()).unwrap_or_default());
-            buffer.put_slice(b",\"metadata\":");
-            buffer.put_slice(&serde_json::to_vec(&list.value()).unwrap_or_default());
-            buffer.put_slice(b",\"items\":[");
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    buffer.put_u8(b',');
-                }
-                if !core.is_plain(kind, item) {
-                    buffer.put_slice(&render(core, kind, item, Negotiated::JSON)?);
-                } else if info.custom {
-                    item.put_json(&mut buffer);
-                } else {
-                    // Items of built-in lists carry neither kind nor apiVersion.
-                    buffer.put_u8(b'{');
-                    item.put_item_body(&mut buffer);
-                }
-            }
-            buffer.put_slice(b"]}\n");
-            Ok(buffer.freeze())
-        }
+    Ok(match (negotiated.form, negotiated.encoding) {
+        (Form::Whole, Encoding::Json) => json_list(core, kind, items, list)?,
         (Form::Whole, Encoding::Protobuf) => {
-            protobuf_list(core, kind, items, list, negotiated, (&info.kind.group_version().to_string(), &info.list_kind))
+            protobuf_list(core, kind, items, list, negotiated, (&info.kind.group_version().to_string(), &info.list_kind))?
         }
         (Form::Table, _) => {
             let included = Included::asked(context.query.include_object.as_deref());
             let rows = items.iter().map(|item| row(core, kind, item, included, context.now)).collect::<Result<Vec<_>, _>>()?;
-            table(kind, &rows, &list.value(), true, negotiated.encoding)
+            full(table(kind, &rows, &list.value(), true, negotiated.encoding)?)
         }
-        (Form::Metadata, Encoding::Protobuf) => protobuf_list(core, kind, items, list, negotiated, ("meta.k8s.io/v1", METADATA_LIST)),
-        (Form::Metadata, Encoding::Json) => {
-            let parts = items.iter().map(|item| render(core, kind, item, negotiated)).collect::<Result<Vec<_>, _>>()?;
-            let mut buffer = BytesMut::with_capacity(256 + parts.iter().map(|part| part.len() + 1).sum::<usize>());
-            let head = json!({"kind": METADATA_LIST, "apiVersion": "meta.k8s.io/v1", "metadata": list.value()});
-            let head = serde_json::to_vec(&head).map_err(ApiError::internal)?;
-            // Its last brace comes after the items.
-            buffer.put_slice(head.strip_suffix(b"}").unwrap_or(&head));
-            buffer.put_slice(b",\"items\":[");
-            put_joined(&mut buffer, &parts);
-            buffer.put_slice(b"]}");
-            Ok(buffer.freeze())
-        }
-        (Form::Metadata, Encoding::Yaml) => {
-            let json = Negotiated { encoding: Encoding::Json, form: Form::Metadata };
-            let list = render_list(core, context, kind, items, list, json)?;
-            codec::yaml(&serde_json::from_slice(&list).map_err(ApiError::internal)?)
-        }
+        (Form::Metadata, Encoding::Protobuf) => protobuf_list(core, kind, items, list, negotiated, ("meta.k8s.io/v1", METADATA_LIST))?,
+        (Form::Metadata, Encoding::Json) => full(metadata_list(core, kind, items, list)?),
+        (Form::Metadata, Encoding::Yaml) => full(codec::yaml(&serde_json::from_slice(&metadata_list(core, kind, items, list)?).map_err(ApiError::internal)?)?),
         (Form::Whole, Encoding::Yaml) => {
             let objects = items.iter().map(|item| core.served_object(kind, item).map(Object::into_value)).collect::<Result<Vec<_>, _>>()?;
-            codec::yaml(&json!({"kind": info.list_kind, "apiVersion": info.kind.group_version().to_string(), "metadata": list.value(), "items": objects}))
+            full(codec::yaml(&json!({"kind": info.list_kind, "apiVersion": info.kind.group_version().to_string(), "metadata": list.value(), "items": objects}))?)
         }
-    }
+    })
+}
+
+/// A list of nothing but metadata, in JSON.
+fn metadata_list(core: &Core, kind: &Arc<dyn ServedKind>, items: &[Arc<StoredObject>], list: &ListMetadata) -> Result<Bytes, ApiError> {
+    let form = Negotiated { encoding: Encoding::Json, form: Form::Metadata };
+    let parts = items.iter().map(|item| render(core, kind, item, form)).collect::<Result<Vec<_>, _>>()?;
+    let mut buffer = BytesMut::with_capacity(256 + parts.iter().map(|part| part.len() + 1).sum::<usize>());
+    let head = json!({"kind": METADATA_LIST, "apiVersion": "meta.k8s.io/v1", "metadata": list.value()});
+    let head = serde_json::to_vec(&head).map_err(ApiError::internal)?;
+    // Its last brace comes after the items.
+    buffer.put_slice(head.strip_suffix(b"}").unwrap_or(&head));
+    buffer.put_slice(b",\"items\":[");
+    put_joined(&mut buffer, &parts);
+    buffer.put_slice(b"]}");
+    Ok(buffer.freeze())
 }
 
 /// An answer with bytes of a negotiated encoding.
 pub fn respond(code: StatusCode, negotiated: Negotiated, bytes: Bytes) -> Response<Body> {
-    let mut response = Response::new(full(bytes));
+    respond_with(code, negotiated, full(bytes))
+}
+
+/// An answer with a body of a negotiated encoding.
+pub fn respond_with(code: StatusCode, negotiated: Negotiated, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiated.content_type()));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));

@@ -22,7 +22,7 @@ use crate::{
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
     options::{DeleteOptions, Propagation},
-    rendering::{self, respond},
+    rendering::{self, respond, respond_with},
     view::StoredObject,
 };
 
@@ -291,6 +291,6 @@ pub async fn delete_collection(core: &Arc<Core>, context: RequestContext, kind: 
     if let Some(error) = results.into_iter().find_map(Result::err) {
         return Err(error);
     }
-    let bytes = rendering::render_list(core, &context, kind, &listed.items, &listed.metadata, negotiated)?;
-    Ok(respond(StatusCode::OK, negotiated, bytes))
+    let body = rendering::render_list(core, &context, kind, &listed.items, &listed.metadata, negotiated)?;
+    Ok(respond_with(StatusCode::OK, negotiated, body))
 }

@@ -18,7 +18,7 @@ use crate::{
     http_body::Body,
     negotiation::negotiate_for,
     options::VersionMatch,
-    rendering::{self, ListMetadata, respond},
+    rendering::{self, ListMetadata, respond, respond_with},
     view::{Snapshot, StoredObject, Unavailable},
 };
 
@@ -219,8 +219,8 @@ pub async fn list(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Ser
     let negotiated = negotiate_for(&context.accept, kind.info())?;
     let listed = select(core, context, kind).await?;
     let items = conversion::readable_all(core, kind, listed.items).await?;
-    let bytes = rendering::render_list(core, context, kind, &items, &listed.metadata, negotiated)?;
-    Ok(respond(StatusCode::OK, negotiated, bytes))
+    let body = rendering::render_list(core, context, kind, &items, &listed.metadata, negotiated)?;
+    Ok(respond_with(StatusCode::OK, negotiated, body))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
@@ -68,19 +68,21 @@ impl EventType {
     }
 }
 
-fn frame(kind: &str, object_length: usize, put_object: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut frame = BytesMut::with_capacity(object_length + 32);
-    frame.put_slice(b"{\"type\":\"");
-    frame.put_slice(kind.as_bytes());
-    frame.put_slice(b"\",\"object\":");
+fn frame(kind: &str, object_length: usize, put_object: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let parts: [&[u8]; 4] = [b"{\"type\":\"", kind.as_bytes(), b"\",\"object\":", b"}\n"];
+    let [start, kind, middle, end] = parts;
+    let mut frame = Vec::with_capacity(object_length + parts.map(<[u8]>::len).iter().sum::<usize>());
+    for part in [start, kind, middle] {
+        frame.extend_from_slice(part);
+    }
     put_object(&mut frame);
-    frame.put_slice(b"}\n");
-    frame.freeze()
+    frame.extend_from_slice(end);
+    frame.into()
 }
 
 /// A watch frame in JSON around an encoded object.
 pub fn json_frame(kind: &str, object: &[u8]) -> Bytes {
-    frame(kind, object.len(), |frame| frame.put_slice(object))
+    frame(kind, object.len(), |frame| frame.extend_from_slice(object))
 }
 
 /// A watch frame in JSON around an object in its stored version.

@@ -8,7 +8,7 @@
 //! Packing halves what a large cluster takes of memory and disk for text. Most of a pod is names of fields, many of them several times
 //! (managed fields repeat every one), and to unpack it takes a few microseconds, which is little beside reading it as JSON.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::{Arc, atomic::{AtomicU64, Ordering}}};
+use std::{borrow::Cow, collections::BTreeMap, sync::{Arc, atomic::{AtomicU64, Ordering}}};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use meta::Object;
@@ -66,6 +66,8 @@ pub struct StoredObject {
     /// How long the JSON is.
     json_length: u32,
     is_packed: bool,
+    /// Whether its metadata is `{}`, so that no comma follows what is put in.
+    has_empty_metadata: bool,
     /// What it was rendered as, as far as that is still kept.
     pub(crate) rendered: Rendered,
     /// What informers in this process read it as.
@@ -348,6 +350,7 @@ impl StoredObject {
             return Err(damaged("its metadata is not where it should be"));
         }
         let metadata_start = json_length - reader.0.len() as u32;
+        let has_empty_metadata = reader.0.first() == Some(&b'}');
         drop(json);
         Ok(Self {
             key: key.into(),
@@ -359,6 +362,7 @@ impl StoredObject {
             metadata_start,
             json_length,
             is_packed,
+            has_empty_metadata,
             rendered: Rendered::default(),
             decoded: Default::default(),
         })
@@ -377,6 +381,7 @@ impl StoredObject {
             metadata_start: self.metadata_start,
             json_length: self.json_length,
             is_packed: self.is_packed,
+            has_empty_metadata: self.has_empty_metadata,
             rendered: Rendered::default(),
             decoded: Default::default(),
         }
@@ -389,39 +394,53 @@ impl StoredObject {
         if self.is_packed { Cow::Owned(unpack(body, self.json_length as usize).unwrap_or_default()) } else { Cow::Borrowed(body) }
     }
 
-    /// Length of the JSON, or a little more.
-    pub fn json_length(&self) -> usize {
-        // The longest revision has twenty digits.
-        self.json_length as usize + REVISION_PREFIX.len() + 22
+    /// Where the body of a list item begins: what is before it tells kind and apiVersion.
+    fn item_start(&self) -> usize {
+        (self.metadata_start as usize).saturating_sub(METADATA.len())
     }
 
-    fn put_from(&self, buffer: &mut BytesMut, start: usize) {
+    fn length_from(&self, start: usize) -> usize {
+        let digits = self.revision.0.checked_ilog10().unwrap_or_default() as usize + 1;
+        let closing = if self.has_empty_metadata { 1 } else { 2 };
+        self.json_length as usize - start + REVISION_PREFIX.len() + digits + closing
+    }
+
+    /// Length of what [`StoredObject::put_json`] writes, in bytes.
+    pub fn json_length(&self) -> usize {
+        self.length_from(0)
+    }
+
+    /// Length of what [`StoredObject::put_item_body`] writes, in bytes.
+    pub fn item_body_length(&self) -> usize {
+        self.length_from(self.item_start())
+    }
+
+    fn put_from(&self, buffer: &mut Vec<u8>, start: usize) {
         let json = self.unversioned();
-        let metadata_start = self.metadata_start as usize;
-        buffer.put_slice(json.get(start..metadata_start).unwrap_or_default());
-        buffer.put_slice(REVISION_PREFIX);
-        // A buffer grows; writing to it does not fail.
-        let _ = write!(buffer, "{}", self.revision);
-        let rest = json.get(metadata_start..).unwrap_or_default();
-        buffer.put_slice(if rest.first() == Some(&b'}') { b"\"" } else { b"\"," });
-        buffer.put_slice(rest);
+        let (head, rest) = json.split_at_checked(self.metadata_start as usize).unwrap_or_default();
+        buffer.extend_from_slice(head.get(start..).unwrap_or_default());
+        buffer.extend_from_slice(REVISION_PREFIX);
+        // Writing a number to memory does not fail.
+        let _ = serde_json::to_writer(&mut *buffer, &self.revision.0);
+        buffer.extend_from_slice(if self.has_empty_metadata { b"\"" } else { b"\"," });
+        buffer.extend_from_slice(rest);
     }
 
     /// Writes the JSON in the stored version, with its resourceVersion.
-    pub fn put_json(&self, buffer: &mut BytesMut) {
+    pub fn put_json(&self, buffer: &mut Vec<u8>) {
         self.put_from(buffer, 0);
     }
 
     /// Writes the JSON after `{` of a list item without kind and apiVersion.
-    pub fn put_item_body(&self, buffer: &mut BytesMut) {
-        self.put_from(buffer, (self.metadata_start as usize).saturating_sub(METADATA.len()));
+    pub fn put_item_body(&self, buffer: &mut Vec<u8>) {
+        self.put_from(buffer, self.item_start());
     }
 
     /// JSON in the stored version, with its resourceVersion.
     pub fn json(&self) -> Bytes {
-        let mut buffer = BytesMut::with_capacity(self.json_length());
+        let mut buffer = Vec::with_capacity(self.json_length());
         self.put_json(&mut buffer);
-        buffer.freeze()
+        buffer.into()
     }
 
     /// The object as a tree.
@@ -507,11 +526,11 @@ mod tests {
         let deleted = stored.at_revision(Revision(1000));
         assert_eq!(deleted.object().unwrap().resource_version(), "1000");
         assert!(stored.json().starts_with(br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"41","#));
-        let mut item = BytesMut::new();
+        let mut item = Vec::new();
         stored.put_item_body(&mut item);
         assert!(item.starts_with(br#""metadata":{"resourceVersion":"41","#));
         assert!(stored.json().ends_with(&item));
-        assert!(stored.json().len() <= stored.json_length());
+        assert_eq!((stored.json().len(), item.len()), (stored.json_length(), stored.item_body_length()));
     }
 
     #[test]
@@ -541,10 +560,10 @@ mod tests {
         expected["metadata"]["resourceVersion"] = "7".into();
         assert_eq!(stored.object().unwrap().0, expected);
         assert_eq!(stored.at_revision(Revision(8)).object().unwrap().resource_version(), "8");
-        let mut item = BytesMut::new();
+        let mut item = Vec::new();
         stored.put_item_body(&mut item);
         assert!(item.starts_with(br#""metadata":{"resourceVersion":"7","#) && stored.json().ends_with(&item));
-        assert!(stored.json().len() <= stored.json_length());
+        assert_eq!((stored.json().len(), item.len()), (stored.json_length(), stored.item_body_length()));
         let plain = with_head(&stored.head(), 0, &stored.unversioned(), false);
         assert!(plain.len() > 10_000);
     }
@@ -579,6 +598,7 @@ mod tests {
     fn metadata_without_content_gets_a_revision() {
         let stored = StoredObject::decode("x", encode(&Object(Map::new()), 0, Vec::new()).unwrap(), Revision(5)).unwrap();
         assert_eq!(stored.object().unwrap().resource_version(), "5");
+        assert_eq!(stored.json().len(), stored.json_length());
     }
 
     #[test]
