@@ -411,6 +411,8 @@ pub fn essence(shapes: &GoShapes, status: u16, mut tree: Value) -> Value {
     for name in ["clusterIP", "clusterIPs"] {
         tree["spec"].as_object_mut().map(|spec| spec.remove(name));
     }
+    // When a device's taint was added is when it was asked for, where nobody says another time.
+    tree["spec"]["taint"].as_object_mut().map(|taint| taint.remove("timeAdded"));
     for port in tree["spec"]["ports"].as_array_mut().into_iter().flatten() {
         port.as_object_mut().map(|port| port.remove("nodePort"));
     }
