@@ -13,10 +13,12 @@ pub(super) fn get<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 
-/// The node's conditions with those that it reports set to unknown; `None` when they are already.
+/// The node's conditions with those that it reports set to unknown; `None` when its readiness is already, whatever the others say.
 pub(super) fn unknown(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
-    let before = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let mut conditions = before.clone();
+    if get(node, "Ready").is_some_and(|ready| ready.status == "Unknown") {
+        return None;
+    }
+    let mut conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     for kind in REPORTED {
         match conditions.iter_mut().find(|condition| condition.type_ == kind) {
             Some(condition) if condition.status == "Unknown" => {}
@@ -36,7 +38,7 @@ pub(super) fn unknown(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>>
             }),
         }
     }
-    (conditions != before).then_some(conditions)
+    Some(conditions)
 }
 
 /// A pod's conditions with Ready set to false; `None` when it is not true.
@@ -48,6 +50,7 @@ pub(super) fn not_ready(pod: &Pod, now: Timestamp) -> Option<Vec<PodCondition>> 
     for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
         condition.status = "False".to_owned();
         condition.last_transition_time = Some(Time(now));
+        condition.observed_generation = pod.metadata.generation;
     }
     Some(conditions)
 }

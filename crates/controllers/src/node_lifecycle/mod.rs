@@ -5,6 +5,7 @@
 //! stamp inside, so clocks of nodes may differ. [`conditions`], [`wanted_taints`] and [`zones`] decide.
 
 mod conditions;
+mod labels;
 mod wanted_taints;
 mod zones;
 
@@ -31,6 +32,8 @@ use zones::{Permission, Zone, Zones};
 
 const CONTROLLER: &str = "node-controller";
 const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// A node that never said anything of itself is given this long. Source: Kubernetes 1.36, `--node-startup-grace-period`.
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
 
 /// Starts the controller. A node that did not report for the grace period is not known to be well.
 pub fn start(context: &ControllerContext, runner: &Runner, grace: Duration) {
@@ -42,7 +45,7 @@ pub fn start(context: &ControllerContext, runner: &Runner, grace: Duration) {
         pods_by_node: pods::by_node(&pods),
         pods,
         reports: Arc::default(),
-        zones: Mutex::default(),
+        zones: Arc::default(),
         events: context.events(CONTROLLER),
         clock: context.clock.clone(),
         grace,
@@ -61,7 +64,7 @@ struct NodeLifecycle {
     pods: Informer<Pod>,
     pods_by_node: Index<Pod>,
     reports: Reports,
-    zones: Mutex<Zones>,
+    zones: Arc<Mutex<Zones>>,
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
     grace: Duration,
@@ -102,15 +105,33 @@ impl NodeLifecycle {
 
     /// Whether the node's pods are to be driven away if it is not well, and what its zone said where it was asked.
     fn may_drive_away(&self, node: &Node) -> (bool, Option<Permission>) {
-        let nodes = self.nodes.list();
-        if is_ready(node) || !nodes.iter().any(|node| is_ready(node)) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        if conditions::get(node, "Ready").is_none_or(|ready| ready.status == "True") {
+            self.zones.lock().forget(name);
             return (false, None);
         }
+        let nodes = self.nodes.list();
+        let all = nodes.iter().map(|node| &**node);
         if wanted_taints::drives_away(node) {
-            return (true, None);
+            self.zones.lock().forget(name);
+            return (!zones::all_are_silent(all), None);
         }
-        let permission = self.zones.lock().ask(&Zone::of(node), nodes.iter().map(|node| &**node), self.clock.elapsed());
+        let permission = self.zones.lock().ask(&Zone::of(node), name, all, self.clock.elapsed());
         (permission == Permission::Now, Some(permission))
+    }
+
+    /// Says under their older names, too, what some of a node's labels say.
+    async fn mend_labels(&self, node: &Node) -> Result<(), ReconcileError> {
+        let labels = labels::missing(node);
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let patch = json!({ "metadata": { "uid": node.metadata.uid, "labels": labels } });
+        match Api::<Node>::all(self.client.clone()).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(()),
+            other => other.map(drop).doing(|| format!("label node {name}")),
+        }
     }
 
     /// The pods of a node that does not report are not ready as far as anybody knows.
@@ -148,13 +169,14 @@ impl Reconciler for NodeLifecycle {
         };
         let (by_lease, by_status, forget) = (reports(&self.clock, &self.reports), reports(&self.clock, &self.reports), self.reports.clone());
         let (nodes, all) = (self.nodes.clone(), self.nodes.clone());
-        let events = self.events.clone();
+        let (events, zones) = (self.events.clone(), self.zones.clone());
         vec![
             Trigger::on(&self.nodes, move |change| {
                 let heartbeat = |node: &Arc<Node>| conditions::get(node, "Ready").and_then(|condition| condition.last_heartbeat_time.clone());
                 let name = &change.key.name;
                 let Some(new) = &change.new else {
                     forget.lock().remove(name);
+                    zones.lock().forget(name);
                     if let Some(old) = &change.old {
                         let message = format!("Node {name} event: Removing Node {name} from Controller");
                         events.record(&**old, EventType::Normal, "RemovingNode", message);
@@ -192,10 +214,12 @@ impl Reconciler for NodeLifecycle {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(node) = self.nodes.get(key) else { return Ok(Outcome::Settled) };
+        self.mend_labels(&node).await?;
         let silence = self.silence(key);
+        let grace = if conditions::get(&node, "Ready").is_some() { self.grace } else { STARTUP_GRACE };
         let api = Api::<Node>::all(self.client.clone());
         let mut current = (*node).clone();
-        if silence >= self.grace
+        if silence >= grace
             && let Some(conditions) = conditions::unknown(&node, self.clock.now())
         {
             current.status.get_or_insert_default().conditions = Some(conditions);
@@ -205,7 +229,9 @@ impl Reconciler for NodeLifecycle {
                 Err(error) => return Err(error).doing(|| format!("say that node {key} does not report")),
             }
             tracing::warn!(node = %key, "the node has not reported for {silence:?}");
-            self.events.record(&*node, EventType::Normal, "NodeNotReady", format!("Node {key} status is now: NodeNotReady"));
+            if is_ready(&node) {
+                self.events.record(&*node, EventType::Normal, "NodeNotReady", format!("Node {key} status is now: NodeNotReady"));
+            }
         }
         let (drive_away, asked) = self.may_drive_away(&current);
         if let Some(taints) = wanted_taints::wanted(&current, drive_away, self.clock.now()) {
@@ -215,7 +241,7 @@ impl Reconciler for NodeLifecycle {
                 Ok(updated) => current = updated,
                 Err(error) => {
                     if asked == Some(Permission::Now) {
-                        self.zones.lock().give_back(&Zone::of(&current), self.clock.elapsed());
+                        self.zones.lock().give_back(&Zone::of(&current), &key.name, self.clock.elapsed());
                     }
                     return if client::is_not_found(&error) { Ok(Outcome::Settled) } else { Err(error).doing(|| format!("taint node {key}")) };
                 }
@@ -224,11 +250,12 @@ impl Reconciler for NodeLifecycle {
                 self.evictions.get_or_create(&ZoneLabels::of(&current)).inc();
             }
         }
-        if conditions::get(&current, "Ready").is_some_and(|condition| condition.status != "True") {
+        // A node that reports says itself how its pods are, also while it is not ready.
+        if conditions::get(&current, "Ready").is_some_and(|condition| condition.status == "Unknown") {
             self.mark_pods(&current).await?;
         }
         // The checks that time itself calls for: a node that goes silent sends no event, nor does the end of its zone's pause.
-        let next_report = (silence < self.grace).then(|| self.grace - silence);
+        let next_report = (silence < grace).then(|| grace - silence);
         let next_turn = if let Some(Permission::Later(pause)) = asked { Some(pause) } else { None };
         Ok(next_report.into_iter().chain(next_turn).min().map_or(Outcome::Settled, Outcome::CheckAgainIn))
     }

@@ -37,9 +37,6 @@ pub(super) fn wanted(node: &Node, drive_away: bool, now: Timestamp) -> Option<Ve
             }
         }
     }
-    if conditions::get(node, "Ready").is_none() {
-        needed.push((NOT_READY, NO_SCHEDULE));
-    }
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         needed.push((UNSCHEDULABLE, NO_SCHEDULE));
     }
@@ -85,6 +82,13 @@ mod tests {
         check(&node("True", &[("mine", "NoSchedule"), (NOT_READY, "NoSchedule")]), true, Some(&["mine:NoSchedule"]));
         check(&node("False", &[]), true, Some(&["not-ready:NoSchedule", "not-ready:NoExecute"]));
         check(&node("Unknown", &[(NOT_READY, "NoExecute")]), true, Some(&["unreachable:NoSchedule", "unreachable:NoExecute"]));
+    }
+
+    #[test]
+    fn a_node_that_says_nothing_of_itself_has_no_taints_for_it() {
+        let mut silent = node("True", &[(NOT_READY, "NoSchedule"), ("mine", "NoSchedule")]);
+        silent.status = None;
+        check(&silent, true, Some(&["mine:NoSchedule"]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Source: Kubernetes 1.36, `node_lifecycle_controller.go` (`ComputeZoneState`, `handleDisruption`, `setLimiterInZone`) and
 //! <https://kubernetes.io/docs/concepts/architecture/nodes/#rate-limits-on-eviction>.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -73,36 +73,89 @@ pub(super) enum Permission {
     Never,
 }
 
-/// When the next node of each zone may be emptied, by the controller's clock.
+/// Nodes that carry this do not tell anything of the health of their zone. Source: Kubernetes 1.36, `labelNodeDisruptionExclusion`.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
+
+fn counts(node: &Node) -> bool {
+    node.metadata.labels.as_ref().is_none_or(|labels| !labels.contains_key(EXCLUDED))
+}
+
+/// Whether no node of those that count is well: then this process, or the network, is more likely to be at fault than they are.
+pub(super) fn all_are_silent<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
+    let (mut any, mut any_ready) = (false, false);
+    for node in nodes.into_iter().filter(|node| counts(node)) {
+        any = true;
+        any_ready |= is_ready(node);
+    }
+    any && !any_ready
+}
+
+/// Whose turn it is in a zone, and when.
+struct Turns {
+    /// The next node may be emptied from here on, by the controller's clock.
+    next: Duration,
+    /// The time between two nodes when somebody last asked; `None` when none might go.
+    pause: Option<Duration>,
+    /// Nodes that were put off, the first one first.
+    waiting: VecDeque<String>,
+}
+
+/// When the next node of each zone may be emptied, and which that is.
 #[derive(Default)]
 pub(super) struct Zones {
-    next: HashMap<Zone, Duration>,
+    turns: HashMap<Zone, Turns>,
 }
 
 impl Zones {
-    /// Asks for a node of `zone`; [`Permission::Now`] is used up with the answer, see [`Zones::give_back`].
-    pub(super) fn ask<'a>(&mut self, zone: &Zone, nodes: impl IntoIterator<Item = &'a Node>, now: Duration) -> Permission {
-        let (mut health, mut any_ready) = (Health::default(), false);
-        for node in nodes {
-            let ready = is_ready(node);
-            any_ready |= ready;
-            if zone.has(node) {
-                *(if ready { &mut health.ready } else { &mut health.silent }) += 1;
+    /// Asks for the node `name` of `zone`; [`Permission::Now`] is used up with the answer, see [`Zones::give_back`].
+    pub(super) fn ask<'a>(&mut self, zone: &Zone, name: &str, nodes: impl IntoIterator<Item = &'a Node> + Clone, now: Duration) -> Permission {
+        let mut health = Health::default();
+        for node in nodes.clone().into_iter().filter(|node| counts(node) && zone.has(node)) {
+            *(if is_ready(node) { &mut health.ready } else { &mut health.silent }) += 1;
+        }
+        let pause = health.pause().filter(|_| !all_are_silent(nodes));
+        for (_, turns) in self.turns.iter_mut().filter(|(other, _)| *other != zone) {
+            turns.waiting.retain(|other| other != name);
+        }
+        let turns = self.turns.entry(zone.clone()).or_insert_with(|| Turns { next: now, pause, waiting: VecDeque::new() });
+        // Who waited waits for the whole of the new pause, also where none might go before (`SwapLimiter`).
+        if turns.pause != pause {
+            if turns.pause.is_none() || turns.next > now {
+                turns.next = now + pause.unwrap_or_default();
             }
+            turns.pause = pause;
         }
-        let Some(pause) = health.pause().filter(|_| any_ready) else { return Permission::Never };
-        let next = self.next.entry(zone.clone()).or_insert(now);
-        if *next > now {
-            // A zone that recovered from trouble does not wait for the long pause that began before.
-            return Permission::Later((*next - now).min(pause));
+        if !turns.waiting.iter().any(|other| other == name) {
+            turns.waiting.push_back(name.to_owned());
         }
-        *next = now + pause;
+        let Some(pause) = pause else { return Permission::Never };
+        if turns.next > now {
+            return Permission::Later(turns.next - now);
+        }
+        // The first one asks in this moment, too; one that does not, for whatever reason, holds up the others for one pause only.
+        let is_first = turns.waiting.front().is_some_and(|first| first == name);
+        let patience = turns.next + pause;
+        if !is_first && now < patience {
+            return Permission::Later(patience - now);
+        }
+        turns.waiting.retain(|other| other != name);
+        turns.next = now + pause;
         Permission::Now
     }
 
     /// Takes back what [`Zones::ask`] permitted: the node was not emptied.
-    pub(super) fn give_back(&mut self, zone: &Zone, now: Duration) {
-        self.next.insert(zone.clone(), now);
+    pub(super) fn give_back(&mut self, zone: &Zone, name: &str, now: Duration) {
+        if let Some(turns) = self.turns.get_mut(zone) {
+            turns.next = now;
+            turns.waiting.push_front(name.to_owned());
+        }
+    }
+
+    /// A node need not be emptied any more.
+    pub(super) fn forget(&mut self, name: &str) {
+        for turns in self.turns.values_mut() {
+            turns.waiting.retain(|other| other != name);
+        }
     }
 }
 
@@ -130,12 +183,50 @@ mod tests {
         let mut zones = Zones::default();
         let all: Vec<Node> = [nodes("a", 5, 2), nodes("b", 5, 1)].concat();
         let second = Duration::from_secs(1);
-        assert_eq!(zones.ask(&zone("a"), &all, second), Permission::Now);
-        assert_eq!(zones.ask(&zone("a"), &all, 4 * second), Permission::Later(7 * second));
-        assert_eq!(zones.ask(&zone("b"), &all, 4 * second), Permission::Now);
-        assert_eq!(zones.ask(&zone("a"), &all, 11 * second), Permission::Now);
-        zones.give_back(&zone("a"), 11 * second);
-        assert_eq!(zones.ask(&zone("a"), &all, 11 * second), Permission::Now);
+        assert_eq!(zones.ask(&zone("a"), "1", &all, second), Permission::Now);
+        assert_eq!(zones.ask(&zone("a"), "2", &all, 4 * second), Permission::Later(7 * second));
+        assert_eq!(zones.ask(&zone("b"), "3", &all, 4 * second), Permission::Now);
+        assert_eq!(zones.ask(&zone("a"), "2", &all, 11 * second), Permission::Now);
+        zones.give_back(&zone("a"), "2", 11 * second);
+        assert_eq!(zones.ask(&zone("a"), "2", &all, 11 * second), Permission::Now);
+    }
+
+    #[test]
+    fn the_node_that_waits_longest_is_emptied_first() {
+        let mut zones = Zones::default();
+        let all = nodes("a", 9, 4);
+        let mut ask = |name: &str, second: u64| zones.ask(&zone("a"), name, &all, Duration::from_secs(second));
+        let later = |seconds| Permission::Later(Duration::from_secs(seconds));
+        assert_eq!(ask("1", 0), Permission::Now);
+        assert_eq!((ask("2", 1), ask("3", 2)), (later(9), later(8)));
+        assert_eq!(ask("3", 10), later(10), "it is the other one's turn");
+        assert_eq!(ask("2", 10), Permission::Now);
+        assert_eq!(ask("4", 20), later(10));
+        assert_eq!(ask("4", 30), Permission::Now, "the third one did not come");
+        zones.forget("3");
+        assert_eq!(zones.ask(&zone("a"), "4", &all, Duration::from_secs(40)), Permission::Now);
+    }
+
+    #[test]
+    fn after_trouble_the_first_node_waits_for_a_whole_pause() {
+        let mut zones = Zones::default();
+        let second = Duration::from_secs(1);
+        let (trouble, well) = (nodes("a", 3, 4), nodes("a", 5, 2));
+        assert_eq!(zones.ask(&zone("a"), "1", &trouble, second), Permission::Never);
+        assert_eq!(zones.ask(&zone("a"), "1", &well, 30 * second), Permission::Later(PAUSE));
+        assert_eq!(zones.ask(&zone("a"), "1", &well, 40 * second), Permission::Now);
+    }
+
+    #[test]
+    fn excluded_nodes_tell_nothing_of_their_zone() {
+        let mut all = nodes("a", 3, 4);
+        let mut zones = Zones::default();
+        assert_eq!(zones.ask(&zone("a"), "1", &all, Duration::ZERO), Permission::Never);
+        for node in &mut all[5..] {
+            node.metadata.labels.get_or_insert_default().insert(EXCLUDED.to_owned(), String::new());
+        }
+        assert_eq!(Zones::default().ask(&zone("a"), "1", &all, Duration::ZERO), Permission::Now);
+        assert!(!all_are_silent(&all) && all_are_silent(&all[3..]) && !all_are_silent(&all[5..]));
     }
 
     #[track_caller]
@@ -156,10 +247,10 @@ mod tests {
     fn nobody_is_driven_away_when_no_node_of_any_zone_is_well() {
         let mut zones = Zones::default();
         let mut all: Vec<Node> = [nodes("a", 0, 1), nodes("b", 0, 4)].concat();
-        assert_eq!(zones.ask(&zone("a"), &all, Duration::ZERO), Permission::Never);
+        assert_eq!(zones.ask(&zone("a"), "1", &all, Duration::ZERO), Permission::Never);
         all.extend(nodes("c", 1, 0));
-        assert_eq!(zones.ask(&zone("a"), &all, Duration::ZERO), Permission::Now);
-        assert_eq!(zones.ask(&zone("b"), &all, Duration::ZERO), Permission::Now);
+        assert_eq!(Zones::default().ask(&zone("a"), "1", &all, Duration::ZERO), Permission::Now);
+        assert_eq!(Zones::default().ask(&zone("b"), "2", &all, Duration::ZERO), Permission::Now);
     }
 
     #[test]
