@@ -228,17 +228,30 @@ pub async fn change_status(api: &Api<Pod>, pod: &Pod, condition: Option<PodCondi
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let mut conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     if let Some(condition) = condition {
-        conditions.retain(|other| other.type_ != condition.type_);
-        conditions.push(PodCondition { last_transition_time: Some(Time(now)), ..condition });
+        set_condition(&mut conditions, PodCondition { observed_generation: pod.metadata.generation, ..condition }, now);
     }
     let mut status = json!({ "conditions": conditions });
     if let Some(phase) = phase {
         status["phase"] = phase.into();
+        status["observedGeneration"] = json!(pod.metadata.generation);
     }
     let patch = json!({ "metadata": { "uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version }, "status": status });
     match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Err(error) if client::is_not_found(&error) => Ok(()),
         other => other.map(drop).doing(|| format!("say in pod {name} why it goes")),
+    }
+}
+
+/// Sets a condition where it is, or at the end. It is as old as the one before where that said the same.
+/// Source: Kubernetes 1.36, `pkg/api/v1/pod`, `UpdatePodCondition`.
+pub fn set_condition(conditions: &mut Vec<PodCondition>, condition: PodCondition, now: Timestamp) {
+    let now = Some(Time(now));
+    match conditions.iter_mut().find(|known| known.type_ == condition.type_) {
+        Some(known) => {
+            let since = if known.status == condition.status { known.last_transition_time.take().or(now) } else { now };
+            *known = PodCondition { last_transition_time: since, ..condition };
+        }
+        None => conditions.push(PodCondition { last_transition_time: now, ..condition }),
     }
 }
 
@@ -257,6 +270,20 @@ fn restarts(pod: &Pod) -> i32 {
 pub(crate) mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::PodStatus;
+
+    #[test]
+    fn a_condition_keeps_its_place_and_its_age_where_it_says_the_same() {
+        let condition = |kind: &str, status: &str, reason: &str| PodCondition { type_: kind.to_owned(), status: status.to_owned(), reason: Some(reason.to_owned()), ..PodCondition::default() };
+        let mut conditions = Vec::new();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        set_condition(&mut conditions, condition("A", "True", "x"), at(1));
+        set_condition(&mut conditions, condition("B", "True", "x"), at(2));
+        set_condition(&mut conditions, condition("A", "True", "y"), at(3));
+        let told = |condition: &PodCondition| (condition.type_.clone(), condition.reason.clone().unwrap(), condition.last_transition_time.clone().unwrap().0);
+        assert_eq!(conditions.iter().map(told).collect::<Vec<_>>(), [("A".to_owned(), "y".to_owned(), at(1)), ("B".to_owned(), "x".to_owned(), at(2))]);
+        set_condition(&mut conditions, condition("A", "False", "y"), at(4));
+        assert_eq!(told(&conditions[0]).2, at(4));
+    }
 
     #[test]
     fn a_shortened_pod_has_what_controllers_and_the_scheduler_look_at() {

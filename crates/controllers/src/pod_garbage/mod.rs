@@ -21,16 +21,25 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 /// How many ended pods are kept. Source: Kubernetes 1.36, `--terminated-pod-gc-threshold`.
 const ENDED_LIMIT: usize = 12_500;
 
+/// The time between two looks for ended pods that are too many: a look sorts them all. Source: Kubernetes 1.36, `gcCheckPeriod`.
+const SWEEP_PAUSE: Duration = Duration::from_secs(20);
+
 /// Starts the controller.
 pub fn start(context: &ControllerContext, runner: &Runner) {
+    start_with(context, runner, ENDED_LIMIT);
+}
+
+fn start_with(context: &ControllerContext, runner: &Runner, ended_limit: usize) {
     let pods = context.informers.of::<Pod>();
     let controller = PodGarbage {
         client: context.client(CONTROLLER),
         nodes: context.informers.of(),
         ended: pods.index("ended", |pod| if pods::is_finished(pod) { vec!["ended".to_owned()] } else { Vec::new() }),
+        ended_limit,
         pods_by_node: pods::by_node(&pods),
         pods,
         missing_since: Mutex::default(),
+        swept_at: Mutex::default(),
         clock: context.clock.clone(),
     };
     runner.start(controller, 4);
@@ -42,12 +51,38 @@ struct PodGarbage {
     pods: Informer<Pod>,
     pods_by_node: Index<Pod>,
     ended: Index<Pod>,
+    /// How many ended pods are kept.
+    ended_limit: usize,
     /// Since when nodes that have pods are not there, by our clock.
     missing_since: Mutex<std::collections::HashMap<String, Duration>>,
+    /// When it was last looked for ended pods that are too many, by our clock.
+    swept_at: Mutex<Option<Duration>>,
     clock: Arc<dyn client::Clock>,
 }
 
+/// The key that stands for all pods that have ended.
+fn all_ended() -> ObjectKey {
+    ObjectKey::cluster("ended")
+}
+
 impl PodGarbage {
+    /// Removes the oldest of the ended pods where there are too many.
+    /// Source: Kubernetes 1.36, `gcTerminated`.
+    async fn sweep(&self) -> Result<Outcome, ReconcileError> {
+        let now = self.clock.elapsed();
+        let wait = self.swept_at.lock().map_or(Duration::ZERO, |last| (last + SWEEP_PAUSE).saturating_sub(now));
+        if !wait.is_zero() {
+            return Ok(Outcome::CheckAgainIn(wait));
+        }
+        *self.swept_at.lock() = Some(now);
+        let ended = self.ended.get("ended");
+        let surplus = ended.len().saturating_sub(self.ended_limit);
+        for pod in plan::oldest(ended, surplus) {
+            self.remove(&client::key_of(&*pod), &pod, None).await?;
+        }
+        Ok(Outcome::Settled)
+    }
+
     /// How long the node has been missing; `None` when it is there.
     fn missing_for(&self, node: &str) -> Option<Duration> {
         let mut missing = self.missing_since.lock();
@@ -89,15 +124,18 @@ impl Reconciler for PodGarbage {
     }
 
     fn triggers(&self) -> Vec<Trigger> {
-        let (by_node, nodes, ended) = (self.pods_by_node.clone(), self.nodes.clone(), self.ended.clone());
+        let (by_node, nodes, ended, limit) = (self.pods_by_node.clone(), self.nodes.clone(), self.ended.clone(), self.ended_limit);
         vec![
             // Cheap tests first: of a well pod on a known node there is nothing to think about.
             Trigger::on(&self.pods, move |change| {
                 let Some(pod) = &change.new else { return Vec::new() };
                 let node = pods::node_name(pod);
                 let lost = if node.is_empty() { pods::is_terminating(pod) } else { nodes.get(&ObjectKey::cluster(node)).is_none() };
-                let too_many = pods::is_finished(pod) && ended.count("ended") > ENDED_LIMIT;
-                if lost || too_many || pods::is_terminating(pod) { vec![change.key.clone()] } else { Vec::new() }
+                let mut keys = if lost || pods::is_terminating(pod) { vec![change.key.clone()] } else { Vec::new() };
+                if pods::is_finished(pod) && ended.count("ended") > limit {
+                    keys.push(all_ended());
+                }
+                keys
             }),
             Trigger::on(&self.nodes, move |change| {
                 let tainted = |node: &Arc<Node>| plan::is_out_of_service(node);
@@ -110,16 +148,14 @@ impl Reconciler for PodGarbage {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
+        if *key == all_ended() {
+            return self.sweep().await;
+        }
         let Some(pod) = self.pods.get(key) else { return Ok(Outcome::Settled) };
         let name = pods::node_name(&pod);
         let node = self.nodes.get(&ObjectKey::cluster(name));
         let missing_for = if name.is_empty() { None } else { self.missing_for(name) };
-        let too_many = || {
-            let ended = self.ended.get("ended");
-            let surplus = ended.len().saturating_sub(ENDED_LIMIT);
-            plan::oldest(ended, surplus).iter().any(|other| other.metadata.uid == pod.metadata.uid)
-        };
-        match verdict(&pod, node.as_deref(), missing_for, too_many) {
+        match verdict(&pod, node.as_deref(), missing_for) {
             Verdict::Keep => Ok(Outcome::Settled),
             Verdict::KeepUntilMissingFor(limit) => Ok(Outcome::CheckAgainIn(limit.saturating_sub(missing_for.unwrap_or_default()))),
             Verdict::RemoveOfMissingNode => {
@@ -131,5 +167,37 @@ impl Reconciler for PodGarbage {
             }
             Verdict::Remove => self.remove(key, &pod, None).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{context, within};
+    use client::fake::FakeApi;
+    use client::PostParams;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_ended_pods_go() {
+        let fake = FakeApi::new();
+        let context = context(&fake);
+        let node = serde_json::from_value(json!({ "metadata": { "name": "n" } })).unwrap();
+        Api::<Node>::all(fake.client()).create(&PostParams::default(), &node).await.unwrap();
+        // Of pods of one moment the name decides.
+        for (name, phase) in [("1-older", "Failed"), ("2-old", "Succeeded"), ("3-new", "Succeeded"), ("4-runs", "Running")] {
+            let pod = json!({ "metadata": { "name": name, "namespace": "x" }, "spec": { "nodeName": "n", "containers": [] }, "status": { "phase": phase } });
+            Api::<Pod>::namespaced(fake.client(), "x").create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        }
+        let runner = context.runner();
+        start_with(&context, &runner, 1);
+        let left = |fake: &FakeApi| {
+            let mut names: Vec<_> = fake.objects::<Pod>().into_iter().filter_map(|pod| pod.metadata.name).collect();
+            names.sort();
+            (names == ["3-new", "4-runs"]).then_some(())
+        };
+        within("the oldest to go", fake.until(left)).await;
+        context.informers.stopped().cancel();
+        within("the end", runner.finished()).await;
     }
 }

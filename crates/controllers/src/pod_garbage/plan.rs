@@ -18,19 +18,15 @@ pub(super) enum Verdict {
     Remove,
 }
 
-/// Decides. `missing_for` says how long the pod's node has been missing; `too_many` whether it is one ended pod too many.
-pub(super) fn verdict(pod: &Pod, node: Option<&Node>, missing_for: Option<Duration>, too_many: impl FnOnce() -> bool) -> Verdict {
+/// Decides. `missing_for` says how long the pod's node has been missing.
+pub(super) fn verdict(pod: &Pod, node: Option<&Node>, missing_for: Option<Duration>) -> Verdict {
     match missing_for {
         Some(time) if time < QUARANTINE => return Verdict::KeepUntilMissingFor(QUARANTINE),
         Some(_) => return Verdict::RemoveOfMissingNode,
         None => {}
     }
-    if pods::is_terminating(pod) {
-        if pods::node_name(pod).is_empty() || node.is_some_and(is_out_of_service) {
-            return Verdict::Remove;
-        }
-    }
-    if pods::is_finished(pod) && too_many() { Verdict::Remove } else { Verdict::Keep }
+    let nobody_else_will = pods::is_terminating(pod) && (pods::node_name(pod).is_empty() || node.is_some_and(is_out_of_service));
+    if nobody_else_will { Verdict::Remove } else { Verdict::Keep }
 }
 
 /// Whether somebody declared that a node is off for good, though it is still listed.
@@ -64,18 +60,17 @@ mod tests {
     fn pods_without_a_living_node_are_removed() {
         let running = pod("a", "Running", "n", Some(1));
         let seconds = Duration::from_secs;
-        assert_eq!(verdict(&running, None, None, || false), Verdict::Keep);
-        assert_eq!(verdict(&running, None, Some(seconds(39)), || false), Verdict::KeepUntilMissingFor(QUARANTINE));
-        assert_eq!(verdict(&running, None, Some(seconds(40)), || false), Verdict::RemoveOfMissingNode);
-        assert_eq!(verdict(&leaving(""), None, None, || false), Verdict::Remove);
-        assert_eq!(verdict(&leaving("n"), Some(&Node::default()), None, || false), Verdict::Keep);
+        assert_eq!(verdict(&running, None, None), Verdict::Keep);
+        assert_eq!(verdict(&running, None, Some(seconds(39))), Verdict::KeepUntilMissingFor(QUARANTINE));
+        assert_eq!(verdict(&running, None, Some(seconds(40))), Verdict::RemoveOfMissingNode);
+        assert_eq!(verdict(&leaving(""), None, None), Verdict::Remove);
+        assert_eq!(verdict(&leaving("n"), Some(&Node::default()), None), Verdict::Keep);
     }
 
     #[test]
-    fn ended_pods_are_kept_up_to_a_limit() {
+    fn evicted_pods_go_before_others_that_ended() {
         let ended = pod("a", "Succeeded", "n", None);
-        assert_eq!(verdict(&ended, None, None, || false), Verdict::Keep);
-        assert_eq!(verdict(&ended, None, None, || true), Verdict::Remove);
+        assert_eq!(verdict(&ended, None, None), Verdict::Keep);
         let mut evicted = (*pod("z", "Failed", "n", None)).clone();
         evicted.metadata.creation_timestamp = Some(second(9));
         evicted.status.as_mut().unwrap().reason = Some("Evicted".to_owned());

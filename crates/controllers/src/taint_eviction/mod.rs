@@ -2,7 +2,7 @@
 
 mod plan;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,15 +41,47 @@ struct TaintEviction {
     events: EventRecorder,
     clock: Arc<dyn client::Clock>,
     first_seen: FirstSeen,
-    /// Pods that will have to go after a while, if nothing changes.
-    condemned: Arc<Mutex<HashSet<ObjectKey>>>,
+    /// Pods that will have to go, and when by our clock. What changes meanwhile does not put that off, unless they may stay.
+    condemned: Arc<Mutex<HashMap<ObjectKey, Sentence>>>,
 }
+
+/// The uid of a pod, and when it has to go.
+type Sentence = (Option<String>, Duration);
 
 impl TaintEviction {
     /// A pod that was to go after a while need not, or has gone by itself.
     fn reprieve(&self, key: &ObjectKey, pod: &Pod) {
-        if self.condemned.lock().remove(key) {
+        if self.condemned.lock().remove(key).is_some() {
             self.events.record(pod, EventType::Normal, "TaintManagerEviction", format!("Cancelling deletion of Pod {key}"));
+        }
+    }
+
+    /// Until when a pod may stay that tolerates its node's taints for `wait`: if it was told before, until then.
+    fn condemn(&self, key: &ObjectKey, pod: &Pod, wait: Duration) -> Duration {
+        let now = self.clock.elapsed();
+        let mut condemned = self.condemned.lock();
+        let sentence = condemned.entry(key.clone()).or_insert_with(|| (pod.metadata.uid.clone(), now + wait));
+        if sentence.0 != pod.metadata.uid {
+            *sentence = (pod.metadata.uid.clone(), now + wait);
+        }
+        sentence.1.saturating_sub(now)
+    }
+
+    async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<Outcome, ReconcileError> {
+        self.events.record(pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
+        let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
+        let condition = PodCondition {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("DeletionByTaintManager".to_owned()),
+            message: Some("Taint manager: deleting due to NoExecute taint".to_owned()),
+            ..PodCondition::default()
+        };
+        crate::pods::add_condition(&api, pod, condition, None, self.clock.now()).await?;
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        match api.delete(&key.name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
+            Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(Outcome::Settled),
+            other => other.map(|_| Outcome::Settled).doing(|| format!("evict pod {key} from its tainted node")),
         }
     }
 }
@@ -85,7 +117,7 @@ impl Reconciler for TaintEviction {
             // Only pods on a tainted node matter: elsewhere, a pod's changes cost nothing.
             Trigger::on(&self.pods, move |change| {
                 let Some(pod) = &change.new else {
-                    if let Some(gone) = change.old.as_ref().filter(|_| condemned.lock().remove(&change.key)) {
+                    if let Some(gone) = change.old.as_ref().filter(|_| condemned.lock().remove(&change.key).is_some()) {
                         let message = format!("Cancelling deletion of Pod {}", change.key);
                         events.record(&**gone, EventType::Normal, "TaintManagerEviction", message);
                     }
@@ -108,7 +140,7 @@ impl Reconciler for TaintEviction {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
-        let Some(pod) = self.pods.get(key).filter(|pod| pods::is_active(pod)) else { return Ok(Outcome::Settled) };
+        let Some(pod) = self.pods.get(key).filter(|pod| !pods::is_terminating(pod)) else { return Ok(Outcome::Settled) };
         let Some(node) = self.nodes.get(&ObjectKey::cluster(pods::node_name(&pod))) else { return Ok(Outcome::Settled) };
         let seen_for = |taint: &Taint| {
             let name = (client::key_of(&*node), taint.key.clone(), taint.value.clone());
@@ -120,27 +152,17 @@ impl Reconciler for TaintEviction {
                 self.reprieve(key, &pod);
                 Ok(Outcome::Settled)
             }
-            Fate::GoesIn(wait) if !wait.is_zero() => {
-                self.condemned.lock().insert(key.clone());
-                Ok(Outcome::CheckAgainIn(wait))
+            Fate::Goes => {
+                self.reprieve(key, &pod);
+                self.evict(key, &pod).await
             }
-            Fate::GoesIn(_) => {
-                self.condemned.lock().remove(key);
-                self.events.record(&*pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
-                let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace.as_deref().unwrap_or_default());
-                let condition = PodCondition {
-                    type_: "DisruptionTarget".to_owned(),
-                    status: "True".to_owned(),
-                    reason: Some("DeletionByTaintManager".to_owned()),
-                    message: Some("Taint manager: deleting due to NoExecute taint".to_owned()),
-                    ..PodCondition::default()
-                };
-                crate::pods::add_condition(&api, &pod, condition, None, self.clock.now()).await?;
-                let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-                match api.delete(&key.name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
-                    Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(Outcome::Settled),
-                    other => other.map(|_| Outcome::Settled).doing(|| format!("evict pod {key} from its tainted node")),
+            Fate::GoesIn(wait) => {
+                let left = self.condemn(key, &pod, wait);
+                if !left.is_zero() {
+                    return Ok(Outcome::CheckAgainIn(left));
                 }
+                self.condemned.lock().remove(key);
+                self.evict(key, &pod).await
             }
         }
     }
@@ -154,6 +176,40 @@ mod tests {
     use client::{Patch, PatchParams, PostParams};
     use k8s_openapi::api::core::v1::Event;
     use serde_json::json;
+
+    fn controller(context: &ControllerContext) -> TaintEviction {
+        TaintEviction {
+            client: context.client(CONTROLLER),
+            nodes: context.informers.of(),
+            pods: context.informers.of(),
+            pods_by_node: pods::by_node(&context.informers.of()),
+            events: context.events(CONTROLLER),
+            clock: context.clock.clone(),
+            first_seen: FirstSeen::default(),
+            condemned: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pods_time_does_not_start_anew_with_another_taint() {
+        let fake = FakeApi::new();
+        let clock = client::FakeClock::new(jiff::Timestamp::UNIX_EPOCH);
+        let context = ControllerContext { clock: Arc::new(clock.clone()), ..context(&fake) };
+        let controller = controller(&context);
+        let seconds = Duration::from_secs;
+        let (key, pod) = (ObjectKey::namespaced("x", "p"), |uid: &str| {
+            let mut pod = Pod::default();
+            pod.metadata.uid = Some(uid.to_owned());
+            pod
+        });
+        assert_eq!(controller.condemn(&key, &pod("1"), seconds(300)), seconds(300));
+        clock.advance(seconds(100));
+        assert_eq!(controller.condemn(&key, &pod("1"), seconds(300)), seconds(200));
+        assert_eq!(controller.condemn(&key, &pod("1"), seconds(10)), seconds(200));
+        assert_eq!(controller.condemn(&key, &pod("2"), seconds(300)), seconds(300), "another pod of that name");
+        clock.advance(seconds(400));
+        assert_eq!(controller.condemn(&key, &pod("2"), seconds(300)), Duration::ZERO);
+    }
 
     #[tokio::test]
     async fn a_pod_that_need_not_go_after_all_is_told() {
@@ -169,16 +225,7 @@ mod tests {
         .unwrap();
         Api::<Pod>::namespaced(fake.client(), "x").create(&PostParams::default(), &pod).await.unwrap();
         let runner = context.runner();
-        let controller = TaintEviction {
-            client: context.client(CONTROLLER),
-            nodes: context.informers.of(),
-            pods: context.informers.of(),
-            pods_by_node: pods::by_node(&context.informers.of()),
-            events: context.events(CONTROLLER),
-            clock: context.clock.clone(),
-            first_seen: FirstSeen::default(),
-            condemned: Arc::default(),
-        };
+        let controller = controller(&context);
         let condemned = controller.condemned.clone();
         runner.start(controller, 1);
         let waits = async {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::taints::{self, NO_EXECUTE, tolerates};
@@ -12,13 +12,16 @@ use crate::taints::{self, NO_EXECUTE, tolerates};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Stays,
+    /// It does not tolerate a taint.
+    Goes,
+    /// It tolerates all taints, but not for ever.
     GoesIn(Duration),
 }
 
-/// Compares a node's `NoExecute` taints with a pod's tolerations. Each taint is tolerated for the shortest time that a toleration of it
-/// gives, counted from when both were there; the pod goes when the first of them is over. `seen_for` says for how long a taint has been
-/// seen, as few of those who set one note the time.
-/// Source: Kubernetes 1.36, `processPodOnNode`.
+/// Compares a node's `NoExecute` taints with a pod's tolerations. Each taint is tolerated for as long as the first toleration of it
+/// says, counted from when both were there; the pod goes when the first of these times is over. `seen_for` says for how long a taint
+/// has been seen, as few of those who set one note the time.
+/// Source: Kubernetes 1.36, `processPodOnNode`, `GetMatchingTolerations`.
 pub(super) fn fate(node: &Node, pod: &Pod, seen_for: impl Fn(&Taint) -> Duration, now: Timestamp) -> Fate {
     let age = |time: Option<&Time>| time.map(|time| Duration::try_from(now.duration_since(time.0)).unwrap_or_default());
     let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).or(pod.metadata.creation_timestamp.as_ref());
@@ -26,17 +29,13 @@ pub(super) fn fate(node: &Node, pod: &Pod, seen_for: impl Fn(&Taint) -> Duration
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let mut fate = Fate::Stays;
     for taint in taints::of(node).iter().filter(|taint| taint.effect == NO_EXECUTE) {
-        let matching: Vec<&Toleration> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
-        if matching.is_empty() {
-            return Fate::GoesIn(Duration::ZERO);
-        }
-        // Of several tolerations the shortest counts; those without a time do not limit.
-        let Some(seconds) = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
+        let Some(first) = tolerations.iter().find(|toleration| tolerates(toleration, taint)) else { return Fate::Goes };
+        let Some(seconds) = first.toleration_seconds else { continue };
         let together_for = seen_for(taint).max(age(taint.time_added.as_ref()).unwrap_or_default()).min(pod_age);
         let left = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(together_for);
         fate = match fate {
             Fate::GoesIn(earlier) => Fate::GoesIn(earlier.min(left)),
-            Fate::Stays => Fate::GoesIn(left),
+            _ => Fate::GoesIn(left),
         };
     }
     fate
@@ -45,7 +44,7 @@ pub(super) fn fate(node: &Node, pod: &Pod, seen_for: impl Fn(&Taint) -> Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::NodeSpec;
+    use k8s_openapi::api::core::v1::{NodeSpec, Toleration};
 
     fn check(taints: &[&str], tolerations: &[(&str, Option<i64>)], expected: Fate) {
         let taint = |key: &&str| Taint { key: (*key).to_owned(), effect: NO_EXECUTE.to_owned(), time_added: Some(crate::pods::tests::second(100)), value: None };
@@ -65,13 +64,16 @@ mod tests {
     fn a_pod_stays_as_long_as_it_tolerates_every_taint() {
         let in_seconds = |seconds| Fate::GoesIn(Duration::from_secs(seconds));
         check(&[], &[], Fate::Stays);
-        check(&["a"], &[], in_seconds(0));
+        check(&["a"], &[], Fate::Goes);
         check(&["a"], &[("a", None)], Fate::Stays);
         check(&["a"], &[("a", Some(300))], in_seconds(270));
         check(&["a"], &[("a", Some(20))], in_seconds(0));
         check(&["a"], &[("a", Some(-1))], in_seconds(0));
         check(&["a", "b"], &[("a", Some(300)), ("b", Some(60))], in_seconds(30));
-        check(&["a", "b"], &[("a", Some(300))], in_seconds(0));
+        check(&["a", "b"], &[("a", Some(300))], Fate::Goes);
+        // The first toleration of a taint counts, however long it is.
+        check(&["a"], &[("a", None), ("a", Some(60))], Fate::Stays);
+        check(&["a"], &[("a", Some(300)), ("a", Some(60))], in_seconds(270));
     }
 
     #[test]
