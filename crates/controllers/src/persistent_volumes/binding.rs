@@ -1,10 +1,11 @@
 //! What a claim and a volume look like when they belong together, or no longer do. Nothing here writes.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::{BIND_COMPLETED, BOUND_BY_CONTROLLER, annotation, capacity, claim_phase, claim_reference, granted, volume_of};
+use super::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PRE_RESIZE_CAPACITY, annotation, capacity, claim_phase, claim_reference, granted, volume_of};
 
 fn annotate(metadata: &mut ObjectMeta, name: &str) {
     metadata.annotations.get_or_insert_default().insert(name.to_owned(), "yes".to_owned());
@@ -63,7 +64,11 @@ pub(super) fn with_volume_status(claim: &PersistentVolumeClaim, volume: &Persist
     if claim_phase(claim) != "Bound" || granted(claim).is_none() && capacity(volume).is_some() {
         status.phase = Some("Bound".to_owned());
         status.capacity = offered.capacity;
-        status.current_volume_attributes_class_name = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone()).filter(|name| !name.is_empty());
+        // The file system in it is smaller still.
+        if let Some(before) = annotation(&volume.metadata, PRE_RESIZE_CAPACITY).and_then(meta::quantity::canonicalize) {
+            status.capacity = Some([("storage".to_owned(), Quantity(before))].into());
+        }
+        status.current_volume_attributes_class_name = offered.volume_attributes_class_name.filter(|name| !name.is_empty());
     }
     status.access_modes = offered.access_modes;
     told
@@ -73,21 +78,20 @@ pub(super) fn with_volume_status(claim: &PersistentVolumeClaim, volume: &Persist
 pub(super) fn without_volume(claim: &PersistentVolumeClaim, phase: &str) -> PersistentVolumeClaim {
     let mut told = claim.clone();
     let status = told.status.get_or_insert_default();
-    if status.phase.as_deref() != Some(phase) {
-        status.phase = Some(phase.to_owned());
-        status.access_modes = None;
-        status.capacity = None;
-    }
+    status.phase = Some(phase.to_owned());
+    status.access_modes = None;
+    status.capacity = None;
     told
 }
 
-/// The volume in a phase, with a reason where something went wrong.
+/// The volume in a phase, with a message where something went wrong. In the same phase as before it stays as it was.
 pub(super) fn in_phase(volume: &PersistentVolume, phase: &str, message: Option<&str>, now: Timestamp) -> PersistentVolume {
-    let known = volume.status.clone().unwrap_or_default();
-    if known.phase.as_deref() == Some(phase) && (message.is_none() || known.message.as_deref() == message) {
-        return volume.clone();
+    let mut told = volume.clone();
+    let status = told.status.get_or_insert_default();
+    if status.phase.as_deref() != Some(phase) {
+        status.phase = Some(phase.to_owned());
+        status.message = message.map(str::to_owned);
+        status.last_phase_transition_time = Some(Time(now));
     }
-    let last_phase_transition_time = if known.phase.as_deref() == Some(phase) { known.last_phase_transition_time } else { Some(Time(now)) };
-    let status = PersistentVolumeStatus { phase: Some(phase.to_owned()), message: message.map(str::to_owned), reason: None, last_phase_transition_time };
-    PersistentVolume { status: Some(status), ..volume.clone() }
+    told
 }

@@ -135,17 +135,6 @@ impl Claims {
         let newest = classes.max_by_key(|class| (class.metadata.creation_timestamp.as_ref().map(|time| time.0), std::cmp::Reverse(class.metadata.name.clone())));
         newest?.metadata.name.clone()
     }
-
-    /// A claim made before there was a default class gets it now. True when it was given one.
-    async fn give_class(&self, key: &ObjectKey, claim: &PersistentVolumeClaim) -> Result<bool, ReconcileError> {
-        let names_one = claim.spec.as_ref().is_some_and(|spec| spec.storage_class_name.is_some()) || !class_of_claim(claim).is_empty();
-        let is_open = !names_one && volume_of(claim).is_none();
-        let Some(class) = is_open.then(|| self.default_class()).flatten() else { return Ok(false) };
-        let mut changed = claim.clone();
-        changed.spec.get_or_insert_default().storage_class_name = Some(class);
-        self.write(key, claim, changed).await?;
-        Ok(true)
-    }
 }
 
 #[async_trait]
@@ -195,28 +184,33 @@ impl Reconciler for Claims {
         if !self.claim_writes.are_visible(key) || !self.volume_writes.are_visible(key) {
             return Ok(Outcome::CheckAgainIn(Writes::<PersistentVolume>::patience()));
         }
-        if self.give_class(key, &claim).await? {
-            return Ok(Outcome::Settled);
-        }
         let namespace = key.namespace.as_deref().unwrap_or_default();
         let class = class_of_claim(&claim);
         let mut candidates = self.candidates.get(&by_claim(namespace, &key.name));
         candidates.extend(self.candidates.get(&by_class(class)));
         let users = self.pods_by_claim.get(&format!("{namespace}/{}", key.name));
         let node = selected_node(&claim, &users);
-        let waiting = users.iter().find(|pod| pods::node_name(pod).is_empty() && pods::is_active(pod));
+        let waiting = users.iter().filter(|pod| pods::node_name(pod).is_empty() && pods::is_active(pod));
+        let waiting: Vec<&str> = waiting.filter_map(|pod| pod.metadata.name.as_deref()).collect();
+        let default_class = self.default_class();
         let class = self.classes.get(&ObjectKey::cluster(class));
         let facts = Facts {
             named: volume_of(&claim).and_then(|name| self.volumes.get(&ObjectKey::cluster(name))),
             candidates: &candidates,
             class: class.as_deref(),
             node: node.as_deref(),
-            waiting_pod: waiting.and_then(|pod| pod.metadata.name.as_deref()),
+            waiting_pods: &waiting,
+            default_class: default_class.as_deref(),
         };
         match plan(&claim, &facts) {
             Step::Bind(volume) => self.bind(key, &claim, &volume).await?,
             // A claim that leaves needs no volume any more.
             _ if claim.metadata.deletion_timestamp.is_some() => {}
+            Step::GiveClass(class) => {
+                let mut changed = (*claim).clone();
+                changed.spec.get_or_insert_default().storage_class_name = Some(class);
+                self.write(key, &claim, changed).await?;
+            }
             Step::Provision { provisioner } => {
                 let asking = self.ask(key, &claim, &provisioner).await?;
                 self.write(key, &asking, binding::without_volume(&asking, "Pending")).await?;

@@ -9,27 +9,37 @@ use crate::selector::Selector;
 
 /// Why a volume that a claim names does not do for it; `None` when it does.
 /// Source: Kubernetes 1.36, `checkVolumeSatisfyClaim`.
-pub(super) fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<&'static str> {
-    let mode = |mode: Option<&String>| mode.map_or("Filesystem", String::as_str).to_owned();
-    let asked = claim.spec.clone().unwrap_or_default();
-    let offered = volume.spec.clone().unwrap_or_default();
-    if !is_large_enough(claim, volume) {
-        return Some("requested PV is too small");
+pub(super) fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<String> {
+    if volume.metadata.deletion_timestamp.is_some() {
+        return Some(format!("the volume is marked for deletion {:?}", volume.metadata.name.as_deref().unwrap_or_default()));
     }
-    if class_of_claim(claim) != class_of_volume(volume) {
-        return Some("storageClassName does not match");
-    }
-    let attributes = |name: Option<String>| name.unwrap_or_default();
-    if attributes(asked.volume_attributes_class_name) != attributes(offered.volume_attributes_class_name) {
-        return Some("volumeAttributesClassName does not match");
-    }
-    if mode(asked.volume_mode.as_ref()) != mode(offered.volume_mode.as_ref()) {
-        return Some("incompatible volumeMode");
-    }
-    if !allows_access(claim, volume) {
-        return Some("incompatible accessMode");
-    }
-    None
+    let problem = if !is_large_enough(claim, volume) {
+        "requested PV is too small"
+    } else if class_of_claim(claim) != class_of_volume(volume) {
+        "storageClassName does not match"
+    } else if !has_attributes(claim, volume) {
+        "volumeAttributesClassName does not match"
+    } else if !has_mode(claim, volume) {
+        "incompatible volumeMode"
+    } else if !allows_access(claim, volume) {
+        "incompatible accessMode"
+    } else {
+        return None;
+    };
+    Some(problem.to_owned())
+}
+
+fn has_attributes(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let asked = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
+    let offered = volume.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
+    asked.unwrap_or_default() == offered.unwrap_or_default()
+}
+
+/// Whether a volume is what the claim asks for: a file system, or a block device.
+pub(super) fn has_mode(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let asked = claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref());
+    let offered = volume.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref());
+    asked.unwrap_or("Filesystem") == offered.unwrap_or("Filesystem")
 }
 
 fn is_large_enough(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
@@ -45,34 +55,39 @@ fn allows_access(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bo
     claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten()).all(|mode| offered.contains(mode))
 }
 
-/// The volume that was reserved for the claim, or else the smallest free one that does. `only_reserved` for claims whose volume is
-/// chosen together with a node: then the scheduler reserves it.
-/// Source: Kubernetes 1.36, `FindMatchingVolume`.
+/// In how many ways a volume can be used.
+fn ways(volume: &PersistentVolume) -> usize {
+    let mut modes = volume.spec.as_ref().and_then(|spec| spec.access_modes.clone()).unwrap_or_default();
+    modes.sort();
+    modes.dedup();
+    modes.len()
+}
+
+/// Of the volumes that do, those that can be used in the fewest ways come first; among these the one that was reserved for the claim, or
+/// else the smallest free one. `only_reserved` for claims whose volume is chosen together with a node: then the scheduler reserves it.
+/// Source: Kubernetes 1.36, `findByClaim`, `FindMatchingVolume`.
 pub(super) fn best(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>], only_reserved: bool) -> Option<Arc<PersistentVolume>> {
-    let asked = claim.spec.clone().unwrap_or_default();
-    let usable: Vec<_> = volumes.iter().filter(|volume| volume.metadata.deletion_timestamp.is_none()).collect();
-    let is_reserved = |volume: &&&Arc<PersistentVolume>| claim_reference(volume).is_some_and(|reference| means(reference, &claim.metadata));
-    let suits = |volume: &PersistentVolume| {
-        is_large_enough(claim, volume)
-            && allows_access(claim, volume)
-            && volume.spec.as_ref().is_some_and(|spec| {
-                let mode = |mode: &Option<String>| mode.as_deref().unwrap_or("Filesystem") == "Block";
-                mode(&spec.volume_mode) == mode(&asked.volume_mode)
-            })
+    let selector = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(Selector::or_everything);
+    let does = |volume: &PersistentVolume| {
+        let is_usable = volume.metadata.deletion_timestamp.is_none() && is_large_enough(claim, volume);
+        is_usable && has_mode(claim, volume) && has_attributes(claim, volume) && allows_access(claim, volume)
     };
-    if let Some(reserved) = usable.iter().filter(is_reserved).find(|volume| suits(volume)) {
-        return Some((**reserved).clone());
-    }
-    if only_reserved {
-        return None;
-    }
-    let selector = asked.selector.as_ref().map(Selector::or_everything);
-    let is_free = |volume: &PersistentVolume| claim_reference(volume).is_none() && volume_phase(volume) == "Available";
-    let selected = |volume: &PersistentVolume| selector.as_ref().is_none_or(|selector| selector.selects_object(&volume.metadata));
-    let free = usable.into_iter().filter(|volume| is_free(volume) && mismatch(claim, volume).is_none() && selected(volume));
-    let smallest = free.min_by(|one, other| match (capacity(one), capacity(other)) {
+    let is_reserved = |volume: &PersistentVolume| claim_reference(volume).is_some_and(|reference| means(reference, &claim.metadata));
+    let is_free = |volume: &PersistentVolume| {
+        let is_free = !only_reserved && claim_reference(volume).is_none() && volume_phase(volume) == "Available";
+        is_free && class_of_claim(claim) == class_of_volume(volume) && selector.as_ref().is_none_or(|selector| selector.selects_object(&volume.metadata))
+    };
+    let by_size = |one: &PersistentVolume, other: &PersistentVolume| match (capacity(one), capacity(other)) {
         (Some(one), Some(other)) => one.sub(&other).signum().cmp(&0),
         _ => std::cmp::Ordering::Equal,
+    };
+    let usable = volumes.iter().filter(|volume| does(volume)).filter_map(|volume| match is_reserved(volume) {
+        true => Some((false, volume)),
+        false => is_free(volume).then_some((true, volume)),
     });
-    smallest.cloned()
+    let best = usable.min_by(|(one_is_free, one), (other_is_free, other)| {
+        let order = (ways(one), one_is_free).cmp(&(ways(other), other_is_free));
+        order.then_with(|| if *one_is_free { by_size(one, other) } else { std::cmp::Ordering::Equal })
+    });
+    best.map(|(_, volume)| volume.clone())
 }

@@ -2,11 +2,12 @@
 //!
 //! [`claims`] looks at a claim: [`claim_plan`] decides, [`matching`] finds the volume that fits best, [`binding`] says what the two look
 //! like when they belong together. [`volumes`] looks at a volume: [`volume_plan`] decides whether it is free, taken or to be reclaimed.
-//! [`protection`] lets neither go while it is used. Volumes are made elsewhere: by a provisioner, of which `local_volumes` is one.
+//! [`protection`] lets neither go while it is used, [`expansion`] says who has to let a claim grow. Volumes are made elsewhere: by a provisioner, of which `local_volumes` is one.
 
 mod binding;
 mod claim_plan;
 mod claims;
+mod expansion;
 mod matching;
 mod protection;
 #[cfg(test)]
@@ -33,10 +34,14 @@ pub(crate) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub(crate) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// On a volume: who made it.
 pub(crate) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// On a volume: who looks after it, though a part of Kubernetes made it once.
+const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
 /// On a claim: who is to make its volume. Both names are in use.
 pub(crate) const PROVISIONERS: [&str; 2] = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 /// On a claim: the node that the scheduler chose for its first pod.
 pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// On a volume: how much the file system in it holds, while that has not grown with it.
+const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 /// The old place of the class of a claim or volume.
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 /// On the class that claims without one get.
@@ -49,6 +54,7 @@ pub fn start(context: &ControllerContext, runner: &Runner) {
     runner.start(claims::Claims::new(context), 3);
     runner.start(volumes::Volumes::new(context), 3);
     protection::start(context, runner);
+    expansion::start(context, runner);
 }
 
 /// The value of an annotation; none for an empty one.

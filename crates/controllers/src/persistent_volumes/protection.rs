@@ -1,12 +1,16 @@
 //! A claim stays while a pod uses it, a volume while a claim has it, a class of volume attributes while claims or volumes name it: all
 //! carry a finalizer from the start, which is taken away here once they are to go and nobody needs them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use client::{Api, Index, Informer, ObjectKey, Patch, PatchParams};
+use client::{Api, Index, Informer, ListParams, ObjectKey, Patch, PatchParams};
+use controller::ownership::is_controlled_by;
 use controller::{Doing, Outcome, ReconcileError, Reconciler, Runner, Trigger};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{claims_of, pods_by_claim, volume_phase};
@@ -23,7 +27,7 @@ const ATTRIBUTES_CONTROLLER: &str = "volumeattributesclass-protection-controller
 pub(super) fn start(context: &ControllerContext, runner: &Runner) {
     let pods = context.informers.of::<Pod>();
     runner.start(
-        ClaimProtection { client: context.client(CLAIM_CONTROLLER), claims: context.informers.of(), pods_by_claim: pods_by_claim(&pods), pods },
+        ClaimProtection { client: context.client(CLAIM_CONTROLLER), claims: context.informers.of(), pods_by_claim: pods_by_claim(&pods), pods, live: Mutex::default() },
         2,
     );
     runner.start(VolumeProtection { client: context.client(VOLUME_CONTROLLER), volumes: context.informers.of() }, 2);
@@ -67,6 +71,58 @@ struct ClaimProtection {
     claims: Informer<PersistentVolumeClaim>,
     pods: Informer<Pod>,
     pods_by_claim: Index<Pod>,
+    live: Mutex<Option<LivePods>>,
+}
+
+/// The pods of a namespace that use claims, as the API had them at a revision. Many claims go together, so one list serves them all.
+#[derive(Clone)]
+struct LivePods {
+    namespace: Arc<str>,
+    revision: u64,
+    pods: Arc<Vec<Pod>>,
+}
+
+fn revision(text: Option<&String>) -> Option<u64> {
+    text?.parse().ok()
+}
+
+/// Whether nothing of a pod runs any more, and nothing will.
+fn is_shut_down(pod: &Pod) -> bool {
+    pods::is_terminating(pod) && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// Whether a pod uses a claim. One that is on no node yet will not be started with a claim that is going.
+/// Source: Kubernetes 1.36, `podUsesPVC`.
+fn uses(pod: &Pod, claim: &ObjectMeta) -> bool {
+    let (pod_name, claim_name) = (pod.metadata.name.as_deref().unwrap_or_default(), claim.name.as_deref().unwrap_or_default());
+    let is_own = |volume: &str| claim_name.strip_prefix(pod_name).and_then(|rest| rest.strip_prefix('-')) == Some(volume);
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    !pods::node_name(pod).is_empty()
+        && volumes.any(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(source), _) => source.claim_name == claim_name,
+            (None, Some(_)) => !is_shut_down(pod) && is_own(&volume.name) && is_controlled_by(claim, &pod.metadata),
+            (None, None) => false,
+        })
+}
+
+impl ClaimProtection {
+    /// The pods of a claim's namespace as they were when the claim was to go, or later: what is cached may be older.
+    async fn live_pods(&self, key: &ObjectKey, claim: &ObjectMeta) -> Result<Arc<Vec<Pod>>, ReconcileError> {
+        let namespace = key.namespace.clone().unwrap_or_default();
+        let wanted = revision(claim.resource_version.as_ref());
+        let known = self.live.lock().clone().filter(|known| known.namespace == namespace && wanted.is_some_and(|wanted| known.revision >= wanted));
+        if let Some(known) = known {
+            return Ok(known.pods);
+        }
+        let listing = Api::<Pod>::namespaced(self.client.clone(), &namespace).list(&ListParams::default()).await;
+        let mut listing = listing.doing(|| format!("list pods of {namespace}"))?;
+        listing.items.retain(|pod| !claims_of(pod).is_empty());
+        let pods = Arc::new(listing.items);
+        if let Some(revision) = revision(listing.metadata.resource_version.as_ref()) {
+            *self.live.lock() = Some(LivePods { namespace, revision, pods: pods.clone() });
+        }
+        Ok(pods)
+    }
 }
 
 #[async_trait]
@@ -80,7 +136,10 @@ impl Reconciler for ClaimProtection {
             Trigger::itself(&self.claims),
             Trigger::on(&self.pods, |change| {
                 // Only the end of a pod can free a claim.
-                let Some(pod) = change.old.as_ref().filter(|_| change.new.is_none()) else { return Vec::new() };
+                let has_ended = change.new.as_ref().is_none_or(|new| {
+                    change.old.as_ref().is_some_and(|old| old.metadata.uid != new.metadata.uid || is_shut_down(new) && !is_shut_down(old))
+                });
+                let Some(pod) = change.old.as_ref().filter(|_| has_ended) else { return Vec::new() };
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
                 claims_of(pod).iter().map(|claim| ObjectKey::namespaced(namespace, claim)).collect()
             }),
@@ -90,9 +149,12 @@ impl Reconciler for ClaimProtection {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(claim) = self.claims.get(key) else { return Ok(Outcome::Settled) };
         let namespace = key.namespace.as_deref().unwrap_or_default();
-        // A pod that is on no node yet will not be started with a claim that is going.
-        let is_used = || self.pods_by_claim.get(&format!("{namespace}/{}", key.name)).iter().any(|pod| !pods::node_name(pod).is_empty());
+        let is_used = || self.pods_by_claim.get(&format!("{namespace}/{}", key.name)).iter().any(|pod| uses(pod, &claim.metadata));
         let Some(finalizers) = wanted_finalizers(&claim.metadata, CLAIM_FINALIZER, is_used) else { return Ok(Outcome::Settled) };
+        if claim.metadata.deletion_timestamp.is_some() && self.live_pods(key, &claim.metadata).await?.iter().any(|pod| uses(pod, &claim.metadata)) {
+            // The pod's end wakes us, once it is known here.
+            return Ok(Outcome::Settled);
+        }
         set_finalizers(Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace), key, &claim.metadata, finalizers).await
     }
 }
@@ -190,6 +252,60 @@ mod tests {
         .unwrap();
         assert_eq!(classes_of_claim(&claim), ["present", "target", "wanted"]);
         assert!(classes_of_claim(&PersistentVolumeClaim::default()).is_empty());
+    }
+
+    #[test]
+    fn a_claim_is_used_by_pods_on_nodes_and_an_ephemeral_one_by_its_own_until_that_is_shut_down() {
+        let pod = |node: &str, volume: serde_json::Value, grace: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "name": "p", "uid": "1", "deletionTimestamp": if grace.is_null() { json!(null) } else { json!("2026-01-01T00:00:00Z") }, "deletionGracePeriodSeconds": grace },
+                "spec": { "nodeName": node, "containers": [], "volumes": [volume] },
+            }))
+            .unwrap()
+        };
+        let claim = |name: &str, owner: &str| -> ObjectMeta {
+            serde_json::from_value(json!({ "name": name, "ownerReferences": [{ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true }] })).unwrap()
+        };
+        let (named, own) = (json!({ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }), json!({ "name": "v", "ephemeral": {} }));
+        for (node, volume, grace, claim, expected) in [
+            ("n", &named, json!(null), claim("c", "2"), true),
+            ("n", &named, json!(0), claim("c", "2"), true),
+            ("n", &named, json!(null), claim("d", "2"), false),
+            ("", &named, json!(null), claim("c", "2"), false),
+            ("n", &own, json!(null), claim("p-v", "1"), true),
+            ("n", &own, json!(30), claim("p-v", "1"), true),
+            ("n", &own, json!(0), claim("p-v", "1"), false),
+            ("n", &own, json!(null), claim("p-v", "2"), false),
+            ("n", &own, json!(null), claim("p-w", "1"), false),
+        ] {
+            assert_eq!(uses(&pod(node, volume.clone(), grace.clone()), &claim), expected, "{node} {volume} {grace}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_stays_for_a_pod_that_is_not_known_here_yet() {
+        let fake = client::fake::FakeApi::new();
+        let context = crate::tests::context(&fake);
+        let pods = client::Informers::new(fake.client(), tokio_util::sync::CancellationToken::new()).of::<Pod>();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "p", "namespace": "x" },
+            "spec": { "nodeName": "n", "containers": [], "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }] },
+        }))
+        .unwrap();
+        Api::<Pod>::namespaced(fake.client(), "x").create(&client::PostParams::default(), &pod).await.unwrap();
+        let controller = ClaimProtection { client: fake.client(), claims: context.informers.of(), pods_by_claim: pods_by_claim(&pods), pods, live: Mutex::default() };
+        let going = |name: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({ "metadata": { "name": name, "namespace": "x", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [CLAIM_FINALIZER] } })).unwrap()
+        };
+        for name in ["c", "free"] {
+            let claims = Api::<PersistentVolumeClaim>::namespaced(fake.client(), "x");
+            let made = claims.create(&client::PostParams::default(), &going(name)).await.unwrap();
+            controller.claims.apply(client::FeedEvent::Put(made));
+            controller.reconcile(&ObjectKey::namespaced("x", name)).await.unwrap();
+        }
+        let writes = fake.writes();
+        let frees = |name: &str| writes.iter().any(|write| write.starts_with(&format!("PATCH /api/v1/namespaces/x/persistentvolumeclaims/{name}")));
+        assert!(frees("free") && !frees("c"), "{writes:?}");
     }
 
     #[test]

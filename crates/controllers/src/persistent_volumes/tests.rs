@@ -47,8 +47,17 @@ fn the_smallest_volume_that_does_is_chosen() {
     check(json!({ "accessModes": ["ReadWriteMany"] }), &all, None);
     check(json!({ "storageClassName": "fast" }), &all, None);
     check(json!({ "volumeMode": "Block" }), &all, None);
+    check(json!({ "volumeAttributesClassName": "gold" }), &all, None);
     let reserved = volume("mine", "20Gi", json!({ "claimRef": { "namespace": "x", "name": "c" } }));
     check(json!({}), &[all.to_vec(), vec![reserved]].concat(), Some("mine"));
+    // What can be used in fewer ways comes first, whatever its size, and even where something else is reserved.
+    let versatile = |name: &str, size: &str, reserved: bool| {
+        let claim = reserved.then(|| json!({ "namespace": "x", "name": "c" }));
+        volume(name, size, json!({ "accessModes": ["ReadWriteOnce", "ReadWriteMany"], "claimRef": claim }))
+    };
+    check(json!({}), &[versatile("both", "1Gi", false), volume("one", "5Gi", json!({}))], Some("one"));
+    check(json!({}), &[versatile("both", "1Gi", true), volume("one", "5Gi", json!({}))], Some("one"));
+    check(json!({}), &[versatile("small", "1Gi", false), versatile("mine", "5Gi", true)], Some("mine"));
     let taken = volume("theirs", "1Gi", json!({ "claimRef": { "namespace": "x", "name": "d" } }));
     check(json!({}), &[taken], None);
 }
@@ -150,6 +159,11 @@ async fn a_local_volume_is_made_for_the_node_of_the_first_pod_grows_and_goes_wit
     world.claims().patch("c", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     let grown = |fake: &FakeApi| fake.objects::<PersistentVolumeClaim>().pop().filter(|claim| granted(claim).is_some_and(|amount| amount.to_string() == "3Gi"));
     within("growth", world.fake.until(grown)).await;
+    let said = |fake: &FakeApi| {
+        let events = fake.objects::<k8s_openapi::api::core::v1::Event>();
+        events.iter().any(|event| event.reason.as_deref() == Some("ExternalExpanding") && event.source.as_ref().and_then(|source| source.component.as_deref()) == Some("volume_expand")).then_some(())
+    };
+    within("the event that it is to grow", world.fake.until(said)).await;
     assert_eq!(capacity(&world.volumes().get(&name).await.unwrap()).unwrap().to_string(), "3Gi");
 
     // A pod on a node keeps the claim.

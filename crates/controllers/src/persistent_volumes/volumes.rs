@@ -98,11 +98,20 @@ impl Reconciler for Volumes {
         let claim = self.claim(&volume).await?;
         match plan(&volume, claim.as_deref()) {
             Step::Offer => drop(self.set_phase(key, &volume, "Available", None).await?),
-            Step::Leave => {}
+            Step::Leave | Step::Stay => {}
+            Step::Mismatch => {
+                let (name, claim_name) = (&key.name, claim.as_ref().and_then(|claim| claim.metadata.name.as_deref()).unwrap_or_default());
+                let message = format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim {claim_name:?} due to incompatible volumeMode.");
+                self.events.record(&*volume, EventType::Warning, "VolumeMismatch", message);
+                if let Some(claim) = &claim {
+                    let message = format!("Cannot bind PersistentVolume {name:?} to requested PersistentVolumeClaim due to incompatible volumeMode.");
+                    self.events.record(&**claim, EventType::Warning, "VolumeMismatch", message);
+                }
+            }
             Step::Keep => drop(self.set_phase(key, &volume, "Bound", None).await?),
             Step::Release => drop(self.set_phase(key, &volume, "Released", None).await?),
             Step::Fail { reason, message } => {
-                if self.set_phase(key, &volume, "Failed", Some(message)).await? {
+                if self.set_phase(key, &volume, "Failed", Some(&message)).await? {
                     self.events.record(&*volume, EventType::Warning, reason, message);
                 }
             }
