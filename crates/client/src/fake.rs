@@ -289,8 +289,9 @@ impl State {
 
     fn delete(&mut self, place: &Place, options: &Value) -> Answer {
         let Some(mut object) = self.objects.get(place).cloned() else { return failed(404, "NotFound", "no such object") };
-        if options.pointer("/preconditions/uid").is_some_and(|uid| *uid != object["metadata"]["uid"]) {
-            return failed(409, "Conflict", "the uid is another");
+        let differs = |name: &str| options.pointer(&format!("/preconditions/{name}")).is_some_and(|wanted| !wanted.is_null() && *wanted != object["metadata"][name]);
+        if differs("uid") || differs("resourceVersion") {
+            return failed(409, "Conflict", "the object is another, or was changed");
         }
         let finalizer = match options.pointer("/propagationPolicy").and_then(Value::as_str) {
             Some("Foreground") => Some("foregroundDeletion"),

@@ -1,6 +1,7 @@
 //! Who owns whom, and which objects need attention after a change. Pure: no clock, no requests.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use client::ObjectKey;
@@ -15,14 +16,29 @@ pub(super) const ORPHAN: &str = "orphan";
 
 type Uid = Arc<str>;
 
+/// What matters of a reference to an owner.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Owner {
+    pub uid: Uid,
+    /// The owner has to wait for this object when it goes in the foreground.
+    pub blocks: bool,
+    /// A digest of group, kind and name that the reference gives, which may be wrong.
+    named: u32,
+}
+
+fn digest(group: &str, kind: &str, name: &str) -> u32 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (group, kind, name).hash(&mut hasher);
+    hasher.finish() as u32
+}
+
 /// What matters of an object.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub uid: Uid,
     pub resource: Arc<ServedResource>,
     pub key: ObjectKey,
-    /// The uid of each owner, and whether that has to wait for this object.
-    pub owners: Vec<(Uid, bool)>,
+    pub owners: Vec<Owner>,
     pub deleting: bool,
     foreground: bool,
     orphan: bool,
@@ -40,7 +56,13 @@ impl Node {
                 namespace: metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).map(Into::into),
                 name: metadata.name.as_deref()?.into(),
             },
-            owners: owners.map(|owner| (owner.uid.as_str().into(), owner.block_owner_deletion == Some(true))).collect(),
+            owners: owners
+                .map(|owner| Owner {
+                    uid: owner.uid.as_str().into(),
+                    blocks: owner.block_owner_deletion == Some(true),
+                    named: digest(owner.api_version.split_once('/').map_or("", |(group, _)| group), &owner.kind, &owner.name),
+                })
+                .collect(),
             deleting: metadata.deletion_timestamp.is_some(),
             foreground: has(FOREGROUND),
             orphan: has(ORPHAN),
@@ -55,6 +77,11 @@ impl Node {
     /// Whether it is in a namespace that is not the other's, so that it cannot own it.
     pub fn is_foreign_to(&self, dependent: &Self) -> bool {
         self.key.namespace.is_some() && self.key.namespace != dependent.key.namespace
+    }
+
+    /// Whether it can be what a reference in `dependent` means: it is what that says, and not in another namespace.
+    fn can_own(&self, dependent: &Self, reference: &Owner) -> bool {
+        !self.is_foreign_to(dependent) && reference.named == digest(&self.resource.group, &self.resource.kind, &self.key.name)
     }
 
     /// It goes when its dependents are let go of.
@@ -78,8 +105,14 @@ impl Graph {
 
     /// Whether every owner of an object is there, where it can own this object, and stays.
     pub fn has_solid_owners(&self, node: &Node) -> bool {
-        let is_solid = |owner: &Node| !owner.is_foreign_to(node) && !owner.waits_for_dependents();
-        node.owners.iter().all(|(owner, _)| self.nodes.get(owner).is_some_and(is_solid))
+        let is_solid = |reference: &Owner| self.nodes.get(&reference.uid).is_some_and(|owner| owner.can_own(node, reference) && !owner.waits_for_dependents());
+        node.owners.iter().all(is_solid)
+    }
+
+    /// Objects with an owner that is not there.
+    pub fn with_unknown_owners(&self) -> Vec<Uid> {
+        let unknown = self.dependents.iter().filter(|(owner, _)| !self.nodes.contains_key(*owner));
+        unknown.flat_map(|(_, dependents)| dependents).cloned().collect()
     }
 
     pub fn dependents(&self, uid: &str) -> Vec<Node> {
@@ -90,7 +123,7 @@ impl Graph {
     /// The dependents that `uid` has to wait for.
     pub fn blocking_dependents(&self, uid: &str) -> Vec<Node> {
         let mut dependents = self.dependents(uid);
-        dependents.retain(|dependent| dependent.owners.iter().any(|(owner, blocks)| &**owner == uid && *blocks));
+        dependents.retain(|dependent| dependent.owners.iter().any(|owner| &*owner.uid == uid && owner.blocks));
         dependents
     }
 
@@ -102,24 +135,24 @@ impl Graph {
             return Vec::new();
         }
         let mut attend = Vec::new();
-        for (owner, _) in &node.owners {
-            self.dependents.entry(owner.clone()).or_default().insert(uid.clone());
+        for owner in &node.owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
         }
         if let Some(old) = &old {
-            for (owner, blocked) in &old.owners {
-                let now = node.owners.iter().find(|(other, _)| other == owner);
+            for owner in &old.owners {
+                let now = node.owners.iter().find(|other| other.uid == owner.uid);
                 if now.is_none() {
-                    self.unlink(owner, &uid);
+                    self.unlink(&owner.uid, &uid);
                 }
                 // An owner that waited for this object need not any more.
-                if *blocked && !now.is_some_and(|(_, blocks)| *blocks) && self.waits(owner) {
-                    attend.push(owner.clone());
+                if owner.blocks && !now.is_some_and(|now| now.blocks) && self.waits(&owner.uid) {
+                    attend.push(owner.uid.clone());
                 }
             }
         }
         let owners_differ = old.as_ref().is_none_or(|old| old.owners != node.owners);
-        let is_foreign = |owner: &Uid| self.nodes.get(owner).is_none_or(|owner| owner.is_foreign_to(&node));
-        if owners_differ && node.owners.iter().any(|(owner, _)| is_foreign(owner) || self.waits(owner)) {
+        let is_doubtful = |reference: &Owner| self.nodes.get(&reference.uid).is_none_or(|owner| !owner.can_own(&node, reference) || owner.waits_for_dependents());
+        if owners_differ && node.owners.iter().any(is_doubtful) {
             attend.push(uid.clone());
         }
         if node.waits_for_dependents() && !old.as_ref().is_some_and(Node::waits_for_dependents) {
@@ -137,7 +170,7 @@ impl Graph {
     pub fn remove(&mut self, uid: &str) -> Vec<Uid> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         let mut attend: Vec<Uid> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
-        for (owner, _) in &node.owners {
+        for Owner { uid: owner, .. } in &node.owners {
             self.unlink(owner, uid);
             if self.waits(owner) {
                 attend.push(owner.clone());
@@ -189,7 +222,7 @@ mod tests {
             uid: uid.into(),
             resource: Arc::new(resource),
             key: ObjectKey::namespaced("x", uid),
-            owners: owners.iter().map(|(owner, blocks)| ((*owner).into(), *blocks)).collect(),
+            owners: owners.iter().map(|(owner, blocks)| Owner { uid: (*owner).into(), blocks: *blocks, named: digest("", "ConfigMap", owner) }).collect(),
             deleting: false,
             foreground: false,
             orphan: false,
@@ -251,6 +284,26 @@ mod tests {
         assert!(!graph.has_solid_owners(&dependent), "it waits to go");
         graph.remove("other");
         assert!(!graph.has_solid_owners(&dependent));
+    }
+
+    #[test]
+    fn a_reference_has_to_say_what_its_owner_is() {
+        let mut graph = Graph::default();
+        graph.put(node("owner", &[]));
+        check(graph.put(node("a", &[("owner", true)])), &[]);
+        let mut mistaken = node("b", &[("owner", true)]);
+        mistaken.owners[0].named = digest("", "Secret", "owner");
+        assert!(!graph.has_solid_owners(&mistaken));
+        check(graph.put(mistaken), &["b"]);
+    }
+
+    #[test]
+    fn objects_with_unknown_owners_are_found() {
+        let mut graph = Graph::default();
+        graph.put(node("owner", &[]));
+        graph.put(node("a", &[("owner", false)]));
+        graph.put(node("b", &[("nobody", false), ("owner", false)]));
+        check(graph.with_unknown_owners(), &["b"]);
     }
 
     #[test]

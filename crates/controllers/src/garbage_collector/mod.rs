@@ -132,7 +132,7 @@ impl GarbageCollector {
     async fn owner_state(&self, node: &Node, owner: &OwnerReference) -> Result<(OwnerState, bool), ReconcileError> {
         let Some(resource) = self.monitors.resource(&owner.api_version, &owner.kind) else { return Ok((OwnerState::Unknown, false)) };
         let known = self.monitors.graph().get(&owner.uid);
-        if known.as_ref().is_some_and(|known| known.is_foreign_to(node) && *known.key.name == *owner.name) {
+        if known.as_ref().is_some_and(|known| known.is_foreign_to(node)) {
             self.say_foreign(node, owner);
         }
         if resource.namespaced && node.key.namespace.is_none() {
@@ -141,8 +141,9 @@ impl GarbageCollector {
         let namespace = node.key.namespace.clone().filter(|_| resource.namespaced);
         let key = ObjectKey { namespace, name: owner.name.as_str().into() };
         match known {
-            Some(known) if known.key == key && known.waits_for_dependents() => return Ok((OwnerState::Waiting, false)),
-            Some(known) if known.key == key => return Ok((OwnerState::Solid, false)),
+            Some(known) if known.key == key && known.resource.kind == resource.kind && known.resource.group == resource.group => {
+                return Ok((if known.waits_for_dependents() { OwnerState::Waiting } else { OwnerState::Solid }, false));
+            }
             _ => {}
         }
         let live = self.metadata(&resource, &key).await.doing(|| format!("read owner {} {key}", resource.name()))?;
@@ -169,7 +170,9 @@ impl GarbageCollector {
             let (state, is_stranger) = self.owner_state(node, &owner).await?;
             stranger |= is_stranger;
             match state {
-                OwnerState::Solid | OwnerState::Unknown => solid.push(owner),
+                // Nothing is done to it as long as not all of its owners are known. Its kind may be served later, which wakes us.
+                OwnerState::Unknown => return Ok(Outcome::Settled),
+                OwnerState::Solid => solid.push(owner),
                 OwnerState::Absent => absent.push(owner),
                 OwnerState::Waiting => waiting.push(owner),
             }
@@ -197,18 +200,35 @@ impl GarbageCollector {
         } else {
             PropagationPolicy::Background
         };
-        self.delete(node, policy).await
+        self.delete(node, &live, policy).await
     }
 
-    async fn delete(&self, node: &Node, policy: PropagationPolicy) -> Result<Outcome, ReconcileError> {
-        let preconditions = Preconditions { uid: Some(node.uid.to_string()), resource_version: None };
+    /// Deletes an object, provided that it still has the owners it had in `judged`: somebody may have adopted it meanwhile. Other
+    /// changes of it do not matter.
+    async fn delete(&self, node: &Node, judged: &ObjectMeta, policy: PropagationPolicy) -> Result<Outcome, ReconcileError> {
+        match self.request_delete(node, judged.resource_version.clone(), policy.clone()).await {
+            Err(ReconcileError::Api { source, .. }) if client::is_conflict(&source) => {}
+            other => return other.map(|()| Outcome::Settled),
+        }
+        let Some(live) = self.live(node).await? else { return Ok(Outcome::Settled) };
+        if live.owner_references != judged.owner_references {
+            return Ok(Outcome::CheckAgainIn(Duration::ZERO));
+        }
+        match self.request_delete(node, None, policy).await {
+            // Another object of the same name: this one is not there any more.
+            Err(ReconcileError::Api { source, .. }) if client::is_conflict(&source) => Ok(Outcome::Settled),
+            other => other.map(|()| Outcome::Settled),
+        }
+    }
+
+    async fn request_delete(&self, node: &Node, resource_version: Option<String>, policy: PropagationPolicy) -> Result<(), ReconcileError> {
+        let preconditions = Preconditions { uid: Some(node.uid.to_string()), resource_version };
         let parameters = DeleteParams { propagation_policy: Some(policy), preconditions: Some(preconditions), ..DeleteParams::default() };
         let request = Request::new(node.resource.path(node.key.namespace.as_deref())).delete(&node.key.name, &parameters);
         let request = request.map_err(client::Error::BuildRequest).doing(|| format!("describe the removal of {}", node.key))?;
         match self.client.request_text(request).await {
-            // Gone, or another object of the same name: either way, this one is not there any more.
-            Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => Ok(Outcome::Settled),
-            other => other.map(|_| Outcome::Settled).doing(|| format!("delete {} {}", node.resource.name(), node.key)),
+            Err(error) if client::is_not_found(&error) => Ok(()),
+            other => other.map(drop).doing(|| format!("delete {} {}", node.resource.name(), node.key)),
         }
     }
 }

@@ -142,7 +142,13 @@ impl Monitors {
                 running.insert(resource.clone(), self.watch(resource.clone()));
             }
         }
-        *self.served.lock() = served;
+        drop(running);
+        let known = std::mem::replace(&mut *self.served.lock(), served.clone());
+        // Of an owner whose kind was not served nobody could tell whether it is there.
+        if *self.synced.borrow() && served.iter().any(|resource| !known.contains(resource)) {
+            let doubtful = self.graph.lock().with_unknown_owners();
+            self.attend(doubtful);
+        }
     }
 
     fn watch(self: &Arc<Self>, resource: Arc<ServedResource>) -> Monitor {

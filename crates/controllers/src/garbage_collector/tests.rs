@@ -117,6 +117,56 @@ async fn an_object_whose_owner_never_was_is_removed_and_one_of_an_unknown_kind_i
 }
 
 #[tokio::test]
+async fn nothing_happens_to_an_object_with_an_owner_of_an_unknown_kind() {
+    let world = World::new().await;
+    let owner = |kind: &str, api_version: &str| OwnerReference { kind: kind.to_owned(), api_version: api_version.to_owned(), name: "gone".to_owned(), uid: format!("gone-{kind}"), ..OwnerReference::default() };
+    let mut secret = Secret::default();
+    secret.metadata.name = Some("both".to_owned());
+    secret.metadata.owner_references = Some(vec![owner("ConfigMap", "v1"), owner("Boat", "example.com/v1")]);
+    Api::<Secret>::namespaced(world.fake.client(), "x").create(&PostParams::default(), &secret).await.unwrap();
+    // What comes later is judged after it, or at the same time.
+    world.depend("later", owner("ConfigMap", "v1")).await;
+    world.until_left(&["both"]).await;
+    assert_eq!(world.fake.objects::<Secret>()[0].metadata.owner_references.as_ref().map(Vec::len), Some(2));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_reference_that_says_the_wrong_kind_means_nobody() {
+    let world = World::new().await;
+    world.own("a", "of-a").await;
+    let map = world.maps().get("a").await.unwrap();
+    world.depend("mistaken", OwnerReference { kind: "Secret".to_owned(), ..controller::ownership::controller_reference(&map) }).await;
+    world.until_left(&["a", "of-a"]).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_that_was_adopted_meanwhile_is_judged_anew_and_one_that_changed_otherwise_goes() {
+    let fake = FakeApi::new();
+    let context = context(&fake);
+    let collector = GarbageCollector {
+        client: fake.client(),
+        monitors: Monitors::new(fake.client(), Content::default(), context.informers.stopped().clone(), PATIENCE),
+        events: context.events("garbage-collector-controller"),
+    };
+    let secrets = Api::<Secret>::namespaced(fake.client(), "x");
+    let mut secret = Secret::default();
+    secret.metadata.name = Some("a".to_owned());
+    let judged = secrets.create(&PostParams::default(), &secret).await.unwrap();
+    let resource = Arc::new(ServedResource { group: String::new(), version: "v1".to_owned(), kind: "Secret".to_owned(), resource: "secrets".to_owned(), namespaced: true, has_scale: false, verbs: Vec::new() });
+    let node = Node::read(&resource, &judged.metadata).unwrap();
+    let patch = |change: serde_json::Value| Patch::Merge(json!({ "metadata": change }));
+    let owners = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "b", "uid": "b" }]);
+    let judged = (judged, secrets.patch("a", &PatchParams::default(), &patch(json!({ "ownerReferences": owners }))).await.unwrap());
+    assert_eq!(collector.delete(&node, &judged.0.metadata, PropagationPolicy::Background).await.unwrap(), Outcome::CheckAgainIn(Duration::ZERO));
+    assert!(secrets.get_opt("a").await.unwrap().is_some());
+    secrets.patch("a", &PatchParams::default(), &patch(json!({ "labels": { "a": "b" } }))).await.unwrap();
+    assert_eq!(collector.delete(&node, &judged.1.metadata, PropagationPolicy::Background).await.unwrap(), Outcome::Settled);
+    assert!(secrets.get_opt("a").await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_namespace_goes_when_it_is_empty_and_says_what_holds_it_up() {
     let world = World::new().await;
     let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": "x" }, "spec": { "finalizers": ["kubernetes"] } })).unwrap();
