@@ -21,15 +21,20 @@ struct Aggregation {
     roles: Informer<ClusterRole>,
 }
 
-/// The rules of all roles that `role` sums up, each once, by the roles' names. `None` when it sums up nothing.
+/// The rules of all roles that `role` sums up, each once, in the order of its selectors, and of the roles' names for each. `None` when it
+/// sums up nothing.
+/// Source: Kubernetes 1.36, `syncClusterRole`.
 fn sum(role: &ClusterRole, roles: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
     let rule = role.aggregation_rule.as_ref()?;
-    let selectors: Vec<Selector> = rule.cluster_role_selectors.iter().flatten().map(Selector::or_everything).collect();
+    let mut others: Vec<&ClusterRole> = roles.iter().map(|other| &**other).filter(|other| other.metadata.name != role.metadata.name).collect();
+    others.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
     let mut rules: Vec<PolicyRule> = Vec::new();
-    let chosen = roles.iter().filter(|other| other.metadata.name != role.metadata.name && selectors.iter().any(|selector| selector.selects_object(&other.metadata)));
-    for rule in chosen.flat_map(|other| other.rules.iter().flatten()) {
-        if !rules.contains(rule) {
-            rules.push(rule.clone());
+    for selector in rule.cluster_role_selectors.iter().flatten().map(Selector::or_everything) {
+        let chosen = others.iter().filter(|other| selector.selects_object(&other.metadata));
+        for rule in chosen.flat_map(|other| other.rules.iter().flatten()) {
+            if !rules.contains(rule) {
+                rules.push(rule.clone());
+            }
         }
     }
     Some(rules)
@@ -80,5 +85,13 @@ mod tests {
         let roles = [role("a", json!({ "to": "sum" }), &["get"]), role("b", json!({ "to": "sum" }), &["get"]), role("c", json!({}), &["list"]), Arc::new(sums_up.clone())];
         assert_eq!(sum(&sums_up, &roles).unwrap().len(), 1);
         assert_eq!(sum(&roles[0], &roles), None);
+        let in_order: ClusterRole = serde_json::from_value(json!({
+            "metadata": { "name": "in-order" },
+            "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "to": "last" } }, { "matchLabels": { "to": "sum" } }] },
+        }))
+        .unwrap();
+        let roles = [role("z", json!({ "to": "sum" }), &["z"]), role("a", json!({ "to": "sum" }), &["a"]), role("b", json!({ "to": "last" }), &["b"])];
+        let verbs: Vec<_> = sum(&in_order, &roles).unwrap().into_iter().flat_map(|rule| rule.verbs).collect();
+        assert_eq!(verbs, ["b", "a", "z"]);
     }
 }

@@ -63,9 +63,8 @@ impl NodeIpam {
         if let Some(chosen) = taken.of_node(node) {
             return Some(chosen.clone());
         }
-        let chosen: Vec<String> = self.ranges.iter().map(|range| range.first_free(taken)).collect::<Option<_>>()?;
-        taken.set(node, chosen.clone());
-        Some(chosen)
+        let chosen: Vec<_> = self.ranges.iter().map(|range| range.next_free(taken)).collect::<Option<_>>()?;
+        Some(taken.give(node, &chosen))
     }
 }
 
@@ -122,6 +121,7 @@ impl Reconciler for NodeIpam {
             Ok(_) => Ok(Outcome::Settled),
             Err(error) if client::is_not_found(&error) => Ok(Outcome::Settled),
             Err(error) => {
+                self.events.record(&*node, EventType::Normal, "CIDRAssignmentFailed", format!("Node {key} status is now: CIDRAssignmentFailed"));
                 if let Some(taken) = self.taken.lock().as_mut() {
                     taken.set(&key.name, self.nodes.get(key).map(|node| pod_cidrs(&node)).unwrap_or_default());
                 }

@@ -34,10 +34,22 @@ impl ClusterRange {
         Some(Self { first: bits & mask, is_v4, prefix, node_prefix: node_prefix.max(prefix) })
     }
 
-    /// The first node range that overlaps none that is taken.
-    pub fn first_free(&self, taken: &Taken) -> Option<String> {
+    /// A node range that overlaps none that is taken: the next one after that which was given away last, so that one that became free
+    /// is not another node's at once. Source: Kubernetes 1.36, `cidrset`, `AllocateNext`.
+    pub fn next_free(&self, taken: &Taken) -> Option<NodeRange> {
+        let after = taken.next.get(&(self.is_v4, self.first)).copied().filter(|next| (self.first..=self.last()).contains(next));
+        let first = after.and_then(|after| self.free_from(after, taken)).or_else(|| self.free_from(self.first, taken))?;
+        Some(NodeRange { cluster: (self.is_v4, self.first), first, next: first.saturating_add(self.step()), prefix: self.node_prefix })
+    }
+
+    /// How many addresses a node's range has, less what a `u128` cannot hold: all of them.
+    fn step(&self) -> u128 {
+        1u128.checked_shl(u32::from(128 - self.node_prefix)).unwrap_or(u128::MAX)
+    }
+
+    fn free_from(&self, from: u128, taken: &Taken) -> Option<u128> {
         let step = 1u128.checked_shl(u32::from(128 - self.node_prefix))?;
-        let mut candidate = self.first;
+        let mut candidate = from;
         for (first, last) in taken.of_family(self.is_v4) {
             if last < candidate {
                 continue;
@@ -48,16 +60,29 @@ impl ClusterRange {
             // They overlap, so the next one comes after it.
             candidate = (last & !(step - 1)).checked_add(step)?;
         }
-        if candidate > self.last() {
-            return None;
-        }
-        let address = if self.is_v4 { IpAddr::V4(Ipv4Addr::from((candidate >> 96) as u32)) } else { IpAddr::V6(Ipv6Addr::from(candidate)) };
-        Some(format!("{address}/{}", self.node_prefix))
+        (candidate <= self.last()).then_some(candidate)
     }
 
     fn last(&self) -> u128 {
         let rest = u128::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
         self.first | rest
+    }
+}
+
+/// A range for a node, not given away yet.
+pub(super) struct NodeRange {
+    /// Family and first address of the cluster's range.
+    cluster: (bool, u128),
+    first: u128,
+    next: u128,
+    prefix: u8,
+}
+
+impl NodeRange {
+    /// As `10.42.0.0/24`.
+    pub fn text(&self) -> String {
+        let address = if self.cluster.0 { IpAddr::V4(Ipv4Addr::from((self.first >> 96) as u32)) } else { IpAddr::V6(Ipv6Addr::from(self.first)) };
+        format!("{address}/{}", self.prefix)
     }
 }
 
@@ -67,6 +92,8 @@ pub(super) struct Taken {
     of_node: BTreeMap<String, Vec<String>>,
     /// Family, first and last address, and how many nodes have that: two may, by somebody's mistake.
     in_order: BTreeMap<(bool, u128, u128), usize>,
+    /// For each of the cluster's ranges, by family and first address, where the next search begins.
+    next: BTreeMap<(bool, u128), u128>,
 }
 
 impl Taken {
@@ -89,6 +116,14 @@ impl Taken {
         }
     }
 
+    /// A node gets these ranges.
+    pub fn give(&mut self, node: &str, ranges: &[NodeRange]) -> Vec<String> {
+        let texts: Vec<String> = ranges.iter().map(NodeRange::text).collect();
+        self.next.extend(ranges.iter().map(|range| (range.cluster, range.next)));
+        self.set(node, texts.clone());
+        texts
+    }
+
     /// A node's ranges.
     pub fn of_node(&self, node: &str) -> Option<&Vec<String>> {
         self.of_node.get(node)
@@ -109,7 +144,7 @@ mod tests {
         for (number, text) in used.iter().enumerate() {
             taken.set(&number.to_string(), vec![(*text).to_owned()]);
         }
-        ClusterRange::parse(range).unwrap().first_free(&taken)
+        ClusterRange::parse(range).unwrap().next_free(&taken).map(|range| range.text())
     }
 
     #[test]
@@ -129,6 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn a_range_that_became_free_is_given_away_last() {
+        let range = ClusterRange::parse("10.42.0.0/22").unwrap();
+        let mut taken = Taken::default();
+        let give = |taken: &mut Taken, node: &str| range.next_free(taken).map(|free| taken.give(node, &[free]).remove(0));
+        assert_eq!(give(&mut taken, "a").as_deref(), Some("10.42.0.0/24"));
+        assert_eq!(give(&mut taken, "b").as_deref(), Some("10.42.1.0/24"));
+        taken.set("a", Vec::new());
+        assert_eq!(give(&mut taken, "c").as_deref(), Some("10.42.2.0/24"));
+        assert_eq!(give(&mut taken, "d").as_deref(), Some("10.42.3.0/24"));
+        assert_eq!(give(&mut taken, "e").as_deref(), Some("10.42.0.0/24"));
+        assert_eq!(give(&mut taken, "f"), None);
+        taken.set("d", Vec::new());
+        assert_eq!(give(&mut taken, "f").as_deref(), Some("10.42.3.0/24"));
+    }
+
+    #[test]
     fn a_range_is_taken_as_long_as_a_node_has_it() {
         let range = ClusterRange::parse("10.42.0.0/16").unwrap();
         let mut taken = Taken::default();
@@ -137,9 +188,9 @@ mod tests {
         taken.set("b", first.clone());
         taken.set("a", Vec::new());
         assert_eq!((taken.of_node("a"), taken.of_node("b")), (None, Some(&first)));
-        assert_eq!(range.first_free(&taken).as_deref(), Some("10.42.1.0/24"));
+        assert_eq!(range.next_free(&taken).map(|range| range.text()).as_deref(), Some("10.42.1.0/24"));
         taken.set("b", vec!["10.42.1.0/24".to_owned()]);
-        assert_eq!(range.first_free(&taken).as_deref(), Some("10.42.0.0/24"));
+        assert_eq!(range.next_free(&taken).map(|range| range.text()).as_deref(), Some("10.42.0.0/24"));
         taken.set("b", vec!["no range".to_owned()]);
         assert!(taken.in_order.is_empty());
     }

@@ -14,6 +14,7 @@ use crate::ControllerContext;
 const DEFAULT_ACCOUNT: &str = "default";
 const ROOT_CA: &str = "kube-root-ca.crt";
 const ROOT_CA_KEY: &str = "ca.crt";
+const DESCRIBES: &str = "kubernetes.io/description";
 /// Said in the ConfigMap. Source: Kubernetes 1.36, `rootcacertpublisher`.
 const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. \
     No other usage is guaranteed across distributions of Kubernetes clusters.";
@@ -128,8 +129,13 @@ impl Reconciler for RootCertificates {
 fn wanted(root_ca: &str, existing: Option<&ConfigMap>) -> ConfigMap {
     let mut map = existing.cloned().unwrap_or_default();
     map.metadata.name = Some(ROOT_CA.to_owned());
-    map.metadata.annotations.get_or_insert_default().insert("kubernetes.io/description".to_owned(), DESCRIPTION.to_owned());
-    map.data = Some([(ROOT_CA_KEY.to_owned(), root_ca.to_owned())].into());
+    let data = Some([(ROOT_CA_KEY.to_owned(), root_ca.to_owned())].into());
+    let description = map.metadata.annotations.get_or_insert_default().entry(DESCRIBES.to_owned()).or_default();
+    // A description of somebody else's stays as long as nothing else is to be mended.
+    if description.is_empty() || map.data != data {
+        DESCRIPTION.clone_into(description);
+    }
+    map.data = data;
     map
 }
 
@@ -139,6 +145,17 @@ mod tests {
     use crate::tests::context;
     use client::fake::FakeApi;
     use client::DeleteParams;
+
+    #[test]
+    fn another_description_stays_while_the_certificate_is_right() {
+        let mut map = wanted("pem", None);
+        let describe = |map: &mut ConfigMap, text: &str| map.metadata.annotations.get_or_insert_default().insert(DESCRIBES.to_owned(), text.to_owned());
+        assert_eq!(describe(&mut map, "mine").as_deref(), Some(DESCRIPTION));
+        assert_eq!(wanted("pem", Some(&map)), map);
+        assert_eq!(wanted("other", Some(&map)).metadata.annotations.unwrap()[DESCRIBES], DESCRIPTION);
+        describe(&mut map, "");
+        assert_eq!(wanted("pem", Some(&map)).metadata.annotations.unwrap()[DESCRIBES], DESCRIPTION);
+    }
 
     #[tokio::test]
     async fn a_new_namespace_gets_both_and_gets_them_back() {
