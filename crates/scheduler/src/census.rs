@@ -151,6 +151,16 @@ impl Domains {
         let place = self.places.get(slot)?;
         self.totals.get(place.domain as usize).map(|total| total.amount)
     }
+    /// In how many domains these nodes are; nodes that are in none are in one more.
+    pub fn among(&self, slots: &[usize]) -> usize {
+        let domains = slots.iter().map(|slot| self.places.get(*slot).map_or(NOWHERE, |place| place.domain).min(u32::try_from(self.totals.len()).unwrap_or(NOWHERE)));
+        if self.totals.len() < 64 {
+            return domains.fold(0_u64, |seen, domain| seen | 1 << domain).count_ones() as usize;
+        }
+        let mut seen = vec![false; self.totals.len() + 1];
+        domains.for_each(|domain| if let Some(seen) = seen.get_mut(domain as usize) { *seen = true });
+        seen.into_iter().filter(|seen| *seen).count()
+    }
     /// The smallest amount of a domain.
     pub fn fewest(&self) -> i64 {
         self.by_amount.keys().next().copied().unwrap_or_default()
@@ -188,6 +198,17 @@ mod tests {
         assert_eq!((domains.around(1), domains.around(2), domains.fewest()), (Some(1), Some(3), 1));
         domains.forget_node(1);
         assert_eq!((domains.len(), domains.fewest(), domains.sum()), (1, 3, 3));
+    }
+
+    #[test]
+    fn domains_are_counted_among_some_nodes() {
+        for domains_in_all in [4, 100] {
+            let mut domains = Domains::default();
+            for slot in 0..2 * domains_in_all {
+                domains.set_node(slot, Some(&format!("{}", slot / 2)), slot % 3 > 0);
+            }
+            assert_eq!([&[][..], &[0], &[0, 1], &[1, 2, 7], &[1, 500], &[500, 501]].map(|slots| domains.among(slots)), [0, 1, 1, 3, 2, 1], "of {domains_in_all}");
+        }
     }
 
     #[test]

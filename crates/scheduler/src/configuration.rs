@@ -308,6 +308,7 @@ fn read_arguments(config: &PluginConfig, into: &mut PluginArguments) -> Result<(
     match config.name.as_str() {
         "NodeResourcesFit" => {
             into.resources.ignored = field(from, "ignoredResources")?.unwrap_or_default();
+            into.resources.ignored_groups = field(from, "ignoredResourceGroups")?.unwrap_or_default();
             if let Some(strategy) = field::<ScoringStrategy>(from, "scoringStrategy")? {
                 into.resources.strategy = match strategy.kind.as_str() {
                     "LeastAllocated" => Strategy::LeastAllocated,

@@ -109,7 +109,12 @@ pub fn counted_reasons(reasons: &HashMap<Reason, usize>) -> String {
 }
 
 /// The filters that have something to say about a pod, with their places in the profile.
-pub type Checks = Vec<(usize, Check)>;
+#[derive(Default)]
+pub struct Checks {
+    each: Vec<(usize, Check)>,
+    /// Where one of them says which nodes alone are to be looked at: its place, and the slots of those that exist.
+    only: Option<(usize, Vec<usize>)>,
+}
 
 /// Asks each filter about the pod alone.
 ///
@@ -117,12 +122,17 @@ pub type Checks = Vec<(usize, Check)>;
 /// Where one says that it fits nowhere: its place, and why.
 pub fn prepare(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> Result<Checks, (usize, String)> {
     cluster.begin_decision();
-    let mut checks = Vec::with_capacity(profile.filters.len());
+    let mut checks = Checks { each: Vec::with_capacity(profile.filters.len()), only: None };
     for (index, filter) in profile.filters.iter().enumerate() {
         match filter.prepare(pod, cluster) {
             Prepared::Indifferent => {}
             Prepared::Nowhere(reason) => return Err((index, reason)),
-            Prepared::Each(check) => checks.push((index, check)),
+            Prepared::Each(check) => checks.each.push((index, check)),
+            Prepared::Among(names, check) => {
+                checks.each.push((index, check));
+                let slots = names.iter().filter_map(|name| cluster.node(name).filter(|node| node.exists)).map(|node| node.slot);
+                checks.only = Some((index, slots.collect()));
+            }
         }
     }
     Ok(checks)
@@ -130,7 +140,7 @@ pub fn prepare(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster) -> 
 
 /// What the filters say of a node as it is, with the place of the one that refuses.
 pub fn judge(checks: &Checks, node: &NodeInfo, cluster: &Cluster) -> (usize, Verdict) {
-    for (index, check) in checks {
+    for (index, check) in &checks.each {
         let verdict = check(node, cluster);
         if verdict != Verdict::Fits {
             return (*index, verdict);
@@ -202,8 +212,13 @@ pub fn find(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start:
     let enough = profile.enough(all);
     let mut fitting: Vec<usize> = Vec::with_capacity(enough);
     let mut seen = 0;
-    while seen < all && fitting.len() < enough {
-        let Some(slot) = cluster.order().get((*start + seen) % all).copied() else { break };
+    let only = checks.only.as_ref().map(|(_, slots)| slots);
+    while seen < only.map_or(all, Vec::len) && fitting.len() < enough {
+        let slot = match only {
+            Some(slots) => slots.get(seen),
+            None => cluster.order().get((*start + seen) % all),
+        };
+        let Some(slot) = slot.copied() else { break };
         seen += 1;
         let (index, verdict) = if has_nominations { judge_with_nominated(&checks, pod, slot, cluster) } else { look(&checks, slot, cluster) };
         let reasons = match verdict {
@@ -224,7 +239,16 @@ pub fn find(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, start:
             refusal.refused_by.push(index);
         }
     }
-    *start = if all == 0 { 0 } else { (*start + seen) % all };
+    if only.is_none() {
+        *start = if all == 0 { 0 } else { (*start + seen) % all };
+    }
+    if let Some((index, slots)) = checks.only.as_ref().filter(|(_, slots)| fitting.is_empty() && slots.len() < all) {
+        let name = profile.filters.get(*index).map_or("", |filter| filter.name());
+        refusal.reasons.insert(format!("node(s) didn't satisfy plugin(s) [{name}]").into(), all - slots.len());
+        if !refusal.refused_by.contains(index) {
+            refusal.refused_by.push(*index);
+        }
+    }
     let status = match fitting.is_empty() {
         false => Status::Success,
         true if refusal.not_now.is_empty() => Status::Unresolvable,
@@ -295,7 +319,7 @@ pub fn may_help(profile: &Profile, refused_by: &[usize], happened: Happened<'_>,
         match filter.prepare(pod, cluster) {
             Prepared::Indifferent => true,
             Prepared::Nowhere(_) => false,
-            Prepared::Each(check) => cluster.at(slot).is_some_and(|node| check(node, cluster) == Verdict::Fits),
+            Prepared::Each(check) | Prepared::Among(_, check) => cluster.at(slot).is_some_and(|node| check(node, cluster) == Verdict::Fits),
         }
     })
 }

@@ -23,11 +23,14 @@ async fn displace_one(client: &client::Client, clock: &Arc<dyn Clock>, scheduler
         return Ok(());
     }
     let pods = Api::<Pod>::namespaced(client.clone(), &victim.namespace);
-    let condition = json!({
+    let mut condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
         "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
         "lastTransitionTime": clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     });
+    if let Some(generation) = victim.generation {
+        condition["observedGeneration"] = json!(generation);
+    }
     let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}});
     pods.patch_status(&victim.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
     let same = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };

@@ -74,6 +74,8 @@ pub enum Prepared {
     Nowhere(String),
     /// Ask this about each node.
     Each(Check),
+    /// The pod may go to the nodes of these names only: ask this about them, and nobody about the others.
+    Among(Vec<String>, Check),
 }
 
 impl Prepared {
@@ -126,7 +128,8 @@ impl Scale {
                 Self::Done => *score,
                 Self::Most => if highest == 0 { 0 } else { *score * 100 / highest },
                 Self::Least => if highest == 0 { 100 } else { 100 - *score * 100 / highest },
-                Self::Span => if highest == lowest { 0 } else { (*score - lowest) * 100 / (highest - lowest) },
+                // With the same rounding as upstream's, which calculates with fractions.
+                Self::Span => if highest == lowest { 0 } else { (100.0 * ((*score - lowest) as f64 / (highest - lowest) as f64)) as i64 },
             };
         }
         scores
@@ -153,5 +156,6 @@ mod tests {
         assert_eq!(Scale::Least.apply(vec![0, 5, 10]), [100, 50, 0]);
         assert_eq!(Scale::Least.apply(vec![0, 0]), [100, 100]);
         assert_eq!(Scale::Span.apply(vec![-10, 0]), [0, 100]);
+        assert_eq!(Scale::Span.apply(vec![0, 29, 100]), [0, 28, 100], "0.29 is a little less");
     }
 }

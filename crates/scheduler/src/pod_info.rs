@@ -31,6 +31,9 @@ pub struct Spread {
     pub is_hard: bool,
 }
 
+/// Controllers whose pods are spread by default. Source: Kubernetes 1.36, `pkg/scheduler/framework/plugins/helper`, `DefaultSelector`.
+const SPREAD_KINDS: [(&str, &str); 3] = [("v1", "ReplicationController"), ("apps/v1", "ReplicaSet"), ("apps/v1", "StatefulSet")];
+
 /// What plug-ins see of a pod.
 #[derive(Debug, Clone, Default)]
 pub struct PodInfo {
@@ -70,6 +73,10 @@ pub struct PodInfo {
     pub spread: Vec<Spread>,
     /// UID of its controller, empty for none.
     pub controller: String,
+    /// Its controller is of a kind whose pods are spread unless they say otherwise.
+    pub spreads_by_default: bool,
+    /// `metadata.generation`
+    pub generation: Option<i64>,
     /// Images of its containers.
     pub images: Vec<String>,
     /// Volumes that live outside the pod.
@@ -128,6 +135,7 @@ impl PodInfo {
         let conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
         let displaced = conditions.into_iter().any(|condition| condition.type_ == "DisruptionTarget" && condition.reason.as_deref() == Some("PreemptionByScheduler"));
         let (requests, weight) = requests_of(pod);
+        let controller = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
@@ -142,7 +150,9 @@ impl PodInfo {
             required_anti_affinity: terms(apart.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())),
             preferred_affinity,
             spread,
-            controller: meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).unwrap_or_default(),
+            spreads_by_default: controller.is_some_and(|owner| SPREAD_KINDS.contains(&(owner.api_version.as_str(), owner.kind.as_str()))),
+            controller: controller.map(|owner| owner.uid.clone()).unwrap_or_default(),
+            generation: meta.generation,
             images: containers.filter_map(|container| container.image.clone()).collect(),
             volumes: spec.volumes.iter().flatten().filter(|volume| lives_outside(volume)).cloned().collect(),
             scheduler_name: placeless.and_then(|spec| spec.scheduler_name.clone()).unwrap_or_default(),

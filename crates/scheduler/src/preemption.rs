@@ -6,6 +6,7 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use api::policy::v1::PodDisruptionBudget;
+use rand::Rng;
 use meta::selector::LabelSelector;
 
 use crate::{
@@ -34,7 +35,10 @@ impl Budget {
         let status = budget.status.as_ref();
         Self {
             namespace: budget.metadata.namespace.clone().unwrap_or_default(),
-            selector: selector_of(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref())),
+            selector: Some(selector_of(budget.spec.as_ref().and_then(|spec| spec.selector.as_ref())))
+                // One that would cover all pods covers none here. Source: Kubernetes 1.36, `filterPodsWithPDBViolation`.
+                .filter(|selector| !selector.is_everything())
+                .unwrap_or_else(LabelSelector::nothing),
             allowed: status.and_then(|status| status.disruptions_allowed).unwrap_or_default(),
             disrupted: status.and_then(|status| status.disrupted_pods.as_ref()).into_iter().flatten().map(|(name, _)| name.clone()).collect(),
         }
@@ -101,12 +105,25 @@ pub fn candidates(profile: &Profile, pod: &Arc<PodInfo>, cluster: &mut Cluster, 
         return Err(format!("0/{all} nodes are available: {}.", counted_reasons(&reasons)));
     };
     let mut plans: Vec<Plan> = Vec::new();
-    for slot in &refusal.not_now {
+    let potential = refusal.not_now.len();
+    let wanted = CANDIDATES.max(potential / 10);
+    // Not always the same nodes are tried where not all are.
+    let first = if potential > wanted { rand::rng().random_range(0..potential) } else { 0 };
+    let (before, after) = refusal.not_now.split_at(first.min(potential));
+    let mut keeps_budgets = false;
+    for slot in after.iter().chain(before) {
         match victims_on(&checks, pod, *slot, cluster, budgets) {
-            Ok(plan) => plans.push(plan),
-            Err(reason) => *reasons.entry(reason.into()).or_default() += 1,
+            Ok(plan) => {
+                keeps_budgets |= plan.violations == 0;
+                plans.push(plan);
+            }
+            Err(why) => {
+                for reason in why {
+                    *reasons.entry(reason).or_default() += 1;
+                }
+            }
         }
-        if plans.len() >= CANDIDATES.max(all / 10) {
+        if keeps_budgets && plans.len() >= wanted {
             break;
         }
     }
@@ -121,33 +138,35 @@ pub fn best(plans: Vec<Plan>) -> Option<Plan> {
         let first = plan.victims.first();
         let highest = first.map_or(i32::MIN, |victim| victim.priority);
         let sum: i64 = plan.victims.iter().map(|victim| i64::from(victim.priority) - i64::from(i32::MIN)).sum();
-        let earliest = plan.victims.iter().filter(|victim| victim.priority == highest).filter_map(|victim| victim.started).min();
+        // Who has not started yet is as if it did now.
+        let started = |victim: &Arc<PodInfo>| victim.started.unwrap_or(jiff::Timestamp::MAX);
+        let earliest = plan.victims.iter().filter(|victim| victim.priority == highest).map(started).min();
         (plan.violations, highest, sum, plan.victims.len(), Reverse(earliest))
     };
     plans.into_iter().min_by_key(cost)
 }
 
 /// The pods that must leave a node for `pod` to fit there.
-fn victims_on(checks: &Checks, pod: &Arc<PodInfo>, slot: usize, cluster: &mut Cluster, budgets: &[Budget]) -> Result<Plan, &'static str> {
-    const NONE: &str = "No preemption victims found for incoming pod";
-    let node = cluster.at(slot).ok_or(NONE)?;
+fn victims_on(checks: &Checks, pod: &Arc<PodInfo>, slot: usize, cluster: &mut Cluster, budgets: &[Budget]) -> Result<Plan, Vec<Reason>> {
+    let none = || vec![Reason::from("No preemption victims found for incoming pod")];
+    let node = cluster.at(slot).ok_or_else(none)?;
     let mut lesser: Vec<Arc<PodInfo>> = node.pods.values().filter(|other| other.priority < pod.priority).cloned().collect();
     if lesser.is_empty() {
-        return Err(NONE);
+        return Err(none());
     }
     lesser.sort_by_key(|pod| importance(pod));
     for other in &lesser {
         cluster.remove(&other.uid);
     }
-    let fits = |cluster: &mut Cluster| judge_with_nominated(checks, pod, slot, cluster).1 == Verdict::Fits;
+    let judge = |cluster: &mut Cluster| judge_with_nominated(checks, pod, slot, cluster).1;
     let mut plan = Plan { slot, victims: Vec::new(), violations: 0 };
-    let found = fits(cluster);
-    if found {
+    let without_all = judge(cluster);
+    if without_all == Verdict::Fits {
         // As many as possible stay, first those whose budget would break, the more important first.
         let (breaking, harmless) = by_budget(&lesser, budgets);
         for (other, breaks) in breaking.into_iter().map(|pod| (pod, true)).chain(harmless.into_iter().map(|pod| (pod, false))) {
             cluster.place_at(other.clone(), slot);
-            if !fits(cluster) {
+            if judge(cluster) != Verdict::Fits {
                 cluster.remove(&other.uid);
                 plan.violations += usize::from(breaks);
                 plan.victims.push(other);
@@ -162,7 +181,10 @@ fn victims_on(checks: &Checks, pod: &Arc<PodInfo>, slot: usize, cluster: &mut Cl
     }
     plan.victims.sort_by_key(|pod| importance(pod));
     // It fitting once nobody had to leave means that something changed meanwhile; the pod is simply tried again.
-    if found { Ok(plan) } else { Err(NONE) }
+    match without_all {
+        Verdict::Fits => Ok(plan),
+        Verdict::NotNow(reasons) | Verdict::Never(reasons) => Err(reasons),
+    }
 }
 
 /// Pods whose displacement would break a budget, and the others; each budget allows some before it breaks.

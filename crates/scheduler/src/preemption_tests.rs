@@ -80,6 +80,31 @@ fn nobody_leaves_for_an_equal_or_for_one_who_displaces_nobody() {
 }
 
 #[test]
+fn a_node_where_even_that_does_not_help_says_why() {
+    // What stays is more important than the newcomer.
+    let mut cluster = cluster(&[("a", pod("a1", 20, "800m", json!({}))), ("a", pod("a2", 1, "100m", json!({}))), ("b", pod("b1", 20, "1", json!({})))]);
+    let expected = "0/2 nodes are available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod.";
+    check(&mut cluster, &pod("p", 10, "500m", json!({})), &[], expected);
+}
+
+#[test]
+fn a_budget_that_covers_everybody_covers_nobody() {
+    let all = json!({"metadata": {"namespace": "n", "name": "all"}, "spec": {"selector": {}}, "status": {"disruptionsAllowed": 0}});
+    let all = Budget::of(&serde_json::from_value(all).unwrap());
+    let placed = [("a", pod("a1", 1, "1", json!({})))];
+    let newcomer = pod("p", 10, "1", json!({}));
+    let refusal = decide(&default_profile(), &newcomer, &mut cluster(&placed), &mut 0).unwrap_err();
+    assert_eq!(plan(&default_profile(), &newcomer, &mut cluster(&placed), &refusal, &[all]).unwrap().violations(), 0);
+}
+
+#[test]
+fn who_has_not_started_yet_leaves_before_who_has() {
+    let started = json!({"status": {"startTime": "2026-01-01T00:00:00Z"}});
+    let placed = [("a", pod("a1", 1, "1", started)), ("b", pod("b1", 1, "1", json!({})))];
+    check(&mut cluster(&placed), &pod("p", 10, "1", json!({})), &[], "b: b1");
+}
+
+#[test]
 fn disruption_budgets_are_kept_where_there_is_a_choice() {
     let placed = [("a", pod("a1", 1, "1", json!({}))), ("b", pod("b1", 2, "1", json!({})))];
     let newcomer = pod("p", 10, "1", json!({}));

@@ -82,7 +82,7 @@ pub struct HostPort {
 impl HostPort {
     /// Whether both cannot be had at once.
     pub fn conflicts(&self, other: &Self) -> bool {
-        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
+        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
         self.port == other.port && self.protocol == other.protocol && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
     }
 }

@@ -14,6 +14,9 @@ use meta::quantity::Quantity;
 
 use crate::{node_info::NodeInfo, pod_info::PodInfo, terms::{matches_selector, selector_of}};
 
+/// On a claim: the node for which its volume is made.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
 /// What is known of storage.
 #[derive(Debug, Default)]
 pub struct Volumes {
@@ -67,6 +70,19 @@ fn storage(list: Option<&BTreeMap<String, api::apimachinery::pkg::api::resource:
     list.and_then(|list| list.get("storage")).and_then(|quantity| quantity.0.parse::<Quantity>().ok()).map_or(0, |quantity| quantity.value())
 }
 
+/// How much a claim asks for.
+fn wanted_by(claim: &PersistentVolumeClaim) -> i64 {
+    storage(claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|resources| resources.requests.as_ref()))
+}
+
+/// Whether somebody chose this claim for a volume.
+fn is_reserved_for(volume: &PersistentVolume, key: &ObjectKey, claim: &PersistentVolumeClaim) -> bool {
+    volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).is_some_and(|reference| {
+        let is_same = reference.uid.as_deref().is_none_or(|uid| uid.is_empty() || claim.metadata.uid.as_deref() == Some(uid));
+        is_same && reference.name.as_deref() == Some(&*key.name) && reference.namespace.as_deref() == key.namespace.as_deref()
+    })
+}
+
 /// What is to be done for the claims of a pod before it is bound.
 #[derive(Debug, Clone, Default)]
 pub struct VolumePlan {
@@ -114,11 +130,20 @@ impl Volumes {
     pub fn plan(&self, claims: &[ObjectKey], node: &NodeInfo) -> Option<VolumePlan> {
         let mut plan = VolumePlan::default();
         let mut chosen: HashSet<&String> = HashSet::new();
+        let mut asked: Vec<(i64, &ObjectKey, &Arc<PersistentVolumeClaim>)> = Vec::with_capacity(claims.len());
         for key in claims {
             let claim = self.claims.get(key)?;
-            let fitting = self.volumes.iter().filter(|(name, volume)| !chosen.contains(name) && self.fits(key, claim, volume, node));
-            let smallest = fitting.min_by_key(|(_, volume)| storage(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref())));
-            if let Some((name, _)) = smallest {
+            asked.push((wanted_by(claim), key, claim));
+        }
+        // The smaller ones first, so that each gets the smallest that does.
+        asked.sort_by_key(|(size, ..)| *size);
+        for (_, key, claim) in asked {
+            // A volume is being made for it where the scheduler said once.
+            let elsewhere = claim.metadata.annotations.as_ref().and_then(|notes| notes.get(SELECTED_NODE)).map(|selected| *selected != node.name);
+            if elsewhere == Some(true) {
+                return None;
+            }
+            if let Some(name) = elsewhere.is_none().then(|| self.best(key, claim, node, &chosen)).flatten() {
                 chosen.insert(name);
                 plan.matches.push((key.clone(), name.clone()));
                 continue;
@@ -136,21 +161,30 @@ impl Volumes {
         }
         Some(plan)
     }
-    fn fits(&self, key: &ObjectKey, claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: &NodeInfo) -> bool {
+    /// The volume that a claim would get on a node: the one that is reserved for it, if that can be used there, or else the smallest.
+    /// Source: Kubernetes 1.36, `FindMatchingVolume`.
+    fn best(&self, key: &ObjectKey, claim: &PersistentVolumeClaim, node: &NodeInfo, chosen: &HashSet<&String>) -> Option<&String> {
+        let fitting = || self.volumes.iter().filter(|(name, volume)| !chosen.contains(name) && self.fits(key, claim, volume));
+        if let Some((name, volume)) = fitting().find(|(_, volume)| is_reserved_for(volume, key, claim)) {
+            return is_reachable(volume, node).then_some(name);
+        }
+        let here = fitting().filter(|(_, volume)| is_reachable(volume, node));
+        here.min_by_key(|(_, volume)| storage(volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()))).map(|(name, _)| name)
+    }
+    fn fits(&self, key: &ObjectKey, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
         let (Some(wanted), Some(spec)) = (&claim.spec, &volume.spec) else { return false };
         let name = volume.metadata.name.as_deref().unwrap_or_default();
-        let is_for_another = |reference: &api::core::v1::ObjectReference| reference.name.as_deref() != Some(&*key.name) || reference.namespace.as_deref() != key.namespace.as_deref();
-        let labels = volume.metadata.labels.clone().unwrap_or_default();
         let modes = spec.access_modes.as_deref().unwrap_or_default();
-        let is_free = volume.status.as_ref().and_then(|status| status.phase.as_deref()).is_none_or(|phase| matches!(phase, "Available" | "Pending" | ""));
-        is_free
+        let is_reserved = is_reserved_for(volume, key, claim);
+        let is_free = || spec.claim_ref.is_none() && volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Available");
+        let is_selected = || wanted.selector.as_ref().is_none_or(|selector| selector_of(Some(selector)).matches_map(&volume.metadata.labels.clone().unwrap_or_default()));
+        volume.metadata.deletion_timestamp.is_none()
             && self.reserved.get(name).is_none_or(|holder| holder == key)
-            && !spec.claim_ref.as_ref().is_some_and(is_for_another)
+            && (is_reserved || is_free() && is_selected())
+            && spec.volume_attributes_class_name.as_deref().unwrap_or_default() == wanted.volume_attributes_class_name.as_deref().unwrap_or_default()
             && spec.storage_class_name.as_deref().unwrap_or_default() == wanted.storage_class_name.as_deref().unwrap_or_default()
             && spec.volume_mode.as_deref().unwrap_or("Filesystem") == wanted.volume_mode.as_deref().unwrap_or("Filesystem")
             && wanted.access_modes.iter().flatten().all(|mode| modes.contains(mode))
-            && storage(spec.capacity.as_ref()) >= storage(wanted.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
-            && wanted.selector.as_ref().is_none_or(|selector| selector_of(Some(selector)).matches_map(&labels))
-            && is_reachable(volume, node)
+            && storage(spec.capacity.as_ref()) >= wanted_by(claim)
     }
 }

@@ -1,4 +1,4 @@
-//! NodeResourcesBalancedAllocation: a node whose CPU and memory are used alike is liked better.
+//! NodeResourcesBalancedAllocation: a node whose CPU and memory would be used more alike with the pod is liked better.
 
 use crate::{
     cluster::Cluster,
@@ -18,26 +18,49 @@ impl Default for BalancedAllocation {
     }
 }
 
+/// What of a resource is used with the pod, and without it.
+type Shares = (f64, f64);
+
+/// A deviation as points.
+fn points(deviation: f64) -> i64 {
+    ((1.0 - deviation) * 100.0) as i64
+}
+
+/// The balance with the pod and without it as a score: 75 where they are alike. Source: Kubernetes 1.36, `balancedResourceScorer`.
+fn improvement(with: i64, without: i64) -> i64 {
+    50 + (50 + with - without) / 2
+}
+
+fn deviation(shares: impl ExactSizeIterator<Item = f64> + Clone) -> f64 {
+    let count = shares.len() as f64;
+    let mean = shares.clone().sum::<f64>() / count;
+    (shares.map(|share| (share - mean).powi(2)).sum::<f64>() / count).sqrt()
+}
+
 impl BalancedAllocation {
-    fn balance(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let mut shares = Vec::with_capacity(self.0.len());
-        for name in self.0.iter().filter(|name| is_compared(name, pod)) {
-            let all = node.allocatable.get(name);
-            if all > 0 {
-                shares.push((node.requested.get(name).saturating_add(pod.requests.get(name)) as f64 / all as f64).min(1.0));
-            }
+    fn shares(name: &str, pod: &PodInfo, node: &NodeInfo) -> Option<Shares> {
+        let all = node.allocatable.get(name);
+        if all <= 0 || !is_compared(name, pod) {
+            return None;
         }
-        let deviation = match shares.as_slice() {
-            [] | [_] => 0.0,
+        let used = node.requested.get(name);
+        let share = |used: i64| (used as f64 / all as f64).min(1.0);
+        Some((share(used.saturating_add(pod.requests.get(name))), share(used)))
+    }
+    fn balance(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let of_two = |one: Shares, other: Shares| improvement(points((one.0 - other.0).abs() / 2.0), points((one.1 - other.1).abs() / 2.0));
+        // Nearly everybody compares two.
+        if let [one, other] = self.0.as_slice() {
+            let both = Self::shares(one, pod, node).zip(Self::shares(other, pod, node));
+            return both.map_or(improvement(100, 100), |(one, other)| of_two(one, other));
+        }
+        let shares: Vec<Shares> = self.0.iter().filter_map(|name| Self::shares(name, pod, node)).collect();
+        match shares.as_slice() {
+            [] | [_] => improvement(100, 100),
             // The same as below, without the rounding of squares and roots, which could cost a point.
-            [one, other] => (one - other).abs() / 2.0,
-            several => {
-                let count = several.len() as f64;
-                let mean = several.iter().sum::<f64>() / count;
-                (several.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / count).sqrt()
-            }
-        };
-        ((1.0 - deviation) * 100.0) as i64
+            [one, other] => of_two(*one, *other),
+            several => improvement(points(deviation(several.iter().map(|share| share.0))), points(deviation(several.iter().map(|share| share.1)))),
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Score for ImageLocality {
         }
         let most = MOST_PER_CONTAINER * i64::try_from(pod.images.len()).unwrap_or(1);
         let score = |node: &NodeInfo| {
-            let sum: i64 = known.iter().filter_map(|(name, nodes)| node.images.get(name).map(|size| size / all * nodes + size % all * nodes / all)).sum();
+            let sum: i64 = known.iter().filter_map(|(name, nodes)| node.images.get(name).map(|size| (*size as f64 * (*nodes as f64 / all as f64)) as i64)).sum();
             100 * (sum.clamp(LEAST, most) - LEAST) / (most - LEAST)
         };
         Some((Scale::Done, slots.iter().map(|slot| cluster.at(*slot).map_or(0, score)).collect()))

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use api::core::v1::NodeAffinity as Added;
+use api::core::v1::{NodeAffinity as Added, NodeSelector};
 
 use crate::{
     cluster::Cluster,
-    framework::{ClusterEvent, Filter, Prepared, Scale, Score, Verdict},
+    framework::{Check, ClusterEvent, Filter, Prepared, Scale, Score, Verdict},
     node_info::NodeInfo,
     pod_info::PodInfo,
     terms::{matches_selector, matches_term},
@@ -19,6 +19,22 @@ pub struct NodeAffinity {
     pub added: Option<Arc<Added>>,
 }
 
+/// The names of the nodes that a selector can hold for, where each of its terms says some; those of pods of a DaemonSet do.
+/// Source: Kubernetes 1.36, `nodeaffinity`, `PreFilter`.
+fn names_in(selector: &NodeSelector) -> Option<Vec<String>> {
+    let mut all: Vec<String> = Vec::new();
+    for term in &selector.node_selector_terms {
+        let fields = term.match_fields.iter().flatten().filter(|field| field.key == "metadata.name" && field.operator == "In");
+        let mut lists = fields.map(|field| field.values.clone().unwrap_or_default());
+        let first = lists.next()?;
+        let named = lists.fold(first, |left, other| left.into_iter().filter(|name| other.contains(name)).collect());
+        all.extend(named);
+    }
+    all.sort_unstable();
+    all.dedup();
+    Some(all)
+}
+
 impl Filter for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
@@ -29,7 +45,11 @@ impl Filter for NodeAffinity {
             return Prepared::Indifferent;
         }
         let requirement = pod.node_requirement.clone();
-        Prepared::each(move |node, _| {
+        let names = requirement.selector.as_ref().and_then(names_in);
+        if names.as_ref().is_some_and(Vec::is_empty) {
+            return Prepared::Nowhere("pod affinity terms conflict".to_owned());
+        }
+        let check: Check = Box::new(move |node: &NodeInfo, _: &Cluster| {
             let required = added.as_ref().and_then(|added| added.required_during_scheduling_ignored_during_execution.as_ref());
             if required.is_some_and(|selector| !matches_selector(selector, node)) {
                 Verdict::never("node(s) didn't match scheduler-enforced node affinity")
@@ -38,7 +58,11 @@ impl Filter for NodeAffinity {
             } else {
                 Verdict::never("node(s) didn't match Pod's node affinity/selector")
             }
-        })
+        });
+        match names {
+            Some(names) => Prepared::Among(names, check),
+            None => Prepared::Each(check),
+        }
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {
         &[ClusterEvent::NodeAdded, ClusterEvent::NodeChanged]

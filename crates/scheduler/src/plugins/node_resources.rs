@@ -30,11 +30,13 @@ pub struct NodeResources {
     pub resources: Vec<(String, i64)>,
     /// Extended resources that somebody else looks after.
     pub ignored: Vec<String>,
+    /// What is before the slash in the names of more of these.
+    pub ignored_groups: Vec<String>,
 }
 
 impl Default for NodeResources {
     fn default() -> Self {
-        Self { strategy: Strategy::default(), resources: vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)], ignored: Vec::new() }
+        Self { strategy: Strategy::default(), resources: vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)], ignored: Vec::new(), ignored_groups: Vec::new() }
     }
 }
 
@@ -104,7 +106,8 @@ impl Filter for NodeResources {
         "NodeResourcesFit"
     }
     fn prepare(&self, pod: &Arc<PodInfo>, _cluster: &mut Cluster) -> Prepared {
-        let (pod, ignored) = (pod.clone(), self.ignored.clone());
+        let (pod, ignored, groups) = (pod.clone(), self.ignored.clone(), self.ignored_groups.clone());
+        let is_ignored = move |name: &String| ignored.contains(name) || !groups.is_empty() && name.split_once('/').is_some_and(|(group, _)| groups.iter().any(|other| other == group));
         Prepared::each(move |node, _| {
             let (wanted, has, used) = (&pod.requests, &node.allocatable, &node.requested);
             // Most nodes fit, and are told so without a list.
@@ -122,7 +125,7 @@ impl Filter for NodeResources {
             check("cpu", wanted.cpu_millis, has.cpu_millis, used.cpu_millis);
             check("memory", wanted.memory_bytes, has.memory_bytes, used.memory_bytes);
             check("ephemeral-storage", wanted.ephemeral_storage_bytes, has.ephemeral_storage_bytes, used.ephemeral_storage_bytes);
-            for (name, amount) in wanted.others.iter().filter(|(name, _)| !ignored.contains(name)) {
+            for (name, amount) in wanted.others.iter().filter(|(name, _)| !is_ignored(name)) {
                 check(name, *amount, has.get(name), used.get(name));
             }
             match (reasons.is_empty(), never) {
@@ -177,7 +180,18 @@ mod tests {
     }
 
     fn fit(strategy: Strategy, resources: &[(&str, i64)]) -> NodeResources {
-        NodeResources { strategy, resources: resources.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(), ignored: Vec::new() }
+        NodeResources { strategy, resources: resources.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(), ..NodeResources::default() }
+    }
+
+    #[test]
+    fn resources_that_somebody_else_looks_after_are_not_missed() {
+        let plugin = NodeResources { ignored: vec!["a.example/x".to_owned()], ignored_groups: vec!["b.example".to_owned()], ..NodeResources::default() };
+        for (resource, fits) in [("a.example/x", true), ("a.example/y", false), ("b.example/x", true), ("c.b.example/x", false)] {
+            let mut cluster = Cluster::default();
+            cluster.apply_node(&serde_json::from_value::<Node>(json!({"metadata": {"name": "n"}, "status": {"allocatable": {"pods": "1"}}})).unwrap());
+            let Prepared::Each(check) = plugin.prepare(&pod(json!({resource: "1"})), &mut cluster) else { panic!("it has something to say") };
+            assert_eq!(check(cluster.node("n").unwrap(), &cluster) == Verdict::Fits, fits, "{resource}");
+        }
     }
 
     #[test]
@@ -234,16 +248,19 @@ mod tests {
             score(&BalancedAllocation(names.iter().map(|name| (*name).to_owned()).collect()), size, json!({"cpu": "1", "memory": "100"}), wanted)
         };
         let size = json!({"cpu": "10", "memory": "1000"});
-        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({"cpu": "2", "memory": "200"})), Some(100));
-        // 50 % and 20 %: 15 hundredths from their mean.
-        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({"cpu": "4", "memory": "100"})), Some(85));
-        assert_eq!(of(&["cpu"], size.clone(), json!({"cpu": "4"})), Some(100), "one is always alike");
+        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({"cpu": "2", "memory": "200"})), Some(75), "as alike as before");
+        // 50 % and 20 %: 15 hundredths from their mean, where there were none.
+        assert_eq!(of(&["cpu", "memory"], size.clone(), json!({"cpu": "4", "memory": "100"})), Some(50 + (50 - 15) / 2));
+        assert_eq!(of(&["cpu"], size.clone(), json!({"cpu": "4"})), Some(75), "one is always alike");
         assert_eq!(of(&["cpu", "memory"], size.clone(), json!({})), None, "who asks for nothing changes no balance");
         let gpu = json!({"cpu": "10", "memory": "1000", "example.com/gpu": "4"});
-        assert_eq!(of(&["cpu", "memory", "example.com/gpu"], gpu.clone(), json!({"cpu": "4", "memory": "100"})), Some(85), "nobody asked for a gpu");
-        // 50, 20 and 75 %: the standard deviation is 22.5 hundredths.
-        assert_eq!(of(&["cpu", "memory", "example.com/gpu"], gpu, json!({"cpu": "4", "memory": "100", "example.com/gpu": "3"})), Some(77));
+        assert_eq!(of(&["cpu", "memory", "example.com/gpu"], gpu.clone(), json!({"cpu": "4", "memory": "100"})), Some(67), "nobody asked for a gpu");
+        // 50, 20 and 75 %: the standard deviation is 22.5 hundredths; 4.7 before, with 10, 10 and 0 %.
+        assert_eq!(of(&["cpu", "memory", "example.com/gpu"], gpu, json!({"cpu": "4", "memory": "100", "example.com/gpu": "3"})), Some(50 + (50 + 77 - 95) / 2));
         // 100 % at most: 100 and 20 %.
-        assert_eq!(of(&["cpu", "memory"], size, json!({"cpu": "40", "memory": "100"})), Some(60));
+        assert_eq!(of(&["cpu", "memory"], size, json!({"cpu": "40", "memory": "100"})), Some(50 + (50 + 60 - 100) / 2));
+        // What was used unalike, 50 and 0 %, is used alike with the pod.
+        let uneven = score(&BalancedAllocation::default(), json!({"cpu": "10", "memory": "1000"}), json!({"cpu": "5"}), json!({"memory": "500"}));
+        assert_eq!(uneven, Some(50 + (50 + 100 - 75) / 2));
     }
 }

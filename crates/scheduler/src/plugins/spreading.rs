@@ -3,7 +3,7 @@
 //!
 //! Source: the Kubernetes page "Pod Topology Spread Constraints".
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     census::{Counted, Domains, Eligibility},
@@ -47,6 +47,8 @@ struct Constraint {
     min_domains: Option<usize>,
     itself: i64,
     count: CountId,
+    /// Each node is a domain of its own.
+    is_by_host: bool,
 }
 
 impl TopologySpread {
@@ -58,13 +60,14 @@ impl TopologySpread {
                 max_skew: spread.max_skew,
                 min_domains: spread.min_domains,
                 itself: i64::from(spread.counts_itself),
+                is_by_host: spread.counted.topology_key == "kubernetes.io/hostname",
                 count: cluster.count_of(&spread.counted),
             })
             .collect()
     }
     /// The constraints of a pod that says none.
     fn defaults_of(&self, pod: &PodInfo) -> Vec<Spread> {
-        if pod.spread.is_empty() && !pod.controller.is_empty() { self.defaults_for(pod) } else { Vec::new() }
+        if pod.spread.is_empty() && pod.spreads_by_default { self.defaults_for(pod) } else { Vec::new() }
     }
     fn defaults_for(&self, pod: &PodInfo) -> Vec<Spread> {
         let spread = |default: &DefaultConstraint| {
@@ -138,10 +141,16 @@ impl Score for TopologySpread {
             return None;
         }
         let lenient = pod.spread.is_empty() && self.lenient;
-        // A label with many values says less about each, so it weighs more.
-        let weight = |domains: &Domains| (domains.len() as f64 + 2.0).ln();
-        let counts: Vec<(&Constraint, &Domains, f64)> =
-            constraints.iter().filter_map(|constraint| cluster.domains(constraint.count).map(|domains| (constraint, domains, weight(domains)))).collect();
+        let known: Vec<(&Constraint, &Domains)> = constraints.iter().filter_map(|constraint| Some((constraint, cluster.domains(constraint.count)?))).collect();
+        // Nodes without one of the labels are the last choice, and do not matter to the others.
+        let has_labels = |slot: &usize| lenient || known.iter().all(|(_, domains)| domains.around(*slot).is_some());
+        let labelled: Cow<'_, [usize]> = if slots.iter().all(has_labels) { slots.into() } else { slots.iter().copied().filter(has_labels).collect() };
+        // A label with many values among the nodes to choose from says less about each, so it weighs more.
+        let weight = |constraint: &Constraint, domains: &Domains| {
+            let size = if constraint.is_by_host { labelled.len() } else { domains.among(&labelled) };
+            (size as f64 + 2.0).ln()
+        };
+        let counts: Vec<(&Constraint, &Domains, f64)> = known.iter().map(|(constraint, domains)| (*constraint, *domains, weight(constraint, domains))).collect();
         let raw = |slot: usize| {
             let mut sum = 0.0;
             for (constraint, domains, weight) in &counts {

@@ -21,10 +21,7 @@ impl Filter for TaintToleration {
         let pod = pod.clone();
         Prepared::each(move |node, _| match untolerated(&node.taints, &pod.tolerations) {
             None => Verdict::Fits,
-            Some(taint) => {
-                let value = taint.value.as_deref().unwrap_or_default();
-                Verdict::never(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key))
-            }
+            Some(_) => Verdict::never("node(s) had untolerated taint(s)"),
         })
     }
     fn retry_on(&self) -> &'static [ClusterEvent] {

@@ -78,7 +78,7 @@ fn an_extended_resource_no_node_has_is_refused() {
 fn cordoned_and_tainted_nodes_are_refused_unless_tolerated() {
     let nodes = [node("a", json!({"spec": {"unschedulable": true}})), node("b", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}))];
     let mut cluster = cluster(&nodes, &[]);
-    check(&mut cluster, &pod("p", json!({})), "0/2 nodes are available: 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable.");
+    check(&mut cluster, &pod("p", json!({})), "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable.");
     check(&mut cluster, &pod("p", json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}})), "b");
 }
 
@@ -93,10 +93,36 @@ fn selectors_and_affinity_pick_nodes() {
 }
 
 #[test]
+fn a_pod_for_named_nodes_is_not_judged_by_others() {
+    let nodes = [node("a", json!({"status": {"allocatable": {"cpu": "1"}}})), node("b", json!({"spec": {"unschedulable": true}})), node("c", json!({}))];
+    let mut cluster = cluster(&nodes, &[]);
+    let named = |lists: Value, cpu: &str| {
+        let terms: Vec<Value> = lists.as_array().unwrap().iter().map(|fields| {
+            let fields: Vec<Value> = fields.as_array().unwrap().iter().map(|names| json!({"key": "metadata.name", "operator": "In", "values": names})).collect();
+            json!({"matchFields": fields})
+        }).collect();
+        pod("p", json!({"spec": {
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}},
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}],
+        }}))
+    };
+    check(&mut cluster, &named(json!([[["a"]]]), "500m"), "a");
+    check(&mut cluster, &named(json!([[["a"]]]), "1500m"), "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity].");
+    check(&mut cluster, &named(json!([[["a", "b"], ["b", "c"]]]), "500m"), "0/3 nodes are available: 1 node(s) were unschedulable, 2 node(s) didn't satisfy plugin(s) [NodeAffinity].");
+    check(&mut cluster, &named(json!([[["a"]], [["c"]]]), "1500m"), "c");
+    check(&mut cluster, &named(json!([[["gone"]]]), "500m"), "0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity].");
+    check(&mut cluster, &named(json!([[["a"], ["c"]]]), "500m"), "0/3 nodes are available: pod affinity terms conflict.");
+}
+
+#[test]
 fn a_host_port_is_had_once() {
     let with_port = |name: &str| pod(name, json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}}));
     let nodes = [node("a", json!({}))];
     check(&mut cluster(&nodes, &[("a", with_port("q"))]), &with_port("p"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
+    let at = |name: &str, ip: &str| pod(name, json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}}));
+    for (one, other, fits) in [("0.0.0.0", "10.0.0.1", false), ("", "::", false), ("::", "10.0.0.1", true), ("10.0.0.2", "10.0.0.1", true), ("::", "::", false)] {
+        assert_eq!(answer(&mut cluster(&nodes, &[("a", at("q", one))]), &at("p", other)).is_ok(), fits, "{one} {other}");
+    }
 }
 
 #[test]
@@ -202,7 +228,7 @@ fn tainted_domains_count_unless_the_pod_says_otherwise() {
     let tainted = json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}});
     let nodes = [zoned("a", "x", json!({})), zoned("b", "y", tainted)];
     let placed = [("a", pod("q", json!({})))];
-    check(&mut cluster(&nodes, &placed), &pod("p", spread(json!({}))), &format!("0/2 nodes are available: 1 {UNEVEN}, 1 node(s) had untolerated taint {{k: v}}."));
+    check(&mut cluster(&nodes, &placed), &pod("p", spread(json!({}))), &format!("0/2 nodes are available: 1 {UNEVEN}, 1 node(s) had untolerated taint(s)."));
     check(&mut cluster(&nodes, &placed), &pod("p", spread(json!({"nodeTaintsPolicy": "Honor"}))), "a");
 }
 
@@ -285,7 +311,7 @@ fn taints_that_are_no_order_are_avoided() {
 #[test]
 fn no_execute_keeps_pods_away_and_a_toleration_of_one_effect_is_not_one_of_another() {
     let nodes = [node("a", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]}}))];
-    let refusal = "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}.";
+    let refusal = "0/1 nodes are available: 1 node(s) had untolerated taint(s).";
     let tolerating = |toleration: Value| pod("p", json!({"spec": {"tolerations": [toleration]}}));
     check(&mut cluster(&nodes, &[]), &pod("p", json!({})), refusal);
     check(&mut cluster(&nodes, &[]), &tolerating(json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"})), refusal);
@@ -331,9 +357,32 @@ fn emptier_nodes_are_liked_and_the_resources_of_a_node_are_used_evenly() {
     let used = |name: &str, cpu: &str, memory: &str| pod(name, json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]}}));
     let nodes = [node("a", json!({})), node("b", json!({}))];
     check(&mut cluster(&nodes, &[("a", used("q", "1", "2Gi"))]), &pod("p", json!({})), "b");
-    // As much is left of both together, but `a` would be out of balance.
-    let placed = [("a", used("q", "1400m", "256Mi")), ("b", used("r", "800m", "1536Mi"))];
-    check(&mut cluster(&nodes, &placed), &used("p", "400m", "512Mi"), "b");
+    // As much is left of both together, but the pod would bring `a` further out of balance, and `b` into it.
+    let placed = [("a", used("q", "1", "410Mi")), ("b", used("r", "200m", "2Gi"))];
+    check(&mut cluster(&nodes, &placed), &used("p", "800m", "4Mi"), "b");
+}
+
+#[test]
+fn pods_of_jobs_and_of_daemons_are_not_spread_of_themselves() {
+    for (api_version, kind, expected) in [("apps/v1", "ReplicaSet", true), ("apps/v1", "StatefulSet", true), ("v1", "ReplicationController", true), ("batch/v1", "Job", false), ("apps/v1", "DaemonSet", false), ("example.com/v1", "ReplicaSet", false)] {
+        let owner = json!([{"apiVersion": api_version, "kind": kind, "name": "r", "uid": "r", "controller": true}]);
+        assert_eq!(pod("p", json!({"metadata": {"ownerReferences": owner}})).spreads_by_default, expected, "{kind}");
+    }
+}
+
+#[test]
+fn a_label_weighs_as_much_as_it_has_values_among_the_nodes_to_choose_from() {
+    use crate::{framework::{Scale, Score}, plugins::spreading::TopologySpread};
+    // Nine zones, but only two of them to choose from: each pod counts ln(2 + 2).
+    let names: Vec<String> = (0..9).map(|number| format!("n{number}")).collect();
+    let nodes: Vec<Node> = names.iter().map(|name| node(name, json!({"metadata": {"labels": {"zone": name}}}))).collect();
+    let placed: Vec<(&str, Arc<PodInfo>)> = (0..5).map(|number| ("n0", pod(&format!("q{number}"), json!({})))).chain([("n1", pod("r", json!({})))]).collect();
+    let mut cluster = cluster(&nodes, &placed);
+    let constraint = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let newcomer = pod("p", json!({"spec": {"topologySpreadConstraints": constraint}}));
+    let slots = [0, 1].map(|number| cluster.node(&names[number]).unwrap().slot);
+    // 5 · 1.386 = 7 and 1 · 1.386 = 1, so 100 · (7 + 1 - x) / 7. With ln(9 + 2) it would be 12 and 2, and 16 for the first.
+    assert_eq!(TopologySpread::default().score(&newcomer, &slots, &mut cluster), Some((Scale::Done, vec![14, 100])));
 }
 
 #[test]
@@ -514,7 +563,7 @@ fn a_toleration_for_a_time_lets_a_pod_come_as_one_for_ever_does() {
         merge(&mut toleration, extra);
         pod("p", json!({"spec": {"tolerations": [toleration]}}))
     };
-    let refusal = "0/1 nodes are available: 1 node(s) had untolerated taint {k: }.";
+    let refusal = "0/1 nodes are available: 1 node(s) had untolerated taint(s).";
     for (taint, pod, expected) in [
         ("k", tolerating(json!({"tolerationSeconds": 5})), "a"),
         ("k", tolerating(json!({"tolerationSeconds": 0})), "a"),

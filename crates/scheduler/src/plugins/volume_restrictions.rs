@@ -51,12 +51,12 @@ impl Filter for VolumeRestrictions {
             .collect();
         let pod = pod.clone();
         Prepared::each(move |node, cluster| {
-            if exclusive.iter().any(|claim| cluster.volumes.is_used(claim)) {
-                return Verdict::not_now("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode");
-            }
             let there = || node.pods.values().flat_map(|other| &other.volumes);
             if pod.volumes.iter().any(|volume| there().any(|other| conflicts(volume, other))) {
                 return Verdict::not_now("node(s) had no available disk");
+            }
+            if exclusive.iter().any(|claim| cluster.volumes.is_used(claim)) {
+                return Verdict::not_now("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode");
             }
             Verdict::Fits
         })
