@@ -97,6 +97,8 @@ pub struct Core {
     pub tunnels: Option<dialer::TunnelRegistry>,
     /// Checks of `/readyz` that have not passed yet, by name.
     pub starting: Mutex<Vec<&'static str>>,
+    /// Checks of `/healthz` and `/readyz` that belong to parts beside the server.
+    pub checks: Mutex<Vec<crate::health::Check>>,
 }
 
 /// What is known about a request once it is authenticated and routed.
@@ -198,6 +200,10 @@ pub fn format_time(time: Timestamp) -> String {
 }
 
 impl Core {
+    /// How long objects of a kind live in the store: events for a while, everything else for ever.
+    pub fn lifetime_of(&self, kind: &dyn ServedKind) -> Option<Duration> {
+        kind.lifetime().map(|_| self.facts.event_lifetime)
+    }
     /// The kind served at a path.
     ///
     /// # Errors

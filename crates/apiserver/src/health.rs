@@ -1,5 +1,8 @@
 //! `/livez`, `/readyz`, `/healthz` and their single checks.
 
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use store::StoreError;
 
@@ -11,11 +14,21 @@ use crate::{
 /// What there are checks for.
 pub const KINDS: [&str; 3] = ["healthz", "livez", "readyz"];
 
+/// A check of something beside the server, which `/livez` leaves out: a restart would not help.
+#[derive(Clone)]
+pub struct Check {
+    /// As it is listed.
+    pub name: &'static str,
+    /// Fails with what is wrong. Asked for every time, so it may keep its last answer for a while.
+    pub run: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+}
+
 /// The names of the checks of a kind.
 pub fn names(core: &Core, kind: &str) -> Vec<String> {
     let mut names: Vec<String> = ["ping", "log", "etcd"].map(str::to_owned).into();
     if kind != "livez" {
         names.extend(["informer-sync", "poststarthook/bootstrap"].map(str::to_owned));
+        names.extend(core.checks.lock().iter().map(|check| check.name.to_owned()));
         names.extend(core.starting.lock().iter().map(|name| format!("poststarthook/{name}")));
         // While the first objects are being written, that is what is waited for.
         names.dedup();
@@ -33,33 +46,40 @@ pub async fn answer(core: &Core, context: &RequestContext) -> Option<Response<Bo
     let kind = KINDS.into_iter().find(|known| *known == kind)?;
     let store: Result<_, StoreError> = core.view.store().current().await;
     let is_ready = core.starting.lock().is_empty();
-    let passes = |name: &str| match name {
-        "etcd" => store.is_ok(),
-        name => is_ready || !name.starts_with("poststarthook/"),
-    };
-    let checks: Vec<(String, bool)> = names(core, kind).into_iter().map(|name| (passes(&name), name)).map(|(passed, name)| (name, passed)).collect();
-    for (name, passed) in &checks {
-        core.metrics.checked(name, kind, *passed);
+    let mut checks: Vec<(String, Result<(), String>)> = Vec::new();
+    for name in names(core, kind) {
+        if single.is_some_and(|single| single != name) {
+            continue;
+        }
+        let beside = core.checks.lock().iter().find(|check| check.name == name).cloned();
+        let outcome = match (name.as_str(), beside) {
+            (_, Some(check)) => (check.run)().await,
+            ("etcd", None) => store.as_ref().map(|_| ()).map_err(ToString::to_string),
+            (name, None) if !is_ready && name.starts_with("poststarthook/") => Err("not finished".to_owned()),
+            _ => Ok(()),
+        };
+        core.metrics.checked(&name, kind, outcome.is_ok());
+        checks.push((name, outcome));
     }
     let excluded: Vec<&str> = context.query.values("exclude").collect();
     if let Some(single) = single {
         return Some(match checks.iter().find(|(name, _)| name == single) {
-            Some((_, true)) => text_answer(StatusCode::OK, "ok"),
-            Some((_, false)) => text_answer(StatusCode::INTERNAL_SERVER_ERROR, "not ok"),
+            Some((_, Ok(()))) => text_answer(StatusCode::OK, "ok"),
+            Some((_, Err(why))) => text_answer(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n")),
             None => text_answer(StatusCode::NOT_FOUND, "404 page not found\n"),
         });
     }
     let is_excluded = |name: &str| excluded.contains(&name);
-    let healthy = checks.iter().all(|(name, passed)| *passed || is_excluded(name));
+    let healthy = checks.iter().all(|(name, outcome)| outcome.is_ok() || is_excluded(name));
     if healthy && !context.query.pairs.iter().any(|(name, _)| name == "verbose") {
         return Some(text_answer(StatusCode::OK, "ok"));
     }
     let mut text = String::new();
-    for (name, passed) in &checks {
-        text.push_str(&match passed {
+    for (name, outcome) in &checks {
+        text.push_str(&match outcome {
             _ if is_excluded(name) => format!("[+]{name} excluded: ok\n"),
-            true => format!("[+]{name} ok\n"),
-            false => format!("[-]{name} failed: reason withheld\n"),
+            Ok(()) => format!("[+]{name} ok\n"),
+            Err(_) => format!("[-]{name} failed: reason withheld\n"),
         });
     }
     let mut unknown: Vec<&str> = excluded.iter().copied().filter(|name| !checks.iter().any(|(known, _)| known == name)).collect();

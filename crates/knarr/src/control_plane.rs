@@ -1,6 +1,6 @@
 //! The control plane of one server: store, certificates, API server, and the parts that are clients of it in process.
 
-use std::{net::{IpAddr, SocketAddr}, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+use std::{net::{IpAddr, SocketAddr}, os::unix::fs::MetadataExt, path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use apiserver::{ApiServer, ClusterFacts, core::ServiceAccountTokens, setup};
@@ -11,7 +11,7 @@ use pki::{AlternativeNames, ClusterAuthority, Kubeconfig};
 use store_embedded::EmbeddedStore;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{cli::ServerArgs, encryption_configuration, renewal::Renewed};
 
@@ -66,6 +66,27 @@ async fn ensure_token(server: &ApiServer, token: Option<&str>) -> anyhow::Result
     }
 }
 
+/// By which other API servers know that it is this one that tells them who asks.
+pub(crate) fn front_proxy_certificate(authority: ClusterAuthority) -> impl Fn(Timestamp) -> Result<pki::Credential, pki::PkiError> {
+    let subject = pki::Subject::new(apiserver::aggregation::trust::FRONT_PROXY_NAME, std::iter::empty::<String>());
+    move |now| authority.ensure_client("client", &subject, now)
+}
+
+/// Writes a kubeconfig with a certificate that is issued for it, at every call.
+pub(crate) fn administrators_kubeconfig(authority: ClusterAuthority, file: PathBuf, name: String, server: String) -> impl Fn(Timestamp) -> Result<pki::Credential, pki::PkiError> {
+    move |now| {
+        let credential = authority.issue_admin(now)?;
+        let kubeconfig = Kubeconfig {
+            name: name.clone(),
+            server: server.clone(),
+            authority_pem: authority.certificate_pem().to_owned(),
+            user: pki::kubeconfig::KubeconfigUser::Certificate(credential.clone()),
+        };
+        pki::private_file::write(&file, kubeconfig.to_yaml().as_bytes())?;
+        Ok(credential)
+    }
+}
+
 impl ControlPlane {
     /// Opens the store, makes certificates, and answers requests. Returns when the API is ready.
     pub async fn start(arguments: &ServerArgs, node_ips: &[IpAddr], stop: CancellationToken) -> anyhow::Result<Self> {
@@ -81,7 +102,10 @@ impl ControlPlane {
         let admission_settings = arguments.admission_control_config_file.as_deref().map(apiserver::admission::configuration::Settings::read).transpose()?.unwrap_or_default();
         let store_directory = data.join("store");
         let encryption = arguments.encryption_provider_config.as_deref().map(encryption_configuration::read).transpose()?.unwrap_or_default();
-        let store_options = store_embedded::Options { encryption_rules: encryption.rules.clone().into(), ..store_embedded::Options::default() };
+        if let Err(error) = encryption_configuration::check(&encryption.services()).await {
+            warn!(error, "starting without a key management service that is well: nothing is written under its keys until it is");
+        }
+        let store_options = store_embedded::Options { encryption_rules: encryption.rules().into(), ..store_embedded::Options::default() };
         let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store_directory, store_options))
             .await
             .context("the store could not be opened")??;
@@ -115,9 +139,8 @@ impl ControlPlane {
         };
         // An authority of its own: nobody whose certificate the cluster's authority signed may speak for others.
         let proxy_authority = ClusterAuthority::open_or_create(&data.join("pki").join("front-proxy"), now)?;
-        let proxy_subject = pki::Subject::new(apiserver::aggregation::trust::FRONT_PROXY_NAME, std::iter::empty::<String>());
         let authority_pem = proxy_authority.certificate_pem().to_owned();
-        let proxy_client = Renewed::new(move |now| proxy_authority.ensure_client("client", &proxy_subject, now), now)?;
+        let proxy_client = Renewed::new(front_proxy_certificate(proxy_authority), now)?;
         let front_proxy = apiserver::aggregation::FrontProxy {
             certificate: proxy_client.certificate(),
             authority_pem,
@@ -150,11 +173,24 @@ impl ControlPlane {
         // Made late, since nodes are found through the server that is made with the dialer.
         let _ = resolve.set(Box::new(crate::agent::resolver(&informers)));
         let tasks = TaskTracker::new();
-        if let Some(file) = arguments.encryption_provider_config.clone().filter(|_| arguments.encryption_provider_config_automatic_reload) {
-            let reloads = encryption_configuration::Reloads::new(&crate::server::host_name());
-            let (counted, sealing) = (reloads.clone(), store.clone());
-            server.core().metrics.pages.add("/metrics", move || counted.text());
-            tasks.spawn(encryption_configuration::follow(file, encryption, reloads, move |rules| sealing.replace_encryption_rules(rules), stop.clone()));
+        let reloads = encryption_configuration::Reloads::new(&crate::server::host_name());
+        let file = arguments.encryption_provider_config.clone().filter(|_| arguments.encryption_provider_config_automatic_reload);
+        let services = encryption.services();
+        if file.is_some() || !services.is_empty() {
+            let services = Arc::new(parking_lot::RwLock::new(services));
+            let asked = services.clone();
+            let run = move || -> futures::future::BoxFuture<'static, Result<(), String>> {
+                let services = asked.read().clone();
+                Box::pin(async move { encryption_configuration::check(&services).await })
+            };
+            server.core().checks.lock().push(apiserver::health::Check { name: encryption_configuration::HEALTH_CHECK, run: Arc::new(run) });
+            if file.is_some() {
+                let counted = reloads.clone();
+                server.core().metrics.pages.add("/metrics", move || counted.text());
+            }
+            let sealing = store.clone();
+            let following = encryption_configuration::Following { known: encryption, file, reloads, services };
+            tasks.spawn(following.run(move |rules| sealing.replace_encryption_rules(rules), stop.clone()));
         }
         tasks.spawn(serving_certificate.keep(stop.clone()));
         tasks.spawn(node_client.keep(stop.clone()));
@@ -171,20 +207,8 @@ impl ControlPlane {
 
     /// Writes the administrator's kubeconfig, and writes it again, with another certificate, before the certificate in it ends.
     pub fn write_kubeconfig(&self, path: &Path, name: &str) -> anyhow::Result<()> {
-        let (file, name) = (path.to_owned(), name.to_owned());
         let server = format!("https://{}", SocketAddr::new(self.reachable(), self.advertise.port()));
-        let authority = self.authority.clone();
-        let write = move |now| {
-            let credential = authority.issue_admin(now)?;
-            let kubeconfig = Kubeconfig {
-                name: name.clone(),
-                server: server.clone(),
-                authority_pem: authority.certificate_pem().to_owned(),
-                user: pki::kubeconfig::KubeconfigUser::Certificate(credential.clone()),
-            };
-            pki::private_file::write(&file, kubeconfig.to_yaml().as_bytes())?;
-            Ok(credential)
-        };
+        let write = administrators_kubeconfig(self.authority.clone(), path.to_owned(), name.to_owned(), server);
         let renewed = Renewed::new(write, Timestamp::now()).with_context(|| format!("cannot write the kubeconfig {}", path.display()))?;
         self.tasks.spawn(renewed.keep(self.stop.clone()));
         Ok(())

@@ -9,6 +9,7 @@ mod control_plane;
 mod encryption_configuration;
 mod image;
 mod join;
+mod key_management;
 mod local_cluster;
 mod node_options;
 mod node_parts;

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use testkit::{RealCluster, real_cluster::Settings};
+use testkit::{RealCluster, key_service::KeyService, real_cluster::Settings};
 
 /// The binary under test: cargo's, or another build that `KNARR_BINARY` names.
 fn binary() -> PathBuf {
@@ -156,4 +156,83 @@ fn keys_are_rotated_without_a_restart_where_the_file_is_read_again() {
     configuration(&file, &[NEW, "identity: {}"]);
     cluster.restart_server_with(&following);
     assert_eq!(cluster.kubectl(["get", "widget/two", "-o", "jsonpath={.spec.word}"]), "batterystaple");
+}
+
+#[test]
+fn a_key_management_service_keeps_the_keys_through_restarts_rotation_and_its_absence() {
+    let mut cluster = RealCluster::start(&Settings { binary: &binary(), registry: None, control_plane_only: true });
+    let (file, socket) = (cluster.directory().join("encryption.yaml"), cluster.directory().join("kms.sock"));
+    let (shown, provider) = (file.display().to_string(), format!("kms: {{ apiVersion: v2, name: vault, endpoint: 'unix://{}', timeout: 30s }}", socket.display()));
+    let following = ["--encryption-provider-config", shown.as_str(), "--encryption-provider-config-automatic-reload"];
+    cluster.apply(WIDGETS);
+    cluster.kubectl(["wait", "--for=condition=Established", "crd/widgets.example.com"]);
+    let vault = KeyService::start(&socket);
+    configuration(&file, &[&provider, "identity: {}"]);
+    cluster.restart_server_with(&following);
+    let create = |name: &str, word: &str| ["create", "secret", "generic", name, &format!("--from-literal=word={word}")].map(str::to_owned);
+    let version = |cluster: &RealCluster, name: &str| cluster.kubectl(["get", name, "-o", "jsonpath={.metadata.resourceVersion}"]);
+    cluster.kubectl(create("first", "tr0ub4dor"));
+    assert!(is_on_the_disk(&cluster, "k8s:enc:kms:v2:vault:") && !is_on_the_disk(&cluster, "tr0ub4dor"));
+    assert_eq!(cluster.kubectl(["get", "--raw", "/readyz/kms-providers"]), "ok");
+    assert!(cluster.kubectl(["get", "--raw", "/healthz?verbose"]).contains("[+]kms-providers ok"));
+    assert!(!cluster.kubectl(["get", "--raw", "/livez?verbose"]).contains("kms"), "a restart would not help");
+
+    // Each start has a seed of its own; one question for each is enough to read all values.
+    let decrypted = vault.calls("Decrypt");
+    cluster.restart_server_with(&following);
+    assert_eq!(vault.calls("Decrypt") - decrypted, 1);
+    assert_eq!(cluster.kubectl(["get", "secret/first", "-o", "jsonpath={.data.word}"]), "dHIwdWI0ZG9y");
+    cluster.kubectl(create("second", "correcthorse"));
+
+    // Another key: what was written under the first is written again, once.
+    write_all_again(&cluster);
+    let before = version(&cluster, "secret/first");
+    vault.rotate("key-2");
+    cluster.eventually("the new key is noticed", || {
+        cluster.kubectl(["get", "--raw", "/readyz/kms-providers"]);
+        (vault.calls("Encrypt") == 3).then_some(())
+    });
+    cluster.eventually("what is written under the old key is written again", || {
+        write_all_again(&cluster);
+        (version(&cluster, "secret/first") != before).then_some(())
+    });
+    let written = version(&cluster, "secret/first");
+    write_all_again(&cluster);
+    assert_eq!(version(&cluster, "secret/first"), written, "it is sealed as it should be");
+
+    // It goes away: what is known is read and written on, and readiness tells.
+    vault.leave();
+    cluster.eventually("its absence is noticed", || cluster.try_kubectl(["get", "--raw", "/readyz/kms-providers"]).is_none().then_some(()));
+    assert_eq!(cluster.kubectl(["get", "secret/second", "-o", "jsonpath={.data.word}"]), "Y29ycmVjdGhvcnNl");
+    cluster.kubectl(create("third", "batterystaple"));
+    // It is still away while the server starts, and comes while that waits for it.
+    cluster.stop_server();
+    let log = cluster.log_path();
+    let begin = fs::read_to_string(&log).unwrap().len();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Nothing tells that a line was logged.
+            let waits = (0..1200).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                fs::read_to_string(&log).unwrap()[begin..].contains("waiting for the key management service")
+            });
+            vault.come_back();
+            assert!(waits, "it says what it waits for");
+        });
+        cluster.start_server();
+    });
+    assert_eq!(cluster.kubectl(["get", "secret/third", "-o", "jsonpath={.data.word}"]), "YmF0dGVyeXN0YXBsZQ==");
+
+    // Back to a key of one's own, without a restart.
+    configuration(&file, &[NEW, &provider, "identity: {}"]);
+    cluster.eventually("the file is read again", || {
+        write_all_again(&cluster);
+        is_on_the_disk(&cluster, "k8s:enc:aesgcm:v1:new:").then_some(())
+    });
+    write_all_again(&cluster);
+    configuration(&file, &[NEW, "identity: {}"]);
+    vault.leave();
+    cluster.restart_server_with(&following);
+    assert_eq!(cluster.kubectl(["get", "secret/first", "-o", "jsonpath={.data.word}"]), "dHIwdWI0ZG9y");
+    assert_eq!(cluster.kubectl(["get", "--raw", "/readyz/kms-providers"]), "ok", "there are none to be asked");
 }

@@ -6,6 +6,7 @@
 
 pub mod configured;
 pub mod encryption;
+pub mod envelope;
 pub mod key_file;
 
 use bytes::Bytes;
@@ -55,6 +56,24 @@ pub enum TransformError {
         key: String,
         /// Which encryption key.
         key_id: String,
+    },
+    /// The service that keeps the key does not decrypt it.
+    #[error("the value of {key} cannot be read: the key management service {provider} {reason}")]
+    KeyManagement {
+        /// Whose value.
+        key: String,
+        /// Which service.
+        provider: String,
+        /// What it does.
+        reason: String,
+    },
+    /// There is no key that may be used now.
+    #[error("the value of {key} cannot be encrypted: {reason}")]
+    KeyUnavailable {
+        /// Whose value.
+        key: String,
+        /// Why there is none.
+        reason: String,
     },
     /// The value cannot be encrypted, for example because the system gives no random numbers.
     #[error("the value of {key} cannot be encrypted")]

@@ -15,6 +15,7 @@
 //! - [`download`]: a body that is sent over WebSocket, as for logs and watches
 //! - [`proxy`]: passing an upgraded connection on, byte for byte, as the API server does towards nodes
 //! - [`client`]: the calling side, for tests and Rust callers
+//! - [`grpc`]: one call of gRPC, for those who need no more of it
 //! - [`channel`]: one stream of a connection, as a reader and a writer
 //! - `websocket`, `spdy`: the two wire formats, each as a pure frame codec and a connection above it
 //!
@@ -26,6 +27,7 @@
 pub mod channel;
 pub mod client;
 pub mod download;
+pub mod grpc;
 pub mod handshake;
 pub mod port_forward;
 pub mod proxy;

@@ -3,6 +3,7 @@
 //! - [`api_harness`]: an API server in the test's process, asked by whomever the test likes to be
 //! - [`go_shape`]: objects as clients written in Go send them
 //! - [`json_server`]: a webhook's server
+//! - [`key_service`]: a key management service
 //! - [`real_cluster`]: the built binary on free ports, with kubectl beside it, cleaned up whatever happens
 //! - [`simulated_nodes`]: nodes that nobody stands behind, played over the API
 //! - [`scene`]: a namespace in a real cluster that several tests share
@@ -17,6 +18,7 @@ pub mod debian_registry;
 pub mod go_shape;
 pub mod image;
 pub mod json_server;
+pub mod key_service;
 pub mod kubectl;
 pub mod load;
 pub mod local_cluster;

@@ -208,7 +208,8 @@ impl RealCluster {
         self.directory.path().join("data")
     }
 
-    fn log_path(&self) -> PathBuf {
+    /// What the server said, of all its starts.
+    pub fn log_path(&self) -> PathBuf {
         self.directory.path().join("server.log")
     }
 

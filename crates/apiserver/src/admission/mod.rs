@@ -9,6 +9,7 @@ pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
+pub mod pod_topology_labels;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod resource_quota;

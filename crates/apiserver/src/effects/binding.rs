@@ -56,7 +56,7 @@ impl Handler for BindingHandler {
     }
 }
 
-/// Binds, where the pod allows it. The usual binding, which says nothing but where the pod goes, changes the pod's text; others go the
+/// Binds, where the pod allows it. The usual binding, which says where the pod goes, and at most in which zone that is, changes the pod's text; others go the
 /// way of all updates.
 async fn bind(core: &Arc<Core>, context: &RequestContext, pods: &Arc<dyn ServedKind>, binding: &Object) -> Result<(), ApiError> {
     let kind_name = || GroupKind { group: "".into(), kind: "Binding".into() };
@@ -75,7 +75,7 @@ async fn bind(core: &Arc<Core>, context: &RequestContext, pods: &Arc<dyn ServedK
     let (annotations, labels) = (binding.annotations().cloned().unwrap_or_default(), binding.labels().cloned().unwrap_or_default());
     let now = context.timestamp();
     let name = &context.info.name;
-    if annotations.is_empty() && labels.is_empty() && !context.query.dry_run {
+    if annotations.is_empty() && !context.query.dry_run {
         let view = core.view_of(pods);
         let key = pods.info().storage_key(&context.info.namespace, name);
         for _ in 0..MAXIMUM_ATTEMPTS {
@@ -84,7 +84,7 @@ async fn bind(core: &Arc<Core>, context: &RequestContext, pods: &Arc<dyn ServedK
             let text = stored.unversioned();
             let Some(text) = PodText::read(&stored, &text).filter(|_| is_current) else { break };
             text.known.check(name, binding.uid())?;
-            let change = Change::Put { value: text.bound(&target, &now).map_err(ApiError::internal)?, expires_after: pods.lifetime() };
+            let change = Change::Put { value: text.bound(&target, &labels, &now).map_err(ApiError::internal)?, expires_after: core.lifetime_of(pods.as_ref()) };
             match core.view.write(&key, Expect::AtRevision(stored.revision), change).await {
                 Ok(_) => return Ok(()),
                 // Somebody was quicker; his write may not have reached the view yet.

@@ -3,9 +3,11 @@
 //!
 //! What a binding may do, and to which pods, is said in [`super::binding`] for both ways; a test compares what they store.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value, value::{RawValue, to_raw_value}};
 
 use super::binding::{Known, scheduled};
 use crate::view::{StoredObject, stored::{Head, Members, encode_members}};
@@ -52,7 +54,7 @@ impl<'a> PodText<'a> {
     ///
     /// # Errors
     /// Where JSON cannot express it, which it can.
-    pub fn bound(self, node: &str, now: &str) -> Result<Bytes, serde_json::Error> {
+    pub fn bound(self, node: &str, labels: &Map<String, Value>, now: &str) -> Result<Bytes, serde_json::Error> {
         let (condition, name) = (to_raw_value(&scheduled(self.generation, now))?, to_raw_value(node)?);
         let mut conditions: Vec<&RawValue> = read(&self.status, "conditions").unwrap_or_default();
         conditions.retain(|text| !serde_json::from_str::<Condition>(text.get()).is_ok_and(|condition| condition.kind == "PodScheduled"));
@@ -65,18 +67,27 @@ impl<'a> PodText<'a> {
         let mut whole = self.whole;
         whole.insert("spec".to_owned(), &spec);
         whole.insert("status".to_owned(), &status);
-        let mut head = self.head;
+        let (mut head, mut metadata) = (self.head, self.metadata);
+        let mut all: BTreeMap<&str, &str> = head.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+        all.extend(labels.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))));
+        let text = to_raw_value(&all)?;
+        if !labels.is_empty() {
+            // Both say the same, in the same order.
+            let all = all.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+            head.labels = all;
+            metadata.insert("labels".to_owned(), &text);
+        }
         for (_, value) in head.fields.iter_mut().filter(|(name, _)| &**name == "spec.nodeName") {
             *value = node.into();
         }
-        encode_members(&head, &whole, &self.metadata)
+        encode_members(&head, &whole, &metadata)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use meta::Object;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use store::Revision;
 
     use super::*;
@@ -99,13 +110,16 @@ mod tests {
         let pod = Object(pod);
         let stored = StoredObject::decode("n/a", encode(&pod, 7, fields("")).unwrap(), Revision(41)).unwrap();
         let unversioned = stored.unversioned();
-        let text = PodText::read(&stored, &unversioned).unwrap();
         let seen = stored.object().unwrap();
-        assert_eq!(text.known, Known::of(&seen));
         let node = "node-\u{e9}1";
-        let expected = encode(&bound(&seen, node, &Default::default(), &Default::default(), "2026-01-01T00:00:00Z"), 7, fields(node)).unwrap();
-        let found = text.bound(node, "2026-01-01T00:00:00Z").unwrap();
-        assert_eq!(String::from_utf8_lossy(&found), String::from_utf8_lossy(&expected));
+        for labels in [json!({}), json!({"topology.kubernetes.io/zone": "a", "app": "new"})] {
+            let text = PodText::read(&stored, &unversioned).unwrap();
+            assert_eq!(text.known, Known::of(&seen));
+            let Value::Object(labels) = labels else { panic!("an object") };
+            let expected = encode(&bound(&seen, node, &Default::default(), &labels, "2026-01-01T00:00:00Z"), 7, fields(node)).unwrap();
+            let found = text.bound(node, &labels, "2026-01-01T00:00:00Z").unwrap();
+            assert_eq!(String::from_utf8_lossy(&found), String::from_utf8_lossy(&expected));
+        }
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! gRPC probes: the standard health service, `grpc.health.v1.Health/Check`, over plain HTTP/2.
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use streaming::grpc::{self, CallError};
 
 use super::{Answer, tcp::{authority, describe}};
 
@@ -36,39 +33,15 @@ fn name(status: u64) -> &'static str {
 }
 
 async fn call(stream: tokio::net::TcpStream, address: &str, service: &str) -> Result<u64, String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|problem| problem.to_string())?;
-    let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("user-agent", "kube-probe/1.36")
-        .body(Full::new(request_frame(service)))
-        .map_err(|problem| problem.to_string())?;
-    let talk = async {
-        let answer = sender.send_request(request).await.map_err(|problem| problem.to_string())?;
-        let early = grpc_status(answer.headers());
-        let body = answer.into_body().collect().await.map_err(|problem| problem.to_string())?;
-        let late = body.trailers().and_then(grpc_status);
-        match late.or(early) {
-            None | Some((0, _)) => read_response(&body.to_bytes()).ok_or_else(|| "the answer is malformed".to_owned()),
-            Some((12, _)) => Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
-            Some((code, message)) => Err(format!("code {code}: {message}")),
-        }
-    };
-    tokio::select! {
-        result = talk => result,
-        Err(problem) = connection => Err(problem.to_string()),
+    match grpc::call(stream, address, "/grpc.health.v1.Health/Check", "kube-probe/1.36", &request(service)).await {
+        Ok(answer) => read_response(&answer).ok_or_else(|| CallError::Malformed.to_string()),
+        Err(CallError::Refused { code: grpc::UNIMPLEMENTED, .. }) => Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
-fn grpc_status(headers: &http::HeaderMap) -> Option<(u32, String)> {
-    let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    let message = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default().to_owned();
-    Some((code, message))
-}
-
-/// A gRPC frame (no compression, big-endian length) of `HealthCheckRequest { service = 1 }`.
-fn request_frame(service: &str) -> Bytes {
+/// `HealthCheckRequest { service = 1 }`
+fn request(service: &str) -> Vec<u8> {
     let mut message = Vec::new();
     if !service.is_empty() {
         message.push(0x0a);
@@ -80,15 +53,11 @@ fn request_frame(service: &str) -> Bytes {
         message.push(u8::try_from(length).unwrap_or(0));
         message.extend_from_slice(service.as_bytes());
     }
-    let mut frame = vec![0];
-    frame.extend_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
-    frame.extend_from_slice(&message);
-    frame.into()
+    message
 }
 
-/// `HealthCheckResponse { status = 1 }` out of a gRPC frame. An absent status is 0.
-fn read_response(frame: &[u8]) -> Option<u64> {
-    let message = frame.get(5..)?;
+/// `HealthCheckResponse { status = 1 }`. An absent status is 0.
+fn read_response(message: &[u8]) -> Option<u64> {
     match message {
         [] => Some(0),
         [0x08, status, ..] if *status < 0x80 => Some(u64::from(*status)),
@@ -101,12 +70,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_read_and_written() {
-        assert_eq!(request_frame("").as_ref(), [0, 0, 0, 0, 0]);
-        assert_eq!(request_frame("ab").as_ref(), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
-        assert_eq!(read_response(&[0, 0, 0, 0, 2, 8, 1]), Some(SERVING));
-        assert_eq!(read_response(&[0, 0, 0, 0, 0]), Some(0));
-        assert_eq!(read_response(&[0, 0]), None);
+    fn messages_are_read_and_written() {
+        assert!(request("").is_empty());
+        assert_eq!(request("ab"), [0x0a, 2, b'a', b'b']);
+        assert_eq!(read_response(&[8, 1]), Some(SERVING));
+        assert_eq!(read_response(&[]), Some(0));
+        assert_eq!(read_response(&[9]), None);
     }
 
     /// A server of the health service that answers once: with this status of a service, or this code of gRPC.

@@ -3,7 +3,7 @@
 //!
 //! A sealed value is `k8s:enc:CIPHER:v1:KEYNAME:` and what the cipher makes, as upstream writes it: for AES-GCM `nonce | ciphertext |
 //! tag` with the object's key authenticated, for AES-CBC `initialization vector | ciphertext` padded by PKCS #7, for secretbox `nonce |
-//! tag | ciphertext`. Resources without a rule are left to the encryption that the store has by itself.
+//! tag | ciphertext`. Keys that a service keeps are in [`envelope`]. Resources without a rule are left to the encryption that the store has by itself.
 //! Source: Kubernetes 1.36, `apiserver/pkg/storage/value/encrypt`, and the documentation, "Encrypting Confidential Data at Rest".
 
 use std::sync::Arc;
@@ -20,13 +20,14 @@ use crypto_secretbox::aead::{Aead as _, KeyInit as _};
 use parking_lot::RwLock;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::envelope::{self, Envelope, Trouble};
 use super::{Encryption, FORM_PLAIN, Opened, TransformError, ValueTransformer};
 use crate::{Revision, StoreKey};
 
 /// How every value that is sealed here begins.
 const MARK: &[u8] = b"k8s:enc:";
 const VERSION: &[u8] = b":v1:";
-const GCM_NONCE_BYTES: usize = 12;
+pub(super) const GCM_NONCE_BYTES: usize = 12;
 const CBC_VECTOR_BYTES: usize = 16;
 const SECRETBOX_NONCE_BYTES: usize = 24;
 
@@ -44,6 +45,18 @@ pub enum Resources {
     OfGroup(String),
     /// All: `*.*`.
     All,
+}
+
+impl std::fmt::Display for Resources {
+    /// As the configuration writes it.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One { resource, group } if group.is_empty() => formatter.write_str(resource),
+            Self::One { resource, group } => write!(formatter, "{resource}.{group}"),
+            Self::OfGroup(group) => write!(formatter, "*.{group}"),
+            Self::All => formatter.write_str("*.*"),
+        }
+    }
 }
 
 impl Resources {
@@ -102,6 +115,8 @@ pub enum Provider {
         /// Its bytes.
         secret: Vec<u8>,
     },
+    /// `kms`: keys that a service keeps.
+    Kms(Envelope),
 }
 
 impl std::fmt::Debug for Provider {
@@ -110,6 +125,7 @@ impl std::fmt::Debug for Provider {
         match self {
             Self::Identity => formatter.write_str("identity"),
             Self::Key { cipher, name, .. } => write!(formatter, "{}:{name}", cipher.name()),
+            Self::Kms(envelope) => envelope.fmt(formatter),
         }
     }
 }
@@ -224,6 +240,28 @@ impl Configured {
         let is_first = own.and_then(|rule| rule.providers.first()).is_some_and(|first| first == found);
         Ok(Opened { value: value.into(), stale: !is_first })
     }
+
+    /// `rest` is what follows the mark of values whose keys a service keeps.
+    fn decrypt_by_service(&self, key: &StoreKey, rest: &[u8]) -> Result<Opened, TransformError> {
+        let shown = key.as_str().to_owned();
+        let Some((name, object)) = split_at_mark(rest, b":") else { return Err(TransformError::UnknownForm { key: shown }) };
+        let rules = self.rules.now();
+        let own = rule_for(&rules, key);
+        let mut providers = own.into_iter().chain(rules.iter()).flat_map(|rule| &rule.providers);
+        let found = providers.find_map(|provider| match provider {
+            Provider::Kms(envelope) if envelope.name().as_bytes() == name => Some(envelope),
+            _ => None,
+        });
+        let key_id = || format!("kms:{}", String::from_utf8_lossy(name));
+        let Some(envelope) = found else { return Err(TransformError::UnknownKey { key: shown, key_id: key_id() }) };
+        let (value, of_another_key) = envelope.open(key, object).map_err(|trouble| match trouble {
+            Trouble::Malformed => TransformError::UnknownForm { key: shown.clone() },
+            Trouble::NotAuthentic => TransformError::NotAuthentic { key: shown.clone(), key_id: key_id() },
+            Trouble::Service(reason) => TransformError::KeyManagement { key: shown.clone(), provider: envelope.name().to_owned(), reason },
+        })?;
+        let is_first = matches!(own.and_then(|rule| rule.providers.first()), Some(Provider::Kms(first)) if first.name() == envelope.name());
+        Ok(Opened { value: value.into(), stale: of_another_key || !is_first })
+    }
 }
 
 /// `/registry/widgets.example.com/…` as `widgets` and `example.com`.
@@ -239,7 +277,7 @@ fn split_at_mark<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8]
 }
 
 #[derive(Clone, Copy)]
-enum Direction {
+pub(super) enum Direction {
     Seal,
     Open,
 }
@@ -261,7 +299,7 @@ fn decrypt(cipher: Cipher, secret: &[u8], key: &StoreKey, payload: &[u8]) -> Opt
     }
 }
 
-fn gcm(secret: &[u8], nonce: &[u8; GCM_NONCE_BYTES], direction: Direction, key: &StoreKey, bytes: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn gcm(secret: &[u8], nonce: &[u8; GCM_NONCE_BYTES], direction: Direction, key: &StoreKey, bytes: &[u8]) -> Option<Vec<u8>> {
     let payload = Payload { msg: bytes, aad: key.as_str().as_bytes() };
     macro_rules! with {
         ($cipher:ty) => {{
@@ -316,11 +354,18 @@ impl ValueTransformer for Configured {
                     TransformError::CannotSeal { key: key.as_str().to_owned() }
                 })
             }
+            Some(Some(Provider::Kms(envelope))) => envelope.seal(key, value, sealed).map_err(|reason| {
+                sealed.truncate(begin);
+                TransformError::KeyUnavailable { key: key.as_str().to_owned(), reason }
+            }),
             Some(None) => Err(TransformError::CannotSeal { key: key.as_str().to_owned() }),
         }
     }
 
     fn open(&self, key: &StoreKey, sealed: &[u8]) -> Result<Opened, TransformError> {
+        if let Some(rest) = sealed.strip_prefix(envelope::MARK) {
+            return self.decrypt_by_service(key, rest);
+        }
         if let Some(rest) = sealed.strip_prefix(MARK) {
             return self.decrypt(key, rest);
         }
