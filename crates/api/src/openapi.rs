@@ -8,6 +8,7 @@
 mod descriptions;
 mod paths;
 mod protobuf;
+mod protobuf3;
 mod schemas;
 
 use std::{
@@ -22,6 +23,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Resource;
 
+/// Media type of the protobuf form of version 3.
+pub const V3_PROTOBUF_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 /// Media type of the protobuf form of version 2.
 pub const V2_PROTOBUF_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
@@ -176,6 +179,11 @@ pub fn v2_document(kinds: &[PublishedKind]) -> Value {
         "securityDefinitions": {"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header", "description": "A bearer token"}},
         "security": [{"BearerToken": []}],
     })
+}
+
+/// A document of [`v3_document`] in the protobuf form ([`V3_PROTOBUF_MEDIA_TYPE`]).
+pub fn v3_protobuf(document: &Value) -> Vec<u8> {
+    protobuf3::document(document)
 }
 
 /// A document of [`v2_document`] in the protobuf form ([`V2_PROTOBUF_MEDIA_TYPE`]).

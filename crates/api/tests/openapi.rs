@@ -177,6 +177,80 @@ fn the_protobuf_form_of_version_2_is_well_formed() {
     assert_eq!(bytes, wanted);
 }
 
+/// Reads messages back by their numbers alone: every length must lead to the end of what it is in.
+fn fields(bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut rest = bytes;
+    let mut found = Vec::new();
+    let number = |rest: &mut &[u8]| {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let (byte, after) = rest.split_first().expect("a whole number");
+            *rest = after;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        value
+    };
+    while !rest.is_empty() {
+        let tag = number(&mut rest);
+        let content = match tag & 7 {
+            0 => {
+                number(&mut rest);
+                &[][..]
+            }
+            1 => rest.split_off(..8).expect("eight bytes"),
+            2 => {
+                let length = number(&mut rest) as usize;
+                rest.split_off(..length).expect("as many bytes as there should be")
+            }
+            other => panic!("wire type {other}"),
+        };
+        found.push((tag >> 3, content));
+    }
+    found
+}
+
+fn field<'a>(bytes: &'a [u8], path: &[u64]) -> &'a [u8] {
+    path.iter().fold(bytes, |bytes, number| fields(bytes).into_iter().find(|(found, _)| found == number).unwrap_or_else(|| panic!("{number} of {path:?} is missing")).1)
+}
+
+#[test]
+fn the_protobuf_form_of_version_3_says_what_the_document_says() {
+    let document = openapi::v3_document("apps", "v1", &built_in()).unwrap();
+    let bytes = openapi::v3_protobuf(&document);
+    assert_eq!((field(&bytes, &[1]), field(&bytes, &[2, 6])), (&b"3.0.0"[..], &b"v1.36.0"[..]));
+    let named = |list: &[u8], number: u64| -> Vec<(String, Vec<u8>)> {
+        let items = fields(list).into_iter().filter(|(found, _)| *found == number);
+        items.map(|(_, item)| (String::from_utf8(field(item, &[1]).to_vec()).unwrap(), field(item, &[2]).to_vec())).collect()
+    };
+    let paths = named(field(&bytes, &[4]), 1);
+    let schemas = named(field(&bytes, &[5, 1]), 1);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(paths.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), keys(&document["paths"]));
+    assert_eq!(schemas.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), keys(&document["components"]["schemas"]));
+    let (name, spec) = schemas.iter().find(|(name, _)| name == "io.k8s.api.apps.v1.DeploymentSpec").unwrap();
+    let written = &document["components"]["schemas"][name];
+    let spec = field(spec, &[1]);
+    assert_eq!((field(spec, &[25]), field(spec, &[34])), (&b"object"[..], written["description"].as_str().unwrap().as_bytes()));
+    let required: Vec<&str> = fields(spec).into_iter().filter(|(number, _)| *number == 23).map(|(_, name)| std::str::from_utf8(name).unwrap()).collect();
+    assert_eq!(json!(required), written["required"]);
+    let properties = named(field(spec, &[31]), 1);
+    assert_eq!(properties.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), keys(&written["properties"]));
+    let replicas = &properties.iter().find(|(name, _)| name == "replicas").unwrap().1;
+    assert_eq!((field(replicas, &[1, 25]), field(replicas, &[1, 35])), (&b"integer"[..], &b"int32"[..]));
+    let (_, item) = paths.iter().find(|(path, _)| path == "/apis/apps/v1/namespaces/{namespace}/deployments").unwrap();
+    assert_eq!(field(item, &[4, 5]), b"listAppsV1NamespacedDeployment");
+    assert_eq!(field(item, &[6, 5]), b"createAppsV1NamespacedDeployment");
+    let body = named(field(item, &[6, 7, 1, 2]), 1);
+    assert_eq!(field(&body[0].1, &[1, 2, 1]), b"#/components/schemas/io.k8s.api.apps.v1.Deployment");
+    // And all of it is whole, down to the last field of every schema.
+    for (_, schema) in &schemas {
+        fields(field(schema, &[1]));
+    }
+}
+
 #[test]
 fn shapes_are_told_where_no_schema_is_at_hand() {
     let quota = api::schema_named("io.k8s.api.core.v1.LocalObjectReference").expect("it is known");

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use api::openapi::{self, PublishedKind, PublishedSubresource, V2_PROTOBUF_MEDIA_TYPE};
+use api::openapi::{self, PublishedKind, PublishedSubresource, V2_PROTOBUF_MEDIA_TYPE, V3_PROTOBUF_MEDIA_TYPE};
 use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -25,6 +25,7 @@ use crate::{
 
 /// What answers call the protobuf form, and requests may: the older name holds a character that content types may not.
 const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V3_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
 
 /// A document as it is sent.
 #[derive(Clone)]
@@ -80,7 +81,7 @@ fn expand(bytes: &[u8]) -> Result<Vec<u8>, ApiError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted<'a> {
     Index,
-    Version(&'a str, &'a str),
+    Version { group: &'a str, version: &'a str, protobuf: bool },
     Second { protobuf: bool },
 }
 
@@ -88,27 +89,25 @@ impl<'a> Wanted<'a> {
     fn parse(path: &'a str, accept: &str) -> Option<Self> {
         let rest = path.trim_end_matches('/').strip_prefix("/openapi/")?;
         match rest.split('/').collect::<Vec<_>>().as_slice() {
-            ["v2"] => {
-                let first = accept.split(',').next().unwrap_or_default().trim();
-                Some(Self::Second { protobuf: [V2_PROTOBUF_MEDIA_TYPE, V2_PROTOBUF_CONTENT_TYPE].iter().any(|name| first.starts_with(name)) })
-            }
+            ["v2"] => Some(Self::Second { protobuf: prefers(accept, &[V2_PROTOBUF_MEDIA_TYPE, V2_PROTOBUF_CONTENT_TYPE]) }),
             ["v3"] => Some(Self::Index),
-            ["v3", "api", version] => Some(Self::Version("", version)),
-            ["v3", "apis", group, version] => Some(Self::Version(group, version)),
+            ["v3", "api", version] => Some(Self::Version { group: "", version, protobuf: prefers_third(accept) }),
+            ["v3", "apis", group, version] => Some(Self::Version { group, version, protobuf: prefers_third(accept) }),
             _ => None,
         }
     }
     fn hash(self, kinds: &[PublishedKind]) -> String {
         match self {
             Self::Index | Self::Second { .. } => openapi::v2_hash(kinds),
-            Self::Version(group, version) => openapi::v3_hash(group, version, kinds),
+            Self::Version { group, version, .. } => openapi::v3_hash(group, version, kinds),
         }
     }
     fn make(self, kinds: &[PublishedKind]) -> Result<Option<(Vec<u8>, &'static str)>, ApiError> {
         let json = |value: &serde_json::Value| serde_json::to_vec(value).map_err(ApiError::internal);
         Ok(match self {
             Self::Index => Some((json(&openapi::v3_index(kinds))?, "application/json")),
-            Self::Version(group, version) => match openapi::v3_document(group, version, kinds) {
+            Self::Version { group, version, protobuf } => match openapi::v3_document(group, version, kinds) {
+                Some(document) if protobuf => Some((openapi::v3_protobuf(&document), V3_PROTOBUF_CONTENT_TYPE)),
                 Some(document) => Some((json(&document)?, "application/json")),
                 None => None,
             },
@@ -118,11 +117,33 @@ impl<'a> Wanted<'a> {
     }
 }
 
+fn prefers_third(accept: &str) -> bool {
+    prefers(accept, &[V3_PROTOBUF_MEDIA_TYPE, V3_PROTOBUF_CONTENT_TYPE])
+}
+
+/// Whether one of these is what is wanted most of all that there is; what comes first counts among equals.
+fn prefers(accept: &str, protobuf: &[&str]) -> bool {
+    let mut best = (false, 0.0);
+    for clause in accept.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let is_protobuf = protobuf.contains(&name);
+        if !is_protobuf && !matches!(name, "application/json" | "application/*" | "*/*" | "*") {
+            continue;
+        }
+        let quality: f32 = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
+        if quality > best.1 {
+            best = (is_protobuf, quality);
+        }
+    }
+    best.0
+}
+
 impl Documents {
     /// A document with what other servers publish in it.
     fn with_remotes(&self, scheme: &Arc<Scheme>, remotes: &Remotes, custom: impl Fn() -> Vec<PublishedKind>, wanted: Wanted<'_>) -> Result<Option<Document>, ApiError> {
         let theirs = documents::hash(remotes);
-        if theirs.is_empty() || matches!(wanted, Wanted::Version(..)) {
+        if theirs.is_empty() || matches!(wanted, Wanted::Version { .. }) {
             return self.get(scheme, custom, wanted);
         }
         let plain = if wanted == Wanted::Index { wanted } else { Wanted::Second { protobuf: false } };
@@ -183,7 +204,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 pub fn answer(core: &Core, context: &RequestContext, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let wanted = Wanted::parse(&context.info.path, &context.accept).ok_or_else(ApiError::no_such_path)?;
     let json_taken = context.accept.is_empty() || ["json", "*/*", "application/*"].iter().any(|form| context.accept.contains(form));
-    if !json_taken && wanted != (Wanted::Second { protobuf: true }) {
+    if !json_taken && !matches!(wanted, Wanted::Second { protobuf: true } | Wanted::Version { protobuf: true, .. }) {
         return Err(ApiError::new(406, Reason::NotAcceptable, "only the following media types are accepted: application/json"));
     }
     let scheme = core.scheme.load_full();
@@ -195,7 +216,7 @@ pub fn answer(core: &Core, context: &RequestContext, headers: &HeaderMap) -> Res
             response.headers_mut().insert(name, value);
         }
     };
-    if let (Wanted::Version(..), Some(asked)) = (wanted, asked_hash)
+    if let (Wanted::Version { .. }, Some(asked)) = (wanted, asked_hash)
         && !asked.eq_ignore_ascii_case(&document.hash)
     {
         // Documents are kept by their address for ever, so an old address leads to the new one.
@@ -230,8 +251,20 @@ mod tests {
     #[test]
     fn paths_name_their_documents() {
         assert_eq!(Wanted::parse("/openapi/v3/", ""), Some(Wanted::Index));
-        assert_eq!(Wanted::parse("/openapi/v3/api/v1", ""), Some(Wanted::Version("", "v1")));
-        assert_eq!(Wanted::parse("/openapi/v3/apis/apps/v1", ""), Some(Wanted::Version("apps", "v1")));
+        assert_eq!(Wanted::parse("/openapi/v3/api/v1", ""), Some(Wanted::Version { group: "", version: "v1", protobuf: false }));
+        let apps = |protobuf| Some(Wanted::Version { group: "apps", version: "v1", protobuf });
+        for (accept, protobuf) in [
+            ("", false),
+            ("application/json", false),
+            (V3_PROTOBUF_MEDIA_TYPE, true),
+            (V3_PROTOBUF_CONTENT_TYPE, true),
+            (&format!("{V3_PROTOBUF_MEDIA_TYPE}, application/json"), true),
+            (&format!("{V3_PROTOBUF_MEDIA_TYPE}; q=0.5, application/json"), false),
+            (&format!("application/json, {V3_PROTOBUF_MEDIA_TYPE}"), false),
+            (V2_PROTOBUF_MEDIA_TYPE, false),
+        ] {
+            assert_eq!(Wanted::parse("/openapi/v3/apis/apps/v1", accept), apps(protobuf), "{accept}");
+        }
         assert_eq!(Wanted::parse("/openapi/v2", V2_PROTOBUF_MEDIA_TYPE), Some(Wanted::Second { protobuf: true }));
         assert_eq!(Wanted::parse("/openapi/v2", V2_PROTOBUF_CONTENT_TYPE), Some(Wanted::Second { protobuf: true }));
         assert_eq!(Wanted::parse("/openapi/v2", "application/json"), Some(Wanted::Second { protobuf: false }));
@@ -241,11 +274,14 @@ mod tests {
     #[test]
     fn documents_are_made_once_and_come_back_whole() {
         let (documents, scheme) = (Documents::default(), Arc::new(kinds::served::serve_all()));
-        let first = documents.get(&scheme, Vec::new, Wanted::Version("apps", "v1")).unwrap().unwrap();
-        let again = documents.get(&scheme, Vec::new, Wanted::Version("apps", "v1")).unwrap().unwrap();
+        let apps = |protobuf| Wanted::Version { group: "apps", version: "v1", protobuf };
+        let first = documents.get(&scheme, Vec::new, apps(false)).unwrap().unwrap();
+        let again = documents.get(&scheme, Vec::new, apps(false)).unwrap().unwrap();
+        let other = documents.get(&scheme, Vec::new, apps(true)).unwrap().unwrap();
+        assert_eq!((&other.hash, other.content_type), (&first.hash, V3_PROTOBUF_CONTENT_TYPE), "it is the same document");
         assert_eq!(first.gzip.as_ptr(), again.gzip.as_ptr());
         let value: serde_json::Value = serde_json::from_slice(&expand(&first.gzip).unwrap()).unwrap();
         assert_eq!(value["openapi"], "3.0.0");
-        assert!(documents.get(&scheme, Vec::new, Wanted::Version("no", "v1")).unwrap().is_none());
+        assert!(documents.get(&scheme, Vec::new, Wanted::Version { group: "no", version: "v1", protobuf: false }).unwrap().is_none());
     }
 }

@@ -69,6 +69,11 @@ impl ApiServer {
             request.extensions_mut().insert(stream.clone());
         }
         let delivery = Delivery::of(&request);
+        let audit = audit_id(&request);
+        if self.core.aggregation.answers(&self.core, &info).is_some() {
+            // The other server calls it by the same name.
+            request.headers_mut().insert(AUDIT_ID, audit.clone());
+        }
         let verb = info.clone();
         let aside = Arc::<Aside>::default();
         let work = AssertUnwindSafe(self.dispatch(request, info, accept.clone(), Arc::clone(&aside))).catch_unwind();
@@ -88,6 +93,8 @@ impl ApiServer {
                 response.headers_mut().append(header::WARNING, value);
             }
         }
+        // Another server's answer may have it already.
+        response.headers_mut().entry(AUDIT_ID).or_insert(audit);
         let size = response.body().size_hint().exact();
         begun.end(&verb, Answered { code: response.status().as_u16(), size, waited: aside.waited_for_webhooks() }, || self.serves(&verb));
         let response = delivery.deliver(response, || !verb.connects() && self.core.aggregation.answers(&self.core, &verb).is_none()).await;
@@ -280,7 +287,14 @@ impl ApiServer {
             return special.clone().handle(core, context, &kind, request).await;
         }
         if !info.has_verb(context.info.verb) {
-            return Err(not_allowed());
+            // While a definition goes, changes are not listed any more but allowed: whoever holds an object up must be able to let it go.
+            let may_change = info.custom && info.has_verb("delete") && matches!(context.info.verb, "update" | "patch");
+            if info.custom && context.info.verb == "create" {
+                return Err(ApiError::method_not_allowed("create not allowed while custom resource definition is terminating"));
+            }
+            if !may_change {
+                return Err(not_allowed());
+            }
         }
         if component_statuses::serves(kind.as_ref()) {
             return component_statuses::answer(core, &context, &kind).await;
@@ -334,6 +348,17 @@ impl ApiServer {
         let _ = tokio::time::timeout(Duration::from_secs(5), connections.wait()).await;
         Ok(())
     }
+}
+
+/// How clients and logs name one request.
+///
+/// Source: Kubernetes `apiserver/pkg/endpoints/filters/audit_init.go`, which does so whether anything is audited or not.
+const AUDIT_ID: header::HeaderName = header::HeaderName::from_static("audit-id");
+
+/// The name that the client gave its request, or a new one.
+fn audit_id(request: &Request) -> HeaderValue {
+    let given = request.headers().get(AUDIT_ID).filter(|given| !given.is_empty()).cloned();
+    given.unwrap_or_else(|| HeaderValue::try_from(crate::handler::write::new_uid()).unwrap_or(HeaderValue::from_static("")))
 }
 
 fn not_allowed() -> ApiError {

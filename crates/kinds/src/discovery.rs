@@ -31,6 +31,28 @@ impl Strategy for EndpointSliceStrategy {
     fn has_defaults(&self) -> bool {
         false
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, slice: &EndpointSlice, _old: Option<&EndpointSlice>) -> Vec<String> {
+        let mut told = Vec::new();
+        if slice.address_type == "FQDN" {
+            told.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+            return told;
+        }
+        let by = slice.metadata.labels.as_ref().and_then(|labels| labels.get("endpointslice.kubernetes.io/managed-by"));
+        // Controllers write addresses as they should be written.
+        if by.is_some_and(|by| by == "endpointslice-controller.k8s.io" || by == "endpointslicemirroring-controller.k8s.io") {
+            return told;
+        }
+        for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
+            let path = FieldPath::new("endpoints").index(index).child("addresses");
+            for (position, address) in endpoint.addresses.iter().enumerate() {
+                told.extend(crate::warnings::ip(address, &path.index(position)));
+            }
+        }
+        told
+    }
     fn validate(&self, slice: &EndpointSlice) -> Vec<FieldError> {
         let mut problems = Vec::new();
         one_of(&slice.address_type, &["FQDN", "IPv4", "IPv6"], &FieldPath::new("addressType"), &mut problems);

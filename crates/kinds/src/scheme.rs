@@ -159,6 +159,10 @@ pub trait ServedKind: Send + Sync + 'static {
     }
     /// Words for the client that are no errors.
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
+    /// Words for whoever reports a status, that are no errors.
+    fn status_warnings(&self, _new: &Object) -> Vec<String> {
+        Vec::new()
+    }
     /// What to tell whoever uses this version, where upstream, or who defined it, says that it is not to be used any more.
     fn deprecation(&self) -> Option<String> {
         // Source: Kubernetes 1.36, `APILifecycleDeprecated` and `APILifecycleReplacement` of the versions that are served here, in the words
@@ -298,6 +302,9 @@ impl<S: Strategy> ServedKind for TypedKind<S> {
         let problems = self.strategy.validate_subresource_update(subresource, &typed, &typed_old);
         self.encode(&typed, new)?;
         Ok(problems)
+    }
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        self.strategy.status_warnings(new)
     }
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         if !self.strategy.has_warnings() {

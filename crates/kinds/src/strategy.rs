@@ -142,6 +142,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(&self, new: &Self::Kind, old: Option<&Self::Kind>) -> Vec<String> {
         Vec::new()
     }
+    /// Words for whoever reports a status. Statuses are written often, so this looks at the object as it is.
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        Vec::new()
+    }
     /// Whether [`Strategy::warnings`] may say anything.
     fn has_warnings(&self) -> bool {
         false

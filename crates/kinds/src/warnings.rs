@@ -8,7 +8,8 @@ use std::{
 };
 
 use api::{apimachinery::pkg::api::resource::Quantity as Text, core::v1::NodeSelectorTerm};
-use meta::{FieldPath, quantity::Quantity, validation as rules};
+use meta::{FieldPath, Object, quantity::Quantity, validation as rules};
+use serde_json::Value;
 
 const OLD_NODE_LABELS: &[(&str, &str)] = &[
     ("app.kubernetes.io/created-by", "deprecated since v1.9"),
@@ -53,6 +54,13 @@ pub fn ip(text: &str, path: &FieldPath) -> Option<String> {
     }
     let ordinary = address.to_string();
     (ordinary != text).then(|| format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({ordinary:?})"))
+}
+
+/// Addresses in a list of an object's status, each in a field of its item, that can be written in another way.
+pub fn reported(object: &Object, list: &[&str], field: &str, path: impl Fn(FieldPath) -> FieldPath) -> Vec<String> {
+    let all = object.get(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let at = list.iter().skip(1).fold(FieldPath::new(list.first().copied().unwrap_or_default()), |path, name| path.child(name));
+    all.iter().enumerate().filter_map(|(index, item)| ip(item.get(field)?.as_str()?, &path(at.index(index)))).collect()
 }
 
 /// Ranges that can be written in another way, or are addresses rather.

@@ -33,42 +33,42 @@ pub(super) fn document(value: &Value) -> Vec<u8> {
     out
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn text(out: &mut Vec<u8>, number: u32, value: &Value) {
+pub(super) fn text(out: &mut Vec<u8>, number: u32, value: &Value) {
     if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
         put_bytes(out, number, text.as_bytes());
     }
 }
 
-fn texts(out: &mut Vec<u8>, number: u32, value: &Value) {
+pub(super) fn texts(out: &mut Vec<u8>, number: u32, value: &Value) {
     for item in list(value) {
         text(out, number, item);
     }
 }
 
-fn flag(out: &mut Vec<u8>, number: u32, value: &Value) {
+pub(super) fn flag(out: &mut Vec<u8>, number: u32, value: &Value) {
     if value == &Value::Bool(true) {
         put_integer(out, number, 1);
     }
 }
 
-fn whole(out: &mut Vec<u8>, number: u32, value: &Value) {
+pub(super) fn whole(out: &mut Vec<u8>, number: u32, value: &Value) {
     if let Some(value) = value.as_i64() {
         put_integer(out, number, value);
     }
 }
 
-fn double(out: &mut Vec<u8>, number: u32, value: &Value) {
+pub(super) fn double(out: &mut Vec<u8>, number: u32, value: &Value) {
     if let Some(value) = value.as_f64() {
         put_double(out, number, value);
     }
 }
 
 /// A map as pairs of name (1) and value (2).
-fn named(out: &mut Vec<u8>, number: u32, value: &Value, write: impl Fn(&mut Vec<u8>, &Value)) {
+pub(super) fn named(out: &mut Vec<u8>, number: u32, value: &Value, write: impl Fn(&mut Vec<u8>, &Value)) {
     for (name, value) in value.as_object().into_iter().flatten() {
         nested(out, number, |out| {
             put_bytes(out, 1, name.as_bytes());
@@ -78,11 +78,11 @@ fn named(out: &mut Vec<u8>, number: u32, value: &Value, write: impl Fn(&mut Vec<
 }
 
 /// `Any`: YAML text, of which JSON is a part.
-fn any(out: &mut Vec<u8>, number: u32, value: &Value) {
+pub(super) fn any(out: &mut Vec<u8>, number: u32, value: &Value) {
     nested(out, number, |out| put_bytes(out, 2, value.to_string().as_bytes()));
 }
 
-fn extensions(out: &mut Vec<u8>, number: u32, map: &Map<String, Value>) {
+pub(super) fn extensions(out: &mut Vec<u8>, number: u32, map: &Map<String, Value>) {
     for (name, value) in map.iter().filter(|(name, _)| name.starts_with("x-")) {
         nested(out, number, |out| {
             put_bytes(out, 1, name.as_bytes());

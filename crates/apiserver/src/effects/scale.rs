@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use kinds::ServedKind;
 use meta::{ApiError, FieldError, FieldPath, GroupVersionKind, Object, selector::LabelSelector};
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use crate::{
         write::{Part, update_object},
     },
     http_body::{Body, Request, read_all},
-    negotiation::negotiate_whole,
+    negotiation::{Form, negotiate, negotiate_whole},
     rendering::{encode_meta, respond},
 };
 
@@ -87,16 +88,48 @@ fn scale_of(object: &Object, places: &Places) -> Value {
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {"replicas": number(&places.spec_replicas)}, "status": status})
 }
 
+fn metadata_alone(scale: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": scale["metadata"]})
+}
+
+/// A Scale as people see it.
+///
+/// Source: Kubernetes `pkg/printers/internalversion/printers.go`, `printScale`.
+fn table(scale: &Value, now: Timestamp) -> Value {
+    let column = |name: &str, kind: &str, format: &str, description: &str| json!({"name": name, "type": kind, "format": format, "description": description, "priority": 0});
+    let created = scale.pointer("/metadata/creationTimestamp").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
+        "columnDefinitions": [
+            column("Name", "string", "name", "The name, unique in its namespace."),
+            column("Desired", "integer", "", "How many pods there should be."),
+            column("Available", "integer", "", "How many pods there are."),
+            column("Age", "string", "", "How long ago it was created."),
+        ],
+        "rows": [{
+            "cells": [scale["metadata"]["name"], scale["spec"]["replicas"], scale["status"]["replicas"], kinds::plain::age(created, now)],
+            "object": metadata_alone(scale),
+        }],
+    })
+}
+
 /// Answers get, update and patch of a scale.
 ///
 /// # Errors
 /// 404, 409, 422.
 pub async fn handle(core: &Arc<Core>, context: RequestContext, kind: &Arc<dyn ServedKind>, request: Request) -> Result<Response<Body>, ApiError> {
-    let negotiated = negotiate_whole(&context.accept, true)?;
+    let negotiated = if context.info.verb == "get" { negotiate(&context.accept, true)? } else { negotiate_whole(&context.accept, true)? };
     let places = places(core, kind.as_ref())?;
     if context.info.verb == "get" {
         let stored = conversion::readable(core, kind, read::find(core, kind, &context.info.namespace, &context.info.name)?).await?;
         let scale = scale_of(&core.served_object(kind, &stored)?, &places);
+        let scale = match negotiated.form {
+            Form::Table => table(&scale, context.now),
+            Form::Metadata => metadata_alone(&scale),
+            _ => scale,
+        };
         return Ok(respond(StatusCode::OK, negotiated, encode_meta(&scale, negotiated.encoding)?));
     }
     let scale_kind = GroupVersionKind::new("autoscaling", "v1", "Scale");

@@ -122,7 +122,7 @@ pub async fn delete_object(core: &Arc<Core>, context: &RequestContext, kind: &Ar
             Step::Remove => (Change::Delete, None),
             Step::Mark(ref marked) => {
                 let encoded = encode_both(core, kind, marked).await?;
-                (Change::Put { value: encoded.stored, expires_after: kind.lifetime() }, Some(encoded.shown))
+                (Change::Put { value: encoded.stored, expires_after: core.lifetime_of(kind.as_ref()) }, Some(encoded.shown))
             }
         };
         if dry_run {

@@ -151,9 +151,14 @@ pub fn new_uid() -> String {
     let mut bytes: [u8; 16] = rand::rng().random();
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+    let mut text = String::with_capacity(36);
+    for (position, byte) in bytes.iter().enumerate() {
+        if matches!(position, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.extend([byte >> 4, byte & 0x0f].map(|digit| char::from_digit(digit.into(), 16).unwrap_or_default()));
+    }
+    text
 }
 
 fn damaged(error: String) -> ApiError {
@@ -318,7 +323,7 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
         let stored = StoredObject::decode(&key, shown, Revision(0)).map_err(ApiError::internal)?;
         return Ok(Written { stored: Arc::new(stored), created: true });
     }
-    let change = Change::Put { value: bytes, expires_after: kind.lifetime() };
+    let change = Change::Put { value: bytes, expires_after: core.lifetime_of(kind.as_ref()) };
     let revision = match core.view.write(&info.storage_key(namespace, &name), Expect::Absent, change).await {
         Ok(revision) => revision,
         Err(StoreError::Conflict { .. }) => {
@@ -642,8 +647,10 @@ async fn attempt_update(
         new.set(&["metadata", "generation"], json!(old.generation() + 1));
     }
     // Whoever reports is not who wrote it.
-    if !matches!(part, Part::Admitted | Part::Status) {
-        kind.warnings(&new, Some(&old)).into_iter().for_each(|warning| context.warn(warning));
+    match part {
+        Part::Admitted => {}
+        Part::Status => kind.status_warnings(&new).into_iter().for_each(|warning| context.warn(warning)),
+        _ => kind.warnings(&new, Some(&old)).into_iter().for_each(|warning| context.warn(warning)),
     }
     new.metadata_mut().remove("resourceVersion");
     if part != Part::Admitted {
@@ -664,7 +671,7 @@ async fn attempt_update(
         && new.finalizers().is_empty()
         && !crate::handler::delete::is_held(kind.as_ref(), &new)
         && new.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or_default() == 0;
-    let change = if gone { Change::Delete } else { Change::Put { value: bytes, expires_after: kind.lifetime() } };
+    let change = if gone { Change::Delete } else { Change::Put { value: bytes, expires_after: core.lifetime_of(kind.as_ref()) } };
     match core.view.write(&info.storage_key(namespace, name), Expect::AtRevision(stored.revision), change).await {
         Ok(revision) => {
             reservation.commit().await;

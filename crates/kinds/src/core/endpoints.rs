@@ -51,6 +51,26 @@ impl Strategy for EndpointsStrategy {
     fn has_defaults(&self) -> bool {
         false
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, endpoints: &Endpoints, _old: Option<&Endpoints>) -> Vec<String> {
+        let labels = endpoints.metadata.labels.as_ref();
+        // The controller writes addresses as they should be written.
+        if labels.and_then(|labels| labels.get("endpoints.kubernetes.io/managed-by")).is_some_and(|by| by == "endpoint-controller") {
+            return Vec::new();
+        }
+        let mut told = Vec::new();
+        for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {
+            let path = FieldPath::new("subsets").index(index);
+            for (field, addresses) in [("addresses", &subset.addresses), ("notReadyAddresses", &subset.not_ready_addresses)] {
+                for (position, address) in addresses.iter().flatten().enumerate() {
+                    told.extend(crate::warnings::ip(&address.ip, &path.child(field).index(position).child("ip")));
+                }
+            }
+        }
+        told
+    }
     fn validate(&self, endpoints: &Endpoints) -> Vec<FieldError> {
         let mut problems = Vec::new();
         for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {

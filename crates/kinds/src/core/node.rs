@@ -72,6 +72,25 @@ impl Strategy for NodeStrategy {
         }
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    /// Source: Kubernetes `pkg/registry/core/node/strategy.go`, `fieldIsDeprecatedWarnings`.
+    fn warnings(&self, node: &Node, _old: Option<&Node>) -> Vec<String> {
+        let Some(spec) = &node.spec else { return Vec::new() };
+        let mut told = Vec::new();
+        if spec.config_source.is_some() {
+            told.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if spec.external_id.as_ref().is_some_and(|id| !id.is_empty()) {
+            told.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        let path = FieldPath::new("spec").child("podCIDRs");
+        for (index, range) in spec.pod_cidrs.iter().flatten().enumerate() {
+            told.extend(crate::warnings::cidr(range, &path.index(index)));
+        }
+        told
+    }
     fn validate_status_update(&self, node: &Node, old: &Node) -> Vec<FieldError> {
         // Source: Kubernetes `nodeStatusStrategy.ValidateUpdate`, which asks what an update of the whole asks.
         self.validate_update(node, old)

@@ -142,6 +142,10 @@ impl Strategy for ServiceStrategy {
     fn has_warnings(&self) -> bool {
         true
     }
+    fn status_warnings(&self, service: &Object) -> Vec<String> {
+        // Upstream names the item, not its address.
+        warnings::reported(service, &["status", "loadBalancer", "ingress"], "ip", |path| path)
+    }
     fn warnings(&self, service: &Service, _old: Option<&Service>) -> Vec<String> {
         let Some(spec) = &service.spec else { return Vec::new() };
         let mut told = Vec::new();

@@ -130,6 +130,9 @@ impl Strategy for IngressStrategy {
     fn has_warnings(&self) -> bool {
         true
     }
+    fn status_warnings(&self, ingress: &Object) -> Vec<String> {
+        crate::warnings::reported(ingress, &["status", "loadBalancer", "ingress"], "ip", |path| path.child("ip"))
+    }
     fn warnings(&self, ingress: &Ingress, old: Option<&Ingress>) -> Vec<String> {
         let class = "kubernetes.io/ingress.class";
         let is_old = ingress.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(class));

@@ -111,6 +111,27 @@ impl Strategy for NetworkPolicyStrategy {
         }
         problems
     }
+    fn has_warnings(&self) -> bool {
+        true
+    }
+    fn warnings(&self, policy: &NetworkPolicy, _old: Option<&NetworkPolicy>) -> Vec<String> {
+        let Some(spec) = &policy.spec else { return Vec::new() };
+        let path = FieldPath::new("spec");
+        let incoming = spec.ingress.iter().flatten().enumerate().map(|(index, rule)| (rule.from.as_ref(), path.child("ingress").index(index).child("from")));
+        let outgoing = spec.egress.iter().flatten().enumerate().map(|(index, rule)| (rule.to.as_ref(), path.child("egress").index(index).child("to")));
+        let mut told = Vec::new();
+        for (peers, path) in incoming.chain(outgoing) {
+            for (index, peer) in peers.into_iter().flatten().enumerate() {
+                let Some(block) = &peer.ip_block else { continue };
+                let at = path.index(index).child("ipBlock");
+                told.extend(crate::warnings::cidr(&block.cidr, &at.child("cidr")));
+                for (position, except) in block.except.iter().flatten().enumerate() {
+                    told.extend(crate::warnings::cidr(except, &at.child("except").index(position)));
+                }
+            }
+        }
+        told
+    }
     fn tracks_generation(&self) -> bool {
         true
     }

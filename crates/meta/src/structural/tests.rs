@@ -129,6 +129,17 @@ fn embedded_resources_have_metadata_and_must_name_their_kind() {
         json!({"spec": {"template": {}}}),
         &["spec.template.apiVersion: Required value: must not be empty", "spec.template.kind: Required value: must not be empty"],
     );
+    check(
+        &schema,
+        json!({"spec": {"template": {"apiVersion": "a/b/c", "kind": "", "metadata": {"name": "a/b", "namespace": "n", "labels": {"a": "b c"}}}}}),
+        &[
+            "spec.template.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+            "spec.template.kind: Invalid value: \"\": must not be empty",
+            "spec.template.metadata.name: Invalid value: \"a/b\": may not contain '/'",
+            "spec.template.metadata.labels: Invalid value: \"b c\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+        ],
+    );
+    check(&schema, json!({"spec": {"template": {"apiVersion": "v1", "kind": "Pod", "metadata": {}}}}), &[]);
     let converted = convert(&schema).unwrap();
     let outcome = normalise_value(json!({"spec": {"template": {"metadata": {"name": "a", "creationTimestamp": null, "foo": 1}}}}), &converted).unwrap();
     assert_eq!(outcome.problems, [r#"unknown field "spec.template.metadata.foo""#]);

@@ -7,6 +7,7 @@ use crate::{
     field::{FieldError, FieldPath},
     object::Object,
     schema::{Item, ListType, ObjectType, Rules, Schema, Shape, Types},
+    validation::{NameRule, dns1035_label_problems, validate_object_meta},
 };
 
 /// What an object breaks of its schema's types and value rules. Expressions (`x-kubernetes-validations`) are not evaluated.
@@ -33,11 +34,39 @@ fn check_fields(types: &Types, of: &ObjectType, map: &Map<String, Value>, path: 
         }
     }
     if of.embedded_resource && !path.as_str().is_empty() {
-        for name in ["apiVersion", "kind"] {
-            if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
-                errors.push(FieldError::required(&path.child(name), "must not be empty"));
+        check_embedded(map, path, errors);
+    }
+}
+
+/// An object within an object says what it is, and its metadata are such as any object may have.
+///
+/// Source: Kubernetes `apiextensions-apiserver/pkg/apiserver/schema/objectmeta/validation.go`, `validateEmbeddedResource`.
+fn check_embedded(map: &Map<String, Value>, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    for name in ["apiVersion", "kind"] {
+        let at = path.child(name);
+        match map.get(name).and_then(Value::as_str) {
+            None => errors.push(FieldError::required(&at, "must not be empty")),
+            Some("") => errors.push(FieldError::invalid(&at, "", "must not be empty")),
+            Some(version) if name == "apiVersion" && version.matches('/').count() > 1 => {
+                errors.push(FieldError::invalid(&at, version, format!("unexpected GroupVersion string: {version}")));
             }
+            Some(kind) if name == "kind" => {
+                let problems = dns1035_label_problems(&kind.to_lowercase());
+                if !problems.is_empty() {
+                    errors.push(FieldError::invalid(&at, kind, format!("may have mixed case, but should otherwise match: {}", problems.join(","))));
+                }
+            }
+            Some(_) => {}
         }
+    }
+    if let Some(Value::Object(metadata)) = map.get("metadata") {
+        let mut object = Object(Map::from_iter([("metadata".to_owned(), Value::Object(metadata.clone()))]));
+        if object.name().is_empty() {
+            // It needs none.
+            object.set(&["metadata", "name"], Value::String("fakename".to_owned()));
+        }
+        let namespaced = !object.namespace().is_empty();
+        errors.extend(validate_object_meta(&object, namespaced, NameRule::PathSegment, &path.child("metadata")));
     }
 }
 

@@ -115,6 +115,10 @@ impl Strategy for PodStrategy {
     fn has_warnings(&self) -> bool {
         true
     }
+    fn status_warnings(&self, pod: &Object) -> Vec<String> {
+        let of = |list| crate::warnings::reported(pod, &["status", list], "ip", |path| path.child("ip"));
+        [of("podIPs"), of("hostIPs")].concat()
+    }
     fn warnings(&self, pod: &Pod, old: Option<&Pod>) -> Vec<String> {
         // Whoever changes a pod was told when it was made.
         let Some(spec) = pod.spec.as_ref().filter(|_| old.is_none()) else { return Vec::new() };

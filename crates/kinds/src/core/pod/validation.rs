@@ -122,6 +122,14 @@ fn pod_spec(spec: &PodSpec, pod_name: Option<&str>, path: &FieldPath) -> Vec<Fie
             problems.push(FieldError::duplicate(&at, gate.name.as_str()));
         }
     }
+    // Source: Kubernetes 1.36, `core/v1/types.go`, whose rules for a group are declared beside its fields.
+    if let Some(group) = &spec.scheduling_group {
+        let at = path.child("schedulingGroup");
+        match group.pod_group_name.as_deref() {
+            None => problems.push(FieldError::invalid(&at, "", "must specify one of: `podGroupName`")),
+            Some(name) => problems.extend(rules::invalid_each(&at.child("podGroupName"), name, rules::dns1123_subdomain_problems(name))),
+        }
+    }
     if let Some(policy) = spec.preemption_policy.as_deref() {
         match policy {
             "" => problems.push(FieldError::required(&path.child("preemptionPolicy"), "")),
