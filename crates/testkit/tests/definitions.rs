@@ -236,3 +236,216 @@ async fn a_custom_resource_says_what_it_is() {
     let words = "the API version in the data () does not match the expected API version (example.com/v1)";
     caller.post(WIDGETS, &json!({"kind": "Widget", "metadata": {"name": "a"}})).await.refused(400, "BadRequest", words);
 }
+
+/// Asks until what is asked for has come: no watch tells of what follows from a definition.
+async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(60) {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("not within a minute: {what}");
+}
+
+const GADGETS: &str = "/apis/example.com/v1/namespaces/default/gadgets";
+
+fn gadgets() -> Value {
+    let schema = json!({ "type": "object", "properties": {
+        "spec": { "type": "object", "properties": {
+            "size": { "x-kubernetes-int-or-string": true, "anyOf": [{ "type": "integer" }, { "type": "string" }] },
+            "note": { "type": "string", "nullable": true },
+            "colour": { "type": "string" },
+            "replicas": { "type": "integer" },
+            "selector": { "type": "string" },
+            "open": { "type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": { "known": { "type": "integer" } } },
+            "template": { "type": "object", "x-kubernetes-embedded-resource": true, "properties": { "data": { "type": "string" } } },
+        } },
+        "status": { "type": "object", "properties": { "replicas": { "type": "integer" }, "phase": { "type": "string" } } },
+    } });
+    let version = |name: &str, storage: bool| json!({
+        "name": name, "served": true, "storage": storage, "schema": { "openAPIV3Schema": schema },
+        "subresources": { "status": {}, "scale": { "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".spec.selector" } },
+        "additionalPrinterColumns": [{ "name": "Colour", "type": "string", "jsonPath": ".spec.colour" }, { "name": "Phase", "type": "string", "jsonPath": ".status.phase", "priority": 1 }],
+        "selectableFields": [{ "jsonPath": ".spec.colour" }],
+    });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": "gadgets.example.com" },
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": { "plural": "gadgets", "singular": "gadget", "kind": "Gadget", "listKind": "GadgetList", "shortNames": ["gg"], "categories": ["all", "toys"] },
+            "versions": [version("v1", true), version("v1beta1", false)],
+        },
+    })
+}
+
+fn gadget(name: &str, spec: Value) -> Value {
+    json!({ "apiVersion": "example.com/v1", "kind": "Gadget", "metadata": { "name": name }, "spec": spec })
+}
+
+#[tokio::test]
+async fn fields_of_every_special_kind_are_kept_pruned_and_judged() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &gadgets()).await;
+    let template = json!({ "apiVersion": "v1", "kind": "Thing", "metadata": { "name": "t", "labels": { "a": "b" }, "surprise": 1 }, "data": "d", "surprise": 1 });
+    let spec = json!({ "size": "50%", "note": null, "colour": "red", "open": { "known": 1, "other": { "deep": [1, null] } }, "template": template, "surprise": true });
+    let made = caller.post(GADGETS, &gadget("a", spec)).await.expect(201)["spec"].clone();
+    let kept = json!({ "apiVersion": "v1", "kind": "Thing", "metadata": { "name": "t", "labels": { "a": "b" } }, "data": "d" });
+    assert_eq!(made, json!({ "size": "50%", "note": null, "colour": "red", "open": { "known": 1, "other": { "deep": [1, null] } }, "template": kept }));
+    caller.post(GADGETS, &gadget("b", json!({ "size": 5 }))).await.expect(201);
+    for (spec, words) in [
+        (json!({ "size": true }), "spec.size: Invalid value"),
+        (json!({ "open": { "known": "x" } }), "spec.open.known: Invalid value: \"string\": spec.open.known in body must be of type integer: \"string\""),
+        (json!({ "open": 1 }), "spec.open: Invalid value"),
+        (json!({ "template": { "kind": "Thing", "metadata": {} } }), "spec.template.apiVersion: Required value: must not be empty"),
+        (json!({ "template": { "apiVersion": "v1", "kind": "Thing", "metadata": { "name": "a/b" } } }), "spec.template.metadata.name: Invalid value: \"a/b\": may not contain '/'"),
+    ] {
+        let message = caller.post(GADGETS, &gadget("c", spec)).await.expect(422)["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(words), "{words} is not in {message}");
+    }
+    // A null where none may be is as if nothing stood there.
+    assert_eq!(caller.post(GADGETS, &gadget("d", json!({ "colour": null, "note": "x" }))).await.expect(201)["spec"], json!({ "note": "x" }));
+}
+
+#[tokio::test]
+async fn a_custom_resource_has_status_scale_columns_fields_and_names_as_it_says() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &gadgets()).await;
+    let listed = caller.get("/apis/example.com/v1").await.expect(200)["resources"].as_array().unwrap().clone();
+    let own = listed.iter().find(|resource| resource["name"] == "gadgets").unwrap();
+    assert_eq!((&own["shortNames"], &own["categories"], &own["singularName"]), (&json!(["gg"]), &json!(["all", "toys"]), &json!("gadget")));
+    let scale = listed.iter().find(|resource| resource["name"] == "gadgets/scale").unwrap();
+    assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
+    let mut with_status = gadget("a", json!({ "colour": "red", "replicas": 2, "selector": "a=b" }));
+    with_status["status"] = json!({ "phase": "Done" });
+    let made = caller.post(GADGETS, &with_status).await.expect(201);
+    assert_eq!((made.get("status"), &made["metadata"]["generation"]), (None, &json!(1)), "a status is reported, not asked for");
+    let path = format!("{GADGETS}/a");
+    let reported = caller.patch(&format!("{path}/status"), "merge-patch", &json!({ "spec": { "colour": "blue" }, "status": { "phase": "Done", "replicas": 1 } })).await.expect(200);
+    assert_eq!((&reported["spec"]["colour"], &reported["status"]["phase"], &reported["metadata"]["generation"]), (&json!("red"), &json!("Done"), &json!(1)));
+    let changed = caller.patch(&path, "merge-patch", &json!({ "spec": { "colour": "green" }, "status": { "phase": "Lost" } })).await.expect(200);
+    assert_eq!((&changed["spec"]["colour"], &changed["status"]["phase"], &changed["metadata"]["generation"]), (&json!("green"), &json!("Done"), &json!(2)));
+    let scale = caller.get(&format!("{path}/scale")).await.expect(200);
+    assert_eq!((&scale["spec"], &scale["status"]), (&json!({ "replicas": 2 }), &json!({ "replicas": 1, "selector": "a=b" })));
+    caller.patch(&format!("{path}/scale"), "merge-patch", &json!({ "spec": { "replicas": 7 } })).await.expect(200);
+    assert_eq!(caller.get(&path).await.expect(200)["spec"]["replicas"], 7);
+    caller.post(GADGETS, &gadget("b", json!({ "colour": "red" }))).await.expect(201);
+    for (field, wanted) in [("spec.colour=green", vec!["a"]), ("spec.colour!=green", vec!["b"]), ("metadata.name=b", vec!["b"])] {
+        let list = caller.get(&format!("{GADGETS}?fieldSelector={}", field.replace('=', "%3D"))).await.expect(200);
+        let names: Vec<&str> = list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!((list["kind"].as_str().unwrap(), names), ("GadgetList", wanted), "{field}");
+    }
+    caller.get(&format!("{GADGETS}?fieldSelector=spec.replicas%3D7")).await.expect(400);
+    let table = caller.send("GET", GADGETS, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")], "").await.expect(200);
+    let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Name", "Colour", "Phase"]);
+    assert_eq!(table["rows"][0]["cells"], json!(["a", "green", "Done"]));
+}
+
+#[tokio::test]
+async fn an_object_is_the_same_in_every_version_and_is_stored_in_the_new_one_when_it_is_written_again() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &gadgets()).await;
+    let path = |version: &str| format!("/apis/example.com/{version}/namespaces/default/gadgets/a");
+    let made = caller.post(GADGETS, &gadget("a", json!({ "colour": "red" }))).await.expect(201);
+    let older = caller.get(&path("v1beta1")).await.expect(200);
+    assert_eq!((&older["apiVersion"], &older["spec"], &older["metadata"]["uid"]), (&json!("example.com/v1beta1"), &made["spec"], &made["metadata"]["uid"]));
+    let definition = format!("{DEFINITIONS}/gadgets.example.com");
+    assert_eq!(caller.get(&definition).await.expect(200)["status"]["storedVersions"], json!(["v1"]));
+    let swapped = json!([{ "op": "replace", "path": "/spec/versions/0/storage", "value": false }, { "op": "replace", "path": "/spec/versions/1/storage", "value": true }]);
+    caller.patch(&definition, "json-patch", &swapped).await.expect(200);
+    assert_eq!(caller.get(&definition).await.expect(200)["status"]["storedVersions"], json!(["v1", "v1beta1"]), "some are stored in the one, some in the other");
+    let without = json!([{ "op": "remove", "path": "/spec/versions/0" }]);
+    let message = caller.patch(&definition, "json-patch", &without).await.expect(422)["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"), "{message}");
+    // Written again as it is, an object moves once.
+    let before = caller.get(&path("v1")).await.expect(200);
+    let moved = eventually("the object is written in the new version", async || {
+        let written = caller.put(&path("v1"), &before).await.expect(200);
+        (written["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]).then_some(written)
+    })
+    .await;
+    let again = caller.put(&path("v1"), &moved).await.expect(200);
+    assert_eq!(again["metadata"]["resourceVersion"], moved["metadata"]["resourceVersion"], "it is stored as it should be");
+    assert_eq!((&moved["spec"], &moved["metadata"]["generation"]), (&made["spec"], &made["metadata"]["generation"]));
+    caller.patch(&format!("{definition}/status"), "merge-patch", &json!({ "status": { "storedVersions": ["v1beta1"] } })).await.expect(200);
+    caller.patch(&definition, "json-patch", &without).await.expect(200);
+    eventually("the removed version is not found", async || (caller.get(&path("v1")).await.status == 404).then_some(())).await;
+    assert_eq!(caller.get(&path("v1beta1")).await.expect(200)["spec"]["colour"], "red");
+}
+
+#[tokio::test]
+async fn a_changed_default_shows_in_objects_that_were_stored_before() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &gadgets()).await;
+    caller.post(GADGETS, &gadget("a", json!({ "note": "n" }))).await.expect(201);
+    let definition = format!("{DEFINITIONS}/gadgets.example.com");
+    let at = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/colour/default";
+    for (op, colour) in [("add", "grey"), ("replace", "white")] {
+        caller.patch(&definition, "json-patch", &json!([{ "op": op, "path": at, "value": colour }])).await.expect(200);
+        eventually("the default shows", async || (caller.get(&format!("{GADGETS}/a")).await.expect(200)["spec"]["colour"] == colour).then_some(())).await;
+        let list = caller.get(GADGETS).await.expect(200);
+        assert_eq!(list["items"][0]["spec"], json!({ "note": "n", "colour": colour }), "in lists too");
+    }
+    caller.patch(&definition, "json-patch", &json!([{ "op": "replace", "path": at, "value": 5 }])).await.expect(422);
+    // Once written it is the object's own.
+    caller.patch(&format!("{GADGETS}/a"), "merge-patch", &json!({ "spec": { "note": "m" } })).await.expect(200);
+    caller.patch(&definition, "json-patch", &json!([{ "op": "replace", "path": at, "value": "black" }])).await.expect(200);
+    eventually("new objects get the new default", async || {
+        let made = caller.post(&format!("{GADGETS}?dryRun=All"), &gadget("b", json!({}))).await.expect(201);
+        (made["spec"]["colour"] == "black").then_some(())
+    })
+    .await;
+    assert_eq!(caller.get(&format!("{GADGETS}/a")).await.expect(200)["spec"]["colour"], "white");
+}
+
+#[tokio::test]
+async fn a_definition_goes_when_its_objects_have_gone_and_says_what_holds_it_up() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &gadgets()).await;
+    let definition = format!("{DEFINITIONS}/gadgets.example.com");
+    let condition = |object: &Value, kind: &str| object["status"]["conditions"].as_array().cloned().unwrap_or_default().into_iter().find(|condition| condition["type"] == kind);
+    let established = caller.get(&definition).await.expect(200);
+    assert_eq!(condition(&established, "NamesAccepted").unwrap()["reason"], "NoConflicts");
+    // Another that wants a name of it gets none of its own served.
+    let mut rival = gadgets();
+    (rival["metadata"]["name"], rival["spec"]["names"]["plural"], rival["spec"]["names"]["singular"]) = (json!("gizmos.example.com"), json!("gizmos"), json!("gizmo"));
+    caller.post(DEFINITIONS, &rival).await.expect(201);
+    let refused = eventually("the rival is told", async || {
+        let rival = caller.get(&format!("{DEFINITIONS}/gizmos.example.com")).await.expect(200);
+        condition(&rival, "NamesAccepted").map(|accepted| (accepted, condition(&rival, "Established")))
+    })
+    .await;
+    assert_eq!((&refused.0["status"], refused.0["reason"].as_str().unwrap().ends_with("Conflict")), (&json!("False"), true), "{}", refused.0);
+    assert!(refused.1.is_none_or(|established| established["status"] == "False"));
+    caller.get("/apis/example.com/v1/namespaces/default/gizmos").await.expect(404);
+    caller.post(GADGETS, &gadget("free", json!({}))).await.expect(201);
+    let mut held = gadget("held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    caller.post(GADGETS, &held).await.expect(201);
+    caller.delete(&definition).await.expect(200);
+    let going = eventually("what can go has gone", async || {
+        let list = caller.get(GADGETS).await.expect(200);
+        let names: Vec<String> = list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        (names == ["held"]).then_some(caller.get(&definition).await.expect(200))
+    })
+    .await;
+    assert!(going["metadata"]["deletionTimestamp"].is_string() && going["metadata"]["finalizers"] == json!(["customresourcecleanup.apiextensions.k8s.io"]), "{going}");
+    eventually("it says that it is going", async || condition(&caller.get(&definition).await.expect(200), "Terminating").filter(|condition| condition["status"] == "True")).await;
+    let late = caller.post(GADGETS, &gadget("late", json!({}))).await.expect(405);
+    assert_eq!(late["message"], "create not allowed while custom resource definition is terminating");
+    caller.patch(&format!("{GADGETS}/held"), "merge-patch", &json!({ "metadata": { "finalizers": null } })).await.expect(200);
+    eventually("the definition has gone", async || (caller.get(&definition).await.status == 404).then_some(())).await;
+    eventually("nothing is found any more", async || (caller.get(GADGETS).await.status == 404).then_some(())).await;
+    eventually("the rival gets the names", async || {
+        let rival = caller.get(&format!("{DEFINITIONS}/gizmos.example.com")).await.expect(200);
+        condition(&rival, "Established").filter(|established| established["status"] == "True")
+    })
+    .await;
+}

@@ -1,7 +1,7 @@
 //! Objects through the whole API server: created, read, changed in every way there is, and deleted.
 
 use serde_json::{Value, json};
-use testkit::{ApiHarness, Caller};
+use testkit::{Answer, ApiHarness, Caller};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -54,6 +54,56 @@ async fn pages_of_a_list_are_its_snapshot() {
     assert_eq!(names(&second), ["c"]);
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     assert!(second["metadata"].get("continue").is_none());
+}
+
+#[tokio::test]
+async fn a_list_is_as_new_as_asked_for_and_exactly_that_where_that_is_asked() {
+    let (_api, administrator) = administrator_with_maps(&["a"]).await;
+    let list = async |query: &str| administrator.get(&format!("{MAPS}?{query}")).await;
+    let version = list("").await.expect(200)["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    administrator.post(MAPS, &map("b", "one")).await.expect(201);
+    administrator.delete(&format!("{MAPS}/a")).await.expect(200);
+    let now = list("").await.expect(200)["metadata"]["resourceVersion"].clone();
+    // Unset is the newest; any and not older than are answered with the newest, which both allow.
+    for query in ["", "resourceVersion=0", "resourceVersion=0&resourceVersionMatch=NotOlderThan", &format!("resourceVersion={version}"), &format!("resourceVersion={version}&resourceVersionMatch=NotOlderThan")] {
+        let seen = list(query).await.expect(200);
+        assert_eq!((names(&seen), &seen["metadata"]["resourceVersion"]), (vec!["b"], &now), "{query}");
+    }
+    // A limit without a word on how to match has always meant exactly.
+    for query in [format!("resourceVersion={version}&resourceVersionMatch=Exact"), format!("resourceVersion={version}&limit=5")] {
+        let seen = list(&query).await.expect(200);
+        assert_eq!((names(&seen), &seen["metadata"]["resourceVersion"]), (vec!["a"], &json!(version)), "{query}");
+    }
+    let message = list("resourceVersion=0&resourceVersionMatch=Exact").await.expect(422)["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""), "{message}");
+    for query in ["", "?resourceVersion=0", &format!("?resourceVersion={version}")] {
+        administrator.get(&format!("{MAPS}/b{query}")).await.expect(200);
+    }
+    administrator.get(&format!("{MAPS}/b?resourceVersion=99999999")).await.expect(504);
+}
+
+#[tokio::test]
+async fn pages_whose_state_is_gone_go_on_with_what_there_is_by_another_token() {
+    let (_api, administrator) = administrator_with_maps(&["a", "b", "c", "d"]).await;
+    let list = async |query: &str| administrator.get(&format!("{MAPS}?limit=1&{query}")).await;
+    let first = list("").await.expect(200);
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    administrator.delete(&format!("{MAPS}/b")).await.expect(200);
+    // More than a history keeps, which keeps text packed: this does not shrink.
+    let noise = testkit::noise(900_000);
+    for number in 0..20 {
+        administrator.patch(&format!("{MAPS}/d"), "merge-patch", &json!({ "data": { "key": format!("{number}{noise}") } })).await.expect(200);
+    }
+    let gone = list(&format!("continue={}", first["metadata"]["continue"].as_str().unwrap())).await.expect(410);
+    assert_eq!((&gone["reason"], &gone["code"]), (&json!("Expired"), &json!(410)));
+    let token = gone["metadata"]["continue"].as_str().unwrap().to_owned();
+    let second = list(&format!("continue={token}")).await.expect(200);
+    assert_eq!(names(&second), ["c"], "as it is now");
+    assert_ne!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let third = list(&format!("continue={}", second["metadata"]["continue"].as_str().unwrap())).await.expect(200);
+    assert_eq!((names(&third), third["metadata"].get("continue")), (vec!["d"], None));
+    let old = list(&format!("resourceVersion={version}&resourceVersionMatch=Exact")).await.expect(410);
+    assert!(old["message"].as_str().unwrap().starts_with("too old resource version: "), "{old}");
 }
 
 #[tokio::test]
@@ -158,6 +208,32 @@ async fn a_finalizer_keeps_an_object_until_it_is_taken_off() {
     assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
     administrator.patch(&path, "merge-patch", &json!({ "metadata": { "finalizers": null } })).await.expect(200);
     administrator.get(&path).await.expect(404);
+}
+
+/// The garbage collector does what the finalizers ask for; here nobody does, so they stay.
+#[tokio::test]
+async fn a_deletion_says_what_becomes_of_what_the_object_owns() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let path = |name: &str| format!("{MAPS}/{name}");
+    for (name, options, finalizers) in [
+        ("foreground", json!({ "propagationPolicy": "Foreground" }), json!(["foregroundDeletion"])),
+        ("orphan", json!({ "propagationPolicy": "Orphan" }), json!(["orphan"])),
+        ("old-orphan", json!({ "orphanDependents": true }), json!(["orphan"])),
+    ] {
+        administrator.post(MAPS, &map(name, "one")).await.expect(201);
+        let deleted = administrator.send("DELETE", &path(name), &[("content-type", "application/json")], options.to_string()).await.expect(200);
+        assert_eq!((&deleted["metadata"]["finalizers"], deleted["metadata"]["deletionTimestamp"].is_string()), (&finalizers, true), "{options}");
+        assert_eq!(administrator.get(&path(name)).await.expect(200)["metadata"]["finalizers"], finalizers);
+        // Another word later counts.
+        let query = format!("{}?propagationPolicy=Background", path(name));
+        administrator.delete(&query).await.expect(200);
+        administrator.get(&path(name)).await.expect(404);
+    }
+    for options in [json!({ "propagationPolicy": "Background" }), json!({ "orphanDependents": false }), json!({})] {
+        administrator.post(MAPS, &map("gone", "one")).await.expect(201);
+        administrator.send("DELETE", &path("gone"), &[("content-type", "application/json")], options.to_string()).await.expect(200);
+        administrator.get(&path("gone")).await.expect(404);
+    }
 }
 
 #[tokio::test]
@@ -352,6 +428,29 @@ async fn a_binding_gives_a_pod_its_node_and_nobody_else_anything() {
     absent.expect(404);
 }
 
+#[tokio::test]
+async fn a_pod_carries_the_zone_and_region_of_its_node_unless_it_says_another() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    administrator.post("/api/v1/namespaces/default/serviceaccounts", &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })).await.expect(201);
+    let (zone, region) = ("topology.kubernetes.io/zone", "topology.kubernetes.io/region");
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n", "labels": { zone: "a", region: "north", "other": "x" } } });
+    administrator.post("/api/v1/nodes", &node).await.expect(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, labels: Value, node: Option<&str>| json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": labels }, "spec": { "nodeName": node, "containers": [{ "name": "a", "image": "a" }] } });
+    let labels = async |name: &str| administrator.get(&format!("{pods}/{name}")).await.expect(200)["metadata"]["labels"].clone();
+    administrator.post(pods, &pod("bound", json!({ "app": "web" }), None)).await.expect(201);
+    assert_eq!(labels("bound").await, json!({ "app": "web" }));
+    let binding = json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": "bound" }, "target": { "kind": "Node", "name": "n" } });
+    administrator.post(&format!("{pods}/bound/binding"), &binding).await.expect(201);
+    assert_eq!(labels("bound").await, json!({ "app": "web", zone: "a", region: "north" }));
+    let chosen = administrator.get(&format!("{pods}?labelSelector={zone}%3Da")).await.expect(200);
+    assert_eq!(names(&chosen), ["bound"]);
+    administrator.post(pods, &pod("placed", json!({ zone: "mine" }), Some("n"))).await.expect(201);
+    assert_eq!(labels("placed").await, json!({ zone: "mine", region: "north" }));
+    administrator.post(pods, &pod("lost", json!({}), Some("unknown"))).await.expect(201);
+    assert_eq!(labels("lost").await, Value::Null);
+}
+
 /// Go's clients send `""` and zero for fields that nobody set, as far as their types cannot be empty otherwise.
 #[tokio::test]
 async fn empty_texts_and_zeros_are_nothing_where_gos_types_have_no_pointers() {
@@ -468,6 +567,104 @@ async fn what_other_objects_are_better_without_is_told() {
     let endpoints = administrator.get("/api/v1/namespaces/default/endpoints").await;
     endpoints.expect(200);
     assert_eq!(told(&endpoints), ["\"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""]);
+}
+
+#[tokio::test]
+async fn addresses_and_ranges_that_can_be_written_otherwise_are_told_wherever_they_stand() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let told = |answer: &Answer| -> Vec<String> {
+        let warnings = answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap().trim_start_matches("299 - ").replace("\\\"", "'"));
+        warnings.map(|text| text.trim_matches('"').to_owned()).filter(|text| !text.contains("is deprecated in v1.33+")).collect()
+    };
+    let ip = |path: &str| format!("{path}: IPv6 address '2001:db8:0:0::2' should be in RFC 5952 canonical format ('2001:db8::2')");
+    let range = |path: &str| format!("{path}: CIDR value '10.1.2.3/24' is ambiguous in this context (should be '10.1.2.0/24' or '10.1.2.3/32'?)");
+    let block = |range: &str| json!({ "ipBlock": { "cidr": range } });
+    let policy = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "a" }, "spec": { "podSelector": {},
+        "ingress": [{ "from": [block("10.0.0.0/8"), { "ipBlock": { "cidr": "10.0.0.0/8", "except": ["10.1.2.3/24"] } }] }], "egress": [{ "to": [block("10.1.2.3/24")] }] } });
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let answer = administrator.post(policies, &policy).await;
+    answer.expect(201);
+    let expected = [range("spec.ingress[0].from[1].ipBlock.except[0]"), range("spec.egress[0].to[0].ipBlock.cidr")];
+    assert_eq!(told(&answer), expected);
+    let endpoints = |name: &str, labels: Value| json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": name, "labels": labels },
+        "subsets": [{ "addresses": [{ "ip": "2001:db8:0:0::2" }], "notReadyAddresses": [{ "ip": "10.0.0.1" }, { "ip": "2001:db8:0:0::2" }] }] });
+    let answer = administrator.post("/api/v1/namespaces/default/endpoints", &endpoints("a", json!({}))).await;
+    answer.expect(201);
+    assert_eq!(told(&answer), [ip("subsets[0].addresses[0].ip"), ip("subsets[0].notReadyAddresses[1].ip")]);
+    let answer = administrator.post("/api/v1/namespaces/default/endpoints", &endpoints("b", json!({ "endpoints.kubernetes.io/managed-by": "endpoint-controller" }))).await;
+    answer.expect(201);
+    assert_eq!(told(&answer), Vec::<String>::new(), "the controller knows");
+    let slice = |name: &str, kind: &str, address: &str, labels: Value| json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": { "name": name, "labels": labels },
+        "addressType": kind, "endpoints": [{ "addresses": [address] }] });
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    for (slice, expected) in [
+        (slice("a", "IPv6", "2001:db8:0:0::2", json!({})), vec![ip("endpoints[0].addresses[0]")]),
+        (slice("b", "FQDN", "a.example", json!({})), vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()]),
+        (slice("c", "IPv6", "2001:db8:0:0::2", json!({ "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io" })), vec![]),
+    ] {
+        let answer = administrator.post(slices, &slice).await;
+        answer.expect(201);
+        assert_eq!(told(&answer), expected);
+    }
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "a" }, "spec": { "podCIDRs": ["10.1.2.3/24"], "podCIDR": "10.1.2.3/24", "externalID": "x" } });
+    let answer = administrator.post("/api/v1/nodes", &node).await;
+    answer.expect(201);
+    assert_eq!(told(&answer), ["spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned(), range("spec.podCIDRs[0]")]);
+    // Reports.
+    administrator.post("/api/v1/namespaces/default/serviceaccounts", &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } })).await.expect(201);
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
+    administrator.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a" }, "spec": { "type": "LoadBalancer", "ports": [{ "port": 80 }] } });
+    administrator.post("/api/v1/namespaces/default/services", &service).await.expect(201);
+    let ingress = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": { "name": "a" }, "spec": { "defaultBackend": { "service": { "name": "a", "port": { "number": 80 } } } } });
+    administrator.post("/apis/networking.k8s.io/v1/namespaces/default/ingresses", &ingress).await.expect(201);
+    let balancer = json!({ "loadBalancer": { "ingress": [{ "hostname": "a.example" }, { "ip": "2001:db8:0:0::2" }] } });
+    let pods = json!({ "podIPs": [{ "ip": "2001:db8:0:0::2" }], "podIP": "2001:db8:0:0::2", "hostIPs": [{ "ip": "10.0.0.1" }, { "ip": "2001:db8:0:0::2" }], "hostIP": "10.0.0.1" });
+    for (path, status, expected) in [
+        ("/api/v1/namespaces/default/pods/a/status", pods, vec![ip("status.podIPs[0].ip"), ip("status.hostIPs[1].ip")]),
+        ("/api/v1/namespaces/default/services/a/status", balancer.clone(), vec![ip("status.loadBalancer.ingress[1]")]),
+        ("/apis/networking.k8s.io/v1/namespaces/default/ingresses/a/status", balancer, vec![ip("status.loadBalancer.ingress[1].ip")]),
+    ] {
+        let answer = administrator.patch(path, "merge-patch", &json!({ "status": status })).await;
+        answer.expect(200);
+        assert_eq!(told(&answer), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_a_name_which_is_the_clients_where_that_gave_one() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let mut names = Vec::new();
+    for path in [maps, "/api/v1/namespaces/default/configmaps/missing", "/apis", "/readyz", "/nothing", "/api/v1/nodes?watch=true&timeoutSeconds=1"] {
+        let name = administrator.get(path).await.header("audit-id").to_owned();
+        assert_eq!((name.len(), name.matches('-').count()), (36, 4), "{path}: {name}");
+        names.push(name);
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 6, "no two are alike");
+    assert_eq!(administrator.send("GET", maps, &[("audit-id", "mine, as it is")], "").await.header("audit-id"), "mine, as it is");
+}
+
+#[tokio::test]
+async fn a_scale_is_shown_in_columns_and_by_its_metadata_alone() {
+    let (_api, administrator) = administrator_with_maps(&[]).await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let spec = json!({ "replicas": 3, "selector": { "matchLabels": { "a": "b" } }, "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "a", "image": "a" }] } } });
+    administrator.post(deployments, &json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "a" }, "spec": spec })).await.expect(201);
+    let path = "/apis/apps/v1/namespaces/default/deployments/a/scale";
+    let accepting = |accept: &'static str| async { administrator.send("GET", path, &[("accept", accept)], "").await.expect(200).clone() };
+    let table = accepting("application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await;
+    let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!((table["kind"].as_str().unwrap(), columns), ("Table", vec!["Name", "Desired", "Available", "Age"]));
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert_eq!(cells[..3], [json!("a"), json!(3), json!(0)]);
+    assert!(cells[3].as_str().is_some_and(|age| age.ends_with('s')), "{cells:?}");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let metadata = accepting("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await;
+    assert_eq!((metadata["kind"].as_str().unwrap(), metadata["metadata"]["name"].as_str().unwrap(), metadata.get("spec")), ("PartialObjectMetadata", "a", None));
+    assert_eq!(accepting("application/json").await["spec"]["replicas"], 3);
 }
 
 #[tokio::test]

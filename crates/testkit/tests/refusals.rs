@@ -86,6 +86,22 @@ async fn of_a_new_event_only_the_series_changes() {
     assert_eq!(patched["series"]["count"], 2);
 }
 
+/// The same events under both groups, which are deleted when their time is over, and watchers are told.
+#[tokio::test]
+async fn events_of_both_groups_are_the_same_and_go_when_their_time_is_over() {
+    let api = ApiHarness::start_with(|parts| parts.facts.event_lifetime = std::time::Duration::from_secs(1)).await;
+    let administrator = api.administrator();
+    let (core, new) = ("/api/v1/namespaces/default/events", "/apis/events.k8s.io/v1/namespaces/default/events");
+    let mut watch = administrator.watch(&format!("{new}?watch=true")).await;
+    let event = json!({ "metadata": { "name": "a" }, "involvedObject": { "namespace": "default", "name": "p", "kind": "Pod" }, "reason": "Test", "message": "seen", "type": "Normal", "count": 3, "source": { "component": "c" } });
+    administrator.post(core, &event).await.expect(201);
+    let seen = watch.next().await.unwrap();
+    assert_eq!((&seen["type"], &seen["object"]["apiVersion"], &seen["object"]["note"], &seen["object"]["deprecatedCount"]), (&json!("ADDED"), &json!("events.k8s.io/v1"), &json!("seen"), &json!(3)));
+    assert_eq!((&seen["object"]["regarding"]["name"], &seen["object"]["deprecatedSource"]["component"]), (&json!("p"), &json!("c")));
+    assert_eq!(watch.next_named().await, ("DELETED".to_owned(), "a".to_owned()));
+    administrator.get(&format!("{core}/a")).await.expect(404);
+}
+
 #[tokio::test]
 async fn a_form_that_nobody_reads_is_unsupported() {
     let api = ApiHarness::start().await;

@@ -15,6 +15,8 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const HOUR: i64 = 3600;
 
+const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+
 /// A cluster whose time a test can move.
 struct Cluster {
     api: ApiHarness,
@@ -156,4 +158,55 @@ async fn a_token_of_a_node_ends_with_that_node() {
     assert!(!cluster.opens(&token).await, "the node is gone");
     caller.post("/api/v1/nodes", &node).await.expect(201);
     assert!(!cluster.opens(&token).await, "it is another one");
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_its_audiences_only_and_says_whose_it_is() {
+    let cluster = Cluster::start(false).await;
+    let caller = cluster.api.administrator();
+    let (for_vault, claims, _) = cluster.token(HOUR, true, &["vault", "chest"]).await;
+    assert_eq!(claims["aud"], json!(["vault", "chest"]));
+    assert!(!cluster.opens(&for_vault).await, "it is not for this server");
+    let review = async |token: &str, audiences: &[&str]| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": audiences}});
+        caller.post(REVIEWS, &review).await.expect(201)["status"].clone()
+    };
+    let status = review(&for_vault, &["vault", "other"]).await;
+    assert_eq!((&status["authenticated"], &status["audiences"]), (&json!(true), &json!(["vault"])));
+    assert_eq!(status["user"]["username"], "system:serviceaccount:default:default");
+    for group in ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"] {
+        assert!(status["user"]["groups"].as_array().unwrap().contains(&json!(group)), "{group}: {status}");
+    }
+    assert_eq!(status["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["web"]));
+    for (token, audiences) in [(for_vault.as_str(), &[][..]), (&for_vault, &["other"]), ("nonsense", &["vault"])] {
+        let status = review(token, audiences).await;
+        assert!(status.get("authenticated").is_none_or(|good| good == false) && status["error"].is_string(), "{audiences:?}: {status}");
+    }
+    let (for_the_server, _, _) = cluster.token(HOUR, true, &[]).await;
+    assert!(cluster.opens(&for_the_server).await);
+    assert_eq!(review(&for_the_server, &[]).await["audiences"], json!([ISSUER]));
+}
+
+#[tokio::test]
+async fn others_learn_from_two_documents_by_which_key_tokens_are_checked() {
+    let cluster = Cluster::start(false).await;
+    let caller = cluster.api.administrator();
+    let document = caller.get("/.well-known/openid-configuration").await.expect(200);
+    assert_eq!(document["issuer"], ISSUER);
+    assert!(document["jwks_uri"].as_str().unwrap().ends_with("/openid/v1/jwks"), "{document}");
+    assert_eq!((&document["response_types_supported"], &document["subject_types_supported"]), (&json!(["id_token"]), &json!(["public"])));
+    let keys = caller.get("/openid/v1/jwks").await.expect(200);
+    let (token, _, _) = cluster.token(HOUR, false, &[]).await;
+    let head = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    let head: Value = serde_json::from_slice(&head).unwrap();
+    let key = keys["keys"].as_array().unwrap().iter().find(|key| key["kid"] == head["kid"]).unwrap_or_else(|| panic!("{head} is not among {keys}"));
+    assert_eq!((&key["use"], &key["alg"]), (&json!("sig"), &head["alg"]));
+    assert_eq!(document["id_token_signing_alg_values_supported"], json!([head["alg"]]));
+    // Service accounts may read them, strangers may not.
+    let with = [("authorization", format!("Bearer {token}"))];
+    let with: Vec<(&str, &str)> = with.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    for path in ["/.well-known/openid-configuration", "/openid/v1/jwks"] {
+        cluster.api.stranger().send("GET", path, &with, "").await.expect(200);
+        cluster.api.stranger().get(path).await.expect(403);
+    }
 }
