@@ -379,6 +379,27 @@ async fn an_object_is_the_same_in_every_version_and_is_stored_in_the_new_one_whe
 }
 
 #[tokio::test]
+async fn what_is_applied_in_one_version_is_owned_in_every_version() {
+    let api = ApiHarness::start().await;
+    let caller = api.administrator();
+    establish(&caller, &gadgets()).await;
+    let apply = async |version: &str, manager: &str, spec: Value, force: bool| {
+        let body = json!({ "apiVersion": format!("example.com/{version}"), "kind": "Gadget", "metadata": { "name": "a" }, "spec": spec });
+        caller.patch(&format!("/apis/example.com/{version}/namespaces/default/gadgets/a?fieldManager={manager}&force={force}"), "apply-patch", &body).await
+    };
+    apply("v1", "one", json!({ "colour": "red", "note": "n" }), false).await.expect(201);
+    let refused = apply("v1beta1", "two", json!({ "colour": "blue" }), false).await.expect(409);
+    assert_eq!(refused["details"]["causes"][0]["message"], "conflict with \"one\" using example.com/v1");
+    let taken = apply("v1beta1", "two", json!({ "colour": "blue" }), true).await.expect(200);
+    assert_eq!((&taken["apiVersion"], &taken["spec"]), (&json!("example.com/v1beta1"), &json!({ "colour": "blue", "note": "n" })));
+    // Who applies in another version from now on is still the same, and lets go of what he applies no more.
+    let moved = apply("v1beta1", "one", json!({ "replicas": 2 }), false).await.expect(200);
+    assert_eq!(moved["spec"], json!({ "colour": "blue", "replicas": 2 }));
+    let versions: Vec<(&str, &str)> = moved["metadata"]["managedFields"].as_array().unwrap().iter().map(|entry| (entry["manager"].as_str().unwrap(), entry["apiVersion"].as_str().unwrap())).collect();
+    assert_eq!(versions, [("one", "example.com/v1beta1"), ("two", "example.com/v1beta1")]);
+}
+
+#[tokio::test]
 async fn a_changed_default_shows_in_objects_that_were_stored_before() {
     let api = ApiHarness::start().await;
     let caller = api.administrator();
