@@ -67,6 +67,11 @@ fn read_response(message: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
     use super::*;
 
     #[test]
@@ -111,7 +116,7 @@ mod tests {
             let (port, asked) = serve(Ok(status)).await;
             assert_eq!(probe("127.0.0.1", port, "db").await, expected);
             let (path, body) = asked.await.unwrap();
-            assert_eq!((path.as_str(), body), ("/grpc.health.v1.Health/Check", request_frame("db")));
+            assert_eq!((path.as_str(), body), ("/grpc.health.v1.Health/Check", grpc::framed(&request("db"))));
         }
         let (port, _asked) = serve(Err("12")).await;
         let unknown = "error: health rpc probe failed: this server does not implement the grpc health protocol (grpc.health.v1.Health)";
