@@ -290,3 +290,40 @@ async fn a_pod_that_would_get_the_users_of_the_node_does_not_run() {
     assert!(error.contains("belongs to the node's users"), "{error}");
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_runs_in_a_container_may_open_its_streams_anew() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    // As images do whose logs are links to these.
+    const SAY: &str = "id -u; echo out > /dev/stdout; echo problem > /dev/stderr";
+    let (node, image) = Node::with_busybox().await;
+    for (name, users) in [("plain", None), ("mapped", Some(9000))] {
+        let sandbox = match users {
+            None => node.sandbox(name).await,
+            Some(range) => node.runtime().run_sandbox(&mapped(&node, name, range)).await.unwrap().id,
+        };
+        for no_new_privileges in [false, true] {
+            let as_web = |spec: &mut container_runtime::ContainerSpec| (spec.security.run_as_user, spec.security.no_new_privileges) = (Some(101), no_new_privileges);
+            let mut said: Vec<String> = node.run_script(&sandbox, &image, SAY, as_web).await.1.lines().map(str::to_owned).collect();
+            said.sort();
+            assert_eq!(said, ["101", "out", "problem"], "{name}, no new privileges: {no_new_privileges}");
+            // Two streams, of which the log keeps no order between them; a terminal is one.
+            let (_, said) = node.run_script(&sandbox, &image, SAY, |spec| {
+                as_web(spec);
+                spec.tty = true;
+            }).await;
+            assert_eq!(said.replace('\r', ""), "101\nout\nproblem\n", "{name}, no new privileges: {no_new_privileges}");
+            let mut spec = container(&format!("main-{no_new_privileges}"), &image, &FOREVER);
+            as_web(&mut spec);
+            let id = node.run(&sandbox, &spec).await;
+            assert_eq!(node.exec(&id, "id -u; echo out > /dev/stdout").await, (0, "101\nout\n".to_owned()), "{name}");
+            let request = ExecRequest { command: ["/bin/sh", "-c", "read line; echo $line > /dev/stdout; stat -Lc %u /dev/stdin; grep CapEff /proc/self/status"].map(str::to_owned).to_vec(), tty: true, stdin: true, stdout: true, stderr: false };
+            let mut session = node.runtime().exec(&id, &request).await.unwrap();
+            session.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
+            let mut output = String::new();
+            session.stdout.take().unwrap().read_to_string(&mut output).await.unwrap();
+            assert!(output.replace('\r', "").ends_with("hello\n101\nCapEff:\t0000000000000000\n"), "{name}, no new privileges: {no_new_privileges}: {output}");
+        }
+    }
+    node.finish().await;
+}

@@ -47,13 +47,17 @@ pub fn exec(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Result
         let groups = identity.additional_gids().clone().unwrap_or_default();
         JoinedUsers { namespace: users.descriptor(), user: identity.uid(), group: identity.gid(), groups, first: users.first() }
     });
-    if let Some(users) = &users {
-        give_pipes(&streams, users.first + users.user, users.first + users.group).map_err(|error| format!("could not give the command its streams: {error}"))?;
-    }
+    let (owner, group) = match &users {
+        Some(users) => (users.first + users.user, Some(users.first + users.group)),
+        None => (process.user().uid(), None),
+    };
+    give_pipes(&streams, owner, group).map_err(|error| format!("could not give the command its streams: {error}"))?;
+    // Root has it already.
+    let terminal = (plan.console.is_some() && users.is_none() && owner != 0).then_some(owner);
     let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     // Without no_new_privileges, loading a filter is privileged, but happens after capabilities were dropped.
-    let needs_rights = users.is_some() || (filter.is_some() && process.no_new_privileges() != Some(true));
-    let rest = Rest { users, filter, capabilities: needs_rights.then(|| with_more_rights(&mut process)) };
+    let needs_rights = users.is_some() || terminal.is_some() || (filter.is_some() && process.no_new_privileges() != Some(true));
+    let rest = Rest { users, terminal, filter, capabilities: needs_rights.then(|| with_more_rights(&mut process)) };
 
     // A state directory of its own for each command: libcontainer leaves a socket in it each time, and they would pile up
     // under a probe. It goes away with the command's files.

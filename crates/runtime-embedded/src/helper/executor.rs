@@ -32,6 +32,8 @@ pub struct DirectExecutor {
 pub struct Rest {
     /// The pod's user namespace, which it does not join.
     pub users: Option<JoinedUsers>,
+    /// Who gets the terminal, where that is neither root nor one of [`Self::users`].
+    pub terminal: Option<u32>,
     /// The system call filter, which it only loads for a container's first process.
     pub filter: Option<LinuxSeccomp>,
     /// Capabilities to drop to afterwards, where this needs more than the process may keep.
@@ -107,6 +109,9 @@ impl DirectExecutor {
         };
         if let Some(users) = &self.rest.users {
             users.join()?;
+        }
+        if let Some(owner) = self.rest.terminal {
+            std::os::unix::fs::fchown(std::io::stdin(), Some(owner), None).map_err(|error| format!("could not give the user the terminal: {error}"))?;
         }
         if no_new_privileges {
             drop_rights()?;

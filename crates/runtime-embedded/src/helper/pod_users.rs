@@ -130,11 +130,11 @@ impl PodUsers {
     }
 
     /// The user on the node that is this one in the pod.
-    fn on_the_node(&self, number: u32) -> Option<u32> {
+    pub fn on_the_node(&self, number: u32) -> Option<u32> {
         self.range.first.checked_add(number).filter(|_| number < self.range.length)
     }
 
-    /// Checks that the pod has such users, and gives its streams to them: a program may open its standard output anew.
+    /// Checks that the pod has such users, and gives its streams to them.
     ///
     /// # Errors
     /// A sentence.
@@ -144,18 +144,19 @@ impl PodUsers {
         for extra in &identity.groups {
             number("group", *extra)?;
         }
-        give_pipes(streams, user, group).map_err(|error| format!("could not give the container its streams: {error}"))
+        give_pipes(streams, user, Some(group)).map_err(|error| format!("could not give the container its streams: {error}"))
     }
 }
 
-/// Gives pipes to a user; other things, such as `/dev/null`, are everybody's.
+/// Gives pipes to a user, and to a group where one is named; other things, such as `/dev/null`, are everybody's. A program may open its
+/// standard output anew, by `/dev/stdout`, and only who owns a pipe may do that.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn give_pipes(streams: &[OwnedFd; 3], user: u32, group: u32) -> io::Result<()> {
+pub fn give_pipes(streams: &[OwnedFd; 3], user: u32, group: Option<u32>) -> io::Result<()> {
     for stream in streams {
         if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode) == rustix::fs::FileType::Fifo {
-            rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user)), Some(rustix::fs::Gid::from_raw(group)))?;
+            rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user)), group.map(rustix::fs::Gid::from_raw))?;
         }
     }
     Ok(())

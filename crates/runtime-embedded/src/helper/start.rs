@@ -20,7 +20,7 @@ use super::{
     diagnosis::Diagnosis,
     executor::{DirectExecutor, Rest},
     plan::StartPlan,
-    pod_users::{PodUsers, name_of},
+    pod_users::{PodUsers, give_pipes, name_of},
     root_file_system::{mount_root, wants_propagation},
     users,
 };
@@ -51,8 +51,12 @@ pub fn start(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Resul
             users.give_streams(&identity, &streams)?;
             users.as_their_root(|| make_working_directory(&root, &plan).map_err(io::Error::other)).map_err(|error| error.to_string())?;
         }
-        None => make_working_directory(&root, &plan)?,
+        None => {
+            give_pipes(&streams, identity.user, None).map_err(|error| format!("could not give the container its streams: {error}"))?;
+            make_working_directory(&root, &plan)?;
+        }
     }
+    let owner = pod_users.as_ref().map_or(Some(identity.user), |users| users.on_the_node(identity.user));
     if wants_propagation(&plan) {
         write_private(&plan.bundle.join("propagation.json"), &serde_json::to_vec(&(&place, &plan.spec.mounts)).unwrap_or_default())?;
     }
@@ -63,7 +67,7 @@ pub fn start(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Resul
     write_private(&plan.bundle.join("config.json"), &serde_json::to_vec(&config).unwrap_or_default())?;
 
     let (failures, failures_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("could not make a pipe: {error}"))?;
-    let pid = run(&plan, streams, &failures_end, diagnosis)?;
+    let pid = run(&plan, streams, owner, &failures_end, diagnosis)?;
     drop(failures_end);
     if let Some(problem) = wait_for_program(failures) {
         return Err(format!("unable to start container process: {}", problem.1));
@@ -81,7 +85,7 @@ pub fn start(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Resul
         .with("groups", groups.join(",")))
 }
 
-fn run(plan: &StartPlan, streams: [OwnedFd; 3], failures: &OwnedFd, diagnosis: &Diagnosis) -> Result<i32, String> {
+fn run(plan: &StartPlan, streams: [OwnedFd; 3], owner: Option<u32>, failures: &OwnedFd, diagnosis: &Diagnosis) -> Result<i32, String> {
     let explain = |error: libcontainer::error::LibcontainerError| diagnosis.explain(&error);
     let mut builder = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
         .with_root_path(plan.bundle.join(STATE_DIRECTORY))
@@ -95,8 +99,10 @@ fn run(plan: &StartPlan, streams: [OwnedFd; 3], failures: &OwnedFd, diagnosis: &
     }
     let mut container = builder.as_init(&plan.bundle).with_systemd(false).with_detach(true).build().map_err(explain)?;
     let pid = container.pid().map(|pid| pid.as_raw()).ok_or("libcontainer told no process id")?;
-    if let Err(error) = container.start() {
-        let problem = diagnosis.explain(&error);
+    // It has its terminal by now, and waits. As with pipes, only the owner may open it anew.
+    let given = if plan.console.is_some() { std::os::unix::fs::chown(format!("/proc/{pid}/fd/0"), owner, None) } else { Ok(()) };
+    let started = given.map_err(|error| format!("could not give the container its terminal: {error}")).and_then(|()| container.start().map_err(|error| diagnosis.explain(&error)));
+    if let Err(problem) = started {
         if let Some(pid) = rustix::process::Pid::from_raw(pid) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
