@@ -292,6 +292,36 @@ async fn a_pod_that_would_get_the_users_of_the_node_does_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn volumes_of_an_image_can_be_written_to_in_a_read_only_root() {
+    use support::image::{Image, Layer};
+    let node = Node::new().await;
+    let mut image = Image::busybox();
+    image.layers.push(Layer::new().directory("data", 0o777).file("data/old", 0o644, b"old ").symlink("link", "/etc").build());
+    image.config["Volumes"] = serde_json::json!({ "/data": {}, "/not/there": {}, "/link": {}, "/taken": {} });
+    let archive = node.directory.path().join("image.tar");
+    std::fs::write(&archive, image.docker_archive("volumes:1")).unwrap();
+    node.runtime().import_image(&archive).await.unwrap();
+    let id = node.runtime().image_status("volumes:1").await.unwrap().unwrap().id;
+    let taken = node.directory.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::write(taken.join("file"), "of the pod").unwrap();
+    for (name, users) in [("plain", None), ("mapped", Some(9000))] {
+        let sandbox = match users {
+            None => node.sandbox(name).await,
+            Some(range) => node.runtime().run_sandbox(&mapped(&node, name, range)).await.unwrap().id,
+        };
+        let script = "cat /data/old; echo new > /data/new && cat /data/new; touch /not/there/x /link/x && ls /etc/x; touch /x /not/x 2>&1 | grep -c Read-only; cat /taken/file";
+        let (_, said) = node.run_script(&sandbox, &id, script, |spec| {
+            spec.security.read_only_root_file_system = true;
+            spec.mounts = vec![volume(&taken, "/taken", true)];
+        }).await;
+        assert_eq!(said, "old new\n/etc/x\n2\nof the pod\n", "{name}");
+    }
+    assert!(!Path::new("/etc/x").exists());
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_runs_in_a_container_may_open_its_streams_anew() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     // As images do whose logs are links to these.

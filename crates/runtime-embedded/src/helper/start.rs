@@ -57,6 +57,11 @@ pub fn start(plan: &Path, streams: [OwnedFd; 3], diagnosis: &Diagnosis) -> Resul
         }
     }
     let owner = pod_users.as_ref().map_or(Some(identity.user), |users| users.on_the_node(identity.user));
+    let volumes = match &pod_users {
+        Some(users) => users.as_their_root(|| writable_volumes(&root, &plan).map_err(io::Error::other)).map_err(|error| error.to_string())?,
+        None => writable_volumes(&root, &plan)?,
+    };
+    plan.spec.mounts.extend(volumes);
     if wants_propagation(&plan) {
         write_private(&plan.bundle.join("propagation.json"), &serde_json::to_vec(&(&place, &plan.spec.mounts)).unwrap_or_default())?;
     }
@@ -118,6 +123,24 @@ pub fn wait_for_program(failures: OwnedFd) -> Option<(i32, String)> {
     let _ = File::from(failures).read_to_string(&mut text);
     let (code, problem) = text.split_once(' ')?;
     Some((code.parse().unwrap_or(126), problem.to_owned()))
+}
+
+/// What an image calls its `VOLUME`s, where the root is read-only: they can be written to all the same, unless the pod mounts something
+/// there. In a root that can be written to they are directories like any other. Source: containerd's CRI, which binds a directory of the
+/// container's own to each.
+fn writable_volumes(root: &Root, plan: &StartPlan) -> Result<Vec<Mount>, String> {
+    if !plan.spec.security.read_only_root_file_system {
+        return Ok(Vec::new());
+    }
+    let is_mounted = |place: &Path| plan.spec.mounts.iter().any(|mount| place.starts_with(&mount.container_path));
+    let places = plan.image.volumes.keys().filter(|place| !is_mounted(Path::new(place)));
+    let bind = |place: &String| {
+        let directory = root.make_directories(Path::new(place), 0o755, None)?;
+        // Where the image's links lead to, which is inside the root.
+        let host_path = std::fs::read_link(crate::inside::path_of(directory.as_fd()))?;
+        Ok(Mount { container_path: place.clone(), host_path: Some(host_path), read_only: false, recursive_read_only: false, propagation: MountPropagation::Private })
+    };
+    places.map(|place| bind(place).map_err(|error: io::Error| format!("could not make the image's volume {place}: {error}"))).collect()
 }
 
 /// Makes the working directory, in the root or in the volume that covers it. libcontainer would only fail without it.
