@@ -26,7 +26,7 @@ use tokio::{
 use self::program::Step;
 use crate::{
     ContainerExit, ContainerId, ContainerRuntime, ContainerSpec, ContainerState, ContainerStatus, ContainerUsage, ExecOutput, ExecRequest, ExecSession,
-    ImageId, ImageStatus, RegistryCredential, ResourceLimits, RuntimeError, RuntimeEvent, SandboxId, SandboxSpec, SandboxState, SandboxStatus,
+    ImageId, ImageStatus, PulledImage, RegistryCredential, ResourceLimits, RuntimeError, RuntimeEvent, SandboxId, SandboxSpec, SandboxState, SandboxStatus,
     image_name::{ImageName, is_image_id},
 };
 
@@ -48,6 +48,8 @@ struct State {
     containers: BTreeMap<ContainerId, FakeContainer>,
     images: BTreeMap<ImageId, ImageStatus>,
     failing_pulls: HashMap<String, String>,
+    /// Passwords of repositories that ask for one.
+    private_images: HashMap<String, String>,
     failing_creates: HashMap<String, String>,
     failing_starts: HashMap<String, String>,
     failing_sandboxes: Option<String>,
@@ -81,6 +83,12 @@ impl FakeRuntime {
     /// Undoes [`Self::fail_pull`].
     pub fn allow_pull(&self, reference: &str) {
         self.state.lock().failing_pulls.remove(&full_name(reference));
+    }
+
+    /// Images of this repository can only be pulled with this password.
+    pub fn make_private(&self, repository: &str, password: &str) {
+        let name = ImageName::parse(repository).map_or_else(|_| repository.to_owned(), |name| name.without_version());
+        self.state.lock().private_images.insert(name, password.to_owned());
     }
 
     /// Creating containers of this name fails with these words.
@@ -584,9 +592,14 @@ impl ContainerRuntime for FakeRuntime {
         self.count("image_status").find_image(reference)
     }
 
-    async fn pull_image(&self, reference: &str, _credentials: &[RegistryCredential]) -> Result<ImageId, RuntimeError> {
+    async fn pull_image(&self, reference: &str, credentials: &[RegistryCredential]) -> Result<PulledImage, RuntimeError> {
         let mut state = self.count("pull_image");
         let name = ImageName::parse(reference)?;
+        let private = state.private_images.get(&name.without_version());
+        let credential = private.and_then(|password| credentials.iter().position(|credential| credential.password == *password));
+        if private.is_some() && credential.is_none() {
+            return Err(RuntimeError::Pull { image: reference.to_owned(), reason: "pull access denied".to_owned() });
+        }
         if let Some(reason) = state.failing_pulls.get(&name.to_string()) {
             return Err(RuntimeError::Pull { image: reference.to_owned(), reason: reason.clone() });
         }
@@ -606,7 +619,7 @@ impl ContainerRuntime for FakeRuntime {
                 list.push(entry);
             }
         }
-        Ok(id)
+        Ok(PulledImage { id, credential })
     }
 
     async fn import_image(&self, archive: &Path) -> Result<Vec<String>, RuntimeError> {

@@ -395,6 +395,15 @@ pub struct ExecOutput {
     pub output: Vec<u8>,
 }
 
+/// What a pull came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PulledImage {
+    /// The image.
+    pub id: ImageId,
+    /// The number of the credential that was enough; nothing where it was had without any of them.
+    pub credential: Option<usize>,
+}
+
 /// Usage of one container, from its cgroup.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerUsage {
@@ -408,6 +417,8 @@ pub struct ContainerUsage {
     pub memory_rss_bytes: u64,
     /// Bytes of its writable layer.
     pub root_file_system_bytes: u64,
+    /// Files and directories of its writable layer.
+    pub root_file_system_files: u64,
     /// Number of processes.
     pub processes: u64,
 }
@@ -537,8 +548,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// The image of that name, digest or id, where it is on this node.
     async fn image_status(&self, reference: &str) -> Result<Option<ImageStatus>, RuntimeError>;
-    /// Fetches an image; credentials are tried in order, then none.
-    async fn pull_image(&self, reference: &str, credentials: &[RegistryCredential]) -> Result<ImageId, RuntimeError>;
+    /// Fetches an image, or asks anew whether it may be had where it is there; credentials are tried in order, then none.
+    async fn pull_image(&self, reference: &str, credentials: &[RegistryCredential]) -> Result<PulledImage, RuntimeError>;
     /// Brings in a `docker save` or OCI archive; gives the names it brought.
     async fn import_image(&self, archive: &std::path::Path) -> Result<Vec<String>, RuntimeError>;
     /// All images.

@@ -73,7 +73,7 @@ async fn answer(runtime: &dyn ContainerRuntime, request: Request) -> anyhow::Res
     Ok(match request {
         Request::Import(file) => Answer::Names(runtime.import_image(&file).await?),
         Request::List => Answer::Images(runtime.list_images().await?),
-        Request::Pull(reference) => Answer::Names(vec![runtime.pull_image(&reference, &[]).await?.0]),
+        Request::Pull(reference) => Answer::Names(vec![runtime.pull_image(&reference, &[]).await?.id.0]),
         Request::Remove(reference) => {
             runtime.remove_image(&reference).await?;
             Answer::Names(Vec::new())

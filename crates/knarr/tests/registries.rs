@@ -87,6 +87,10 @@ fn images_come_from_a_registry_that_asks_for_credentials_and_is_slow_or_breaks_o
         assert_eq!(id, format!("{HOST}/team/app@{digest}"), "{name}");
         event(&cluster, name, "Normal Pulled ");
     }
+    // That it is on the node now is nothing for those who may not have it.
+    cluster.apply(&pod("thief", "team/app:1", "none"));
+    let message = waits(&cluster, "thief", &["ErrImagePull", "ImagePullBackOff"]);
+    assert!(message.contains("pull access denied"), "{message}");
     cluster.apply(&pod("missing", "team/nothing:1", "right"));
     let message = waits(&cluster, "missing", &["ErrImagePull", "ImagePullBackOff"]);
     assert!(message.contains("not found"), "{message}");

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::{
     clock::{Clock, after},
     events::EventRecorder,
+    image_access::ImageAccess,
     metrics::Metrics,
     objects::{Content, Kind, Snapshot},
     pod::{self, back_off::{BackOffs, go_duration}, plan::LaunchFailure},
@@ -50,13 +51,19 @@ pub struct ImagePuller {
     clock: Arc<dyn Clock>,
     events: EventRecorder,
     state: Arc<Mutex<State>>,
+    access: Arc<ImageAccess>,
 }
 
 impl ImagePuller {
-    /// A puller that has pulled nothing.
+    /// A puller that has pulled nothing yet, but for what `access` tells.
     #[must_use]
-    pub fn new(runtime: Arc<dyn ContainerRuntime>, clock: Arc<dyn Clock>, events: EventRecorder) -> Self {
-        Self { runtime, clock, events, state: Arc::default() }
+    pub fn new(runtime: Arc<dyn ContainerRuntime>, clock: Arc<dyn Clock>, events: EventRecorder, access: ImageAccess) -> Self {
+        Self { runtime, clock, events, state: Arc::default(), access: Arc::new(access) }
+    }
+
+    /// These images are there: what is known of others is of no use.
+    pub fn note_present(&self, images: &[ImageStatus]) {
+        self.access.retain(images.iter().map(|image| &image.id));
     }
 
     /// Makes sure that a container's image is on this node, by its pull policy.
@@ -86,6 +93,9 @@ impl ImagePuller {
             }
         };
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+        let credentials = credentials(pod, image, objects);
+        // What is there for others only is as if it was not, and asked for with the pod's own credentials.
+        let present = present.filter(|present| self.access.allows(&present.id, image, &credentials));
         match (present, policy) {
             (Some(present), "IfNotPresent" | "Never") => {
                 let message = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
@@ -117,7 +127,11 @@ impl ImagePuller {
         let lock = self.state.lock().locks.entry(image.to_owned()).or_default().clone();
         let turn = lock.lock().await;
         let began = self.clock.elapsed();
-        let result = self.runtime.pull_image(image, &credentials(pod, image, objects)).await;
+        self.access.begin(image);
+        let result = self.runtime.pull_image(image, &credentials).await;
+        let pulled = result.as_ref().ok().map(|pulled| (&pulled.id, pulled.credential.and_then(|number| credentials.get(number))));
+        self.access.end(image, pulled);
+        let result = result.map(|pulled| pulled.id);
         Metrics::count(&metrics.pulls);
         drop(turn);
         {

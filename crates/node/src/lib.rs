@@ -2,7 +2,7 @@
 //!
 //! * [`pods`]: follows the pods of this node and keeps a worker for each; [`pod`]: what happens to one pod
 //! * [`registration`]: the Node object, its status and lease
-//! * [`images`], [`volume`], [`objects`], [`services`], [`tokens`], [`pod_certificates`]: what containers need before they start
+//! * [`images`], [`image_access`], [`volume`], [`objects`], [`services`], [`tokens`], [`pod_certificates`]: what containers need before they start
 //! * [`probe`], [`hooks`]: what is asked of containers while they run
 //! * [`static_pods`]: pods from files of the node; [`shutdown`]: ending pods when the machine goes down
 //! * [`eviction`]: who must go when memory or disk runs short
@@ -21,6 +21,7 @@ pub mod events;
 pub mod eviction;
 pub mod extended_resources;
 pub mod hooks;
+pub mod image_access;
 pub mod images;
 pub mod logs;
 pub mod machine;
@@ -47,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::NodeApiServer,
-    config::Context, events::EventRecorder, eviction::recent::RecentShortages, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pod::user_namespaces::PodUsers, pod_certificates::PodCertificates, pods::{PodManager, Pods},
+    config::Context, events::EventRecorder, eviction::recent::RecentShortages, image_access::ImageAccess, images::ImagePuller, machine::Machine, metrics::Metrics, objects::WatchedObjects, pod::user_namespaces::PodUsers, pod_certificates::PodCertificates, pods::{PodManager, Pods},
     registration::Registration, services::ServiceDirectory, tokens::TokenSource,
 };
 
@@ -94,7 +95,7 @@ impl Node {
         let context = Arc::new(Context {
             machine: Machine::read(&config.data_directory),
             requests,
-            images: ImagePuller::new(config.runtime.clone(), clock.clone(), events.clone()),
+            images: ImagePuller::new(config.runtime.clone(), clock.clone(), events.clone(), ImageAccess::open(config.data_directory.join("image-access.json"))),
             events: events.clone(),
             objects: WatchedObjects::new(client.clone()),
             services: ServiceDirectory::start(client.clone(), stop.clone()),

@@ -90,14 +90,34 @@ pub fn file_system(path: &Path) -> Option<(u64, u64)> {
     Some((facts.f_blocks.saturating_mul(facts.f_frsize), facts.f_bavail.saturating_mul(facts.f_frsize)))
 }
 
+/// Files that the file system which holds a path may have, and those that it still may. Nothing where it sets no limit.
+#[must_use]
+pub fn files(path: &Path) -> Option<(u64, u64)> {
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let facts = rustix::fs::statvfs(existing).ok()?;
+    (facts.f_files > 0).then_some((facts.f_files, facts.f_favail))
+}
+
+/// Whether the kernel enforces profiles of AppArmor.
+#[must_use]
+pub fn has_app_armor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
 /// How many processes and threads more there could be.
 #[must_use]
 pub fn available_process_ids() -> Option<u64> {
+    process_ids().map(|(most, now)| most.saturating_sub(now))
+}
+
+/// How many processes and threads there can be, and how many there are.
+#[must_use]
+pub fn process_ids() -> Option<(u64, u64)> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
     let load = fs::read_to_string("/proc/loadavg").ok()?;
     let now: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
-    Some(most.saturating_sub(now))
+    Some((most, now))
 }
 
 /// Bytes of memory that programs could still get.

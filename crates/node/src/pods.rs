@@ -24,6 +24,7 @@ use crate::{
     NodeError,
     clock::after,
     config::Context,
+    machine,
     pod::{
         self,
         admission::{Offer, obstacles},
@@ -536,7 +537,7 @@ impl PodManager {
         let running: Vec<&Pod> = others.iter().map(|holder| &*holder.pod).collect();
         let labels = self.context.node_labels.borrow().clone();
         let allocatable = self.context.machine.allocatable(&config.reserved);
-        let offer = Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: labels.as_ref(), node_name: &config.name, allowed_sysctls: &config.allowed_sysctls };
+        let offer = Offer { allocatable: &allocatable, max_pods: config.max_pods, labels: labels.as_ref(), node_name: &config.name, allowed_sysctls: &config.allowed_sysctls, has_app_armor: machine::has_app_armor() };
         let candidates: Vec<Candidate<'_>> = others.iter().map(|holder| Candidate { pod: &holder.pod, is_static: holder.is_static }).collect();
         let victims = make_room(Candidate { pod, is_static }, obstacles(pod, &running, &offer), &candidates)?;
         let uids = |pods: Vec<&Pod>| pods.into_iter().map(|pod| uid(pod).to_owned()).collect::<Vec<_>>();

@@ -287,7 +287,10 @@ impl Registration {
 
     async fn images(&self) -> Vec<ContainerImage> {
         let mut images = match self.context.config.runtime.list_images().await {
-            Ok(images) => images,
+            Ok(images) => {
+                self.context.images.note_present(&images);
+                images
+            }
             Err(problem) => {
                 tracing::warn!(%problem, "could not list images");
                 Vec::new()

@@ -247,6 +247,7 @@ impl Cgroups {
             memory_usage_bytes: usage,
             memory_rss_bytes: memory(if one { "total_rss" } else { "anon" }),
             root_file_system_bytes: 0,
+            root_file_system_files: 0,
             processes: number(read("pids", "pids.current")?),
         })
     }

@@ -68,7 +68,7 @@ pub struct Container {
     /// What it does.
     pub state: watch::Sender<ContainerState>,
     user: Mutex<Option<(i64, i64, Vec<i64>)>>,
-    size: Mutex<Option<(Instant, u64)>>,
+    size: Mutex<Option<(Instant, (u64, u64))>>,
 }
 
 impl Container {
@@ -460,11 +460,11 @@ impl Inner {
         blocking(move || {
             let mut usage = inner.cgroups.usage(&container.cgroup(&sandbox)).map_err(|source| RuntimeError::Io { doing: format!("could not read the usage of container {}", id.0), source })?;
             let known = container.size.lock().filter(|(at, _)| at.elapsed() < SIZE_AGE);
-            let bytes = known.map_or_else(|| size_of(&inner.writable_directory(&id).join("upper")), |(_, bytes)| bytes);
+            let size = known.map_or_else(|| size_of(&inner.writable_directory(&id).join("upper")), |(_, size)| size);
             if known.is_none() {
-                *container.size.lock() = Some((Instant::now(), bytes));
+                *container.size.lock() = Some((Instant::now(), size));
             }
-            usage.root_file_system_bytes = bytes;
+            (usage.root_file_system_bytes, usage.root_file_system_files) = size;
             Ok(usage)
         })
         .await
@@ -510,10 +510,11 @@ fn check_user(spec: &ContainerSpec, image_user: &str) -> Result<(), RuntimeError
     }
 }
 
-/// Bytes on disk below a directory.
-fn size_of(directory: &std::path::Path) -> u64 {
+/// Bytes on disk below a directory, and how many files and directories there are.
+fn size_of(directory: &std::path::Path) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;
-    walkdir::WalkDir::new(directory).into_iter().flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
+    let all = walkdir::WalkDir::new(directory).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
+    all.fold((0, 0), |(bytes, files), metadata| (bytes + metadata.blocks() * 512, files + 1))
 }
 
 /// The number of a signal by name (`SIGTERM`, `TERM`, `SIGRTMIN+3`) or as digits.

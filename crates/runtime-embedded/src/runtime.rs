@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use container_runtime::{
     ContainerId, ContainerRuntime, ContainerSpec, ContainerStatus, ContainerUsage, ExecOutput, ExecRequest, ExecSession, ImageId, ImageStatus,
-    RegistryCredential, ResourceLimits, RuntimeError, RuntimeEvent, SandboxId, SandboxSpec, SandboxState, SandboxStatus,
+    PulledImage, RegistryCredential, ResourceLimits, RuntimeError, RuntimeEvent, SandboxId, SandboxSpec, SandboxState, SandboxStatus,
 };
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
@@ -396,13 +396,13 @@ impl ContainerRuntime for EmbeddedRuntime {
         self.inner.images.find(reference)
     }
 
-    async fn pull_image(&self, reference: &str, credentials: &[RegistryCredential]) -> Result<ImageId, RuntimeError> {
+    async fn pull_image(&self, reference: &str, credentials: &[RegistryCredential]) -> Result<PulledImage, RuntimeError> {
         let registries = Registries::read(self.inner.options.registries_file.as_deref())
             .map_err(|reason| RuntimeError::Pull { image: reference.to_owned(), reason })?;
         let inner = &self.inner;
-        let id = images::pull::pull(&inner.images, &registries, reference, credentials).await?;
+        let pulled = images::pull::pull(&inner.images, &registries, reference, credentials).await?;
         inner.settle_layers();
-        Ok(id)
+        Ok(pulled)
     }
 
     async fn import_image(&self, archive: &Path) -> Result<Vec<String>, RuntimeError> {

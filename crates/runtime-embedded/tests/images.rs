@@ -251,10 +251,10 @@ async fn an_image_is_pulled_by_tag_digest_and_index() {
     .unwrap();
     registry.put("/v2/shop/web/manifests/multi", "application/vnd.oci.image.index.v1+json", &index);
     let name = format!("{}/shop/web", registry.address);
-    let id = node.runtime().pull_image(&format!("{name}:1"), &[]).await.unwrap();
+    let id = node.runtime().pull_image(&format!("{name}:1"), &[]).await.unwrap().id;
     let (_, blobs_before) = registry.requests();
-    assert_eq!(node.runtime().pull_image(&format!("{name}:multi"), &[]).await.unwrap(), id);
-    assert_eq!(node.runtime().pull_image(&format!("{name}@{}", digest(&manifest)), &[]).await.unwrap(), id);
+    assert_eq!(node.runtime().pull_image(&format!("{name}:multi"), &[]).await.unwrap().id, id);
+    assert_eq!(node.runtime().pull_image(&format!("{name}@{}", digest(&manifest)), &[]).await.unwrap().id, id);
     assert_eq!(registry.requests().1, blobs_before + 2, "only the configuration is fetched again, no layer");
     let status = node.runtime().image_status(&format!("{name}@{}", digest(&manifest))).await.unwrap().unwrap();
     assert_eq!(status.tags, [format!("{name}:1"), format!("{name}:multi")]);
@@ -276,7 +276,8 @@ async fn credentials_are_tried_until_one_fits() {
     assert!(error.contains("pull access denied, repository does not exist or may require authorization"), "{error}");
     let credential = |username: &str, password: &str| RegistryCredential { username: username.to_owned(), password: password.to_owned() };
     assert!(node.runtime().pull_image(&name, &[credential("me", "wrong")]).await.is_err());
-    node.runtime().pull_image(&name, &[credential("me", "wrong"), credential("me", "secret")]).await.unwrap();
+    let pulled = node.runtime().pull_image(&name, &[credential("me", "wrong"), credential("me", "secret")]).await.unwrap();
+    assert_eq!(pulled.credential, Some(1));
     node.runtime().remove_image(&name).await.unwrap();
     // The same from the file.
     let file = format!("configs:\n  \"{}\":\n    auth: {{ username: me, password: secret }}\n", registry.address);

@@ -149,6 +149,10 @@ async fn monitoring_finds_pods_and_numbers() {
     assert_eq!(pods["items"][0]["metadata"]["name"], "web");
     let summary: Value = serde_json::from_str(&get(&bench, "/stats/summary").await.1).unwrap();
     assert_eq!((summary["node"]["nodeName"].as_str(), summary["pods"][0]["containers"][0]["name"].as_str()), (Some("n1"), Some("c")));
+    for place in [&summary["node"]["fs"], &summary["node"]["runtime"]["imageFs"], &summary["pods"][0]["containers"][0]["rootfs"]] {
+        assert!(place["capacityBytes"].is_u64() && place["availableBytes"].is_u64() && place["usedBytes"].is_u64(), "{place}");
+    }
+    assert!(summary["node"]["rlimit"]["maxpid"].as_u64() > summary["node"]["rlimit"]["curproc"].as_u64(), "{summary}");
     assert!(get(&bench, "/metrics/resource").await.1.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"a\",pod=\"web\"}"));
     assert!(get(&bench, "/metrics").await.1.contains("kubelet_started_containers_total 1"));
     let running: Value = serde_json::from_str(&get(&bench, "/runningpods/").await.1).unwrap();

@@ -19,6 +19,8 @@ pub struct StorageUse {
     pub containers: BTreeMap<String, u64>,
     /// Each `emptyDir`, and whether it is in memory, which takes nothing of the disk.
     pub volumes: BTreeMap<String, (u64, bool)>,
+    /// Files and directories of all that on disk.
+    pub files: u64,
 }
 
 impl StorageUse {
@@ -79,7 +81,7 @@ mod tests {
 
     #[track_caller]
     fn check(limit: Option<&str>, volume_limit: Option<&str>, container: u64, volume: u64, expected: Option<&str>) {
-        let used = StorageUse { containers: [("c".to_owned(), container)].into(), volumes: [("cache".to_owned(), (volume, false))].into() };
+        let used = StorageUse { containers: [("c".to_owned(), container)].into(), volumes: [("cache".to_owned(), (volume, false))].into(), files: 0 };
         assert_eq!(exceeded(&pod(limit, volume_limit), &used).as_deref(), expected);
     }
 

@@ -15,7 +15,7 @@ pub mod recent;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use container_runtime::ContainerState;
+use container_runtime::{ContainerState, ContainerUsage};
 
 use self::{
     limits::StorageUse,
@@ -57,30 +57,25 @@ async fn relieve(context: &Context, pods: &Pods, shortage: Shortage) {
         if view.is_static || !is_evictable(&view.pod) {
             continue;
         }
-        let (mut memory, mut processes, mut disk, mut largest) = (0, 0, StorageUse::default(), None);
+        let (mut memory, mut processes, mut disk, mut uses) = (0, 0, StorageUse::default(), Vec::new());
         for container in view.containers.iter().filter(|container| matches!(container.state, ContainerState::Running { .. })) {
             // It may end at any moment, which is no error.
             let Ok(usage) = context.config.runtime.container_usage(&container.id).await else { continue };
             memory += usage.memory_working_set_bytes;
             processes += usage.processes;
-            let own = match shortage {
-                Shortage::Memory { .. } => usage.memory_working_set_bytes,
-                Shortage::Disk { .. } => usage.root_file_system_bytes,
-                Shortage::ProcessIds { .. } => usage.processes,
-            };
-            if largest.as_ref().is_none_or(|(_, most)| own > *most) {
-                largest = Some((container.spec.name.clone(), own));
-            }
+            uses.push((container.spec.name.clone(), usage.memory_working_set_bytes));
         }
         if shortage.is_of_disk() {
             disk = storage_of(context, &view).await;
+            uses = disk.containers.iter().map(|(name, bytes)| (name.clone(), *bytes)).collect();
         }
         let used = match shortage {
             Shortage::Memory { .. } => memory,
             Shortage::Disk { .. } => disk.total(),
+            Shortage::Files { .. } => disk.files,
             Shortage::ProcessIds { .. } => processes,
         };
-        candidates.push(Candidate::new(&view.pod, shortage, used, largest));
+        candidates.push(Candidate::new(&view.pod, shortage, used, &uses));
     }
     // Who is being evicted already is on its way: more only after that.
     if pods.views().iter().any(|view| pods.is_evicting(pod::uid(&view.pod))) {
@@ -118,16 +113,19 @@ async fn storage_of(context: &Context, view: &pod::worker::View) -> StorageUse {
     let mut used = StorageUse::default();
     for container in view.containers.iter() {
         let written = match container.state {
-            ContainerState::Running { .. } => context.config.runtime.container_usage(&container.id).await.map_or(0, |usage| usage.root_file_system_bytes),
-            _ => 0,
+            ContainerState::Running { .. } => context.config.runtime.container_usage(&container.id).await.unwrap_or_default(),
+            _ => ContainerUsage::default(),
         };
         let logs = container.log_path.parent().map(Path::to_owned);
         let logs = match logs {
-            Some(directory) => blocks_below(directory).await,
-            None => 0,
+            Some(directory) => size_below(directory).await,
+            None => (0, 0),
         };
         // Earlier runs of a container have their logs in the same directory.
-        used.containers.insert(container.spec.name.clone(), written + logs);
+        if used.containers.insert(container.spec.name.clone(), written.root_file_system_bytes + logs.0).is_none() {
+            used.files += logs.1;
+        }
+        used.files += written.root_file_system_files;
     }
     let directory = context.config.pod_directory(pod::uid(&view.pod)).join("volumes/empty-dir");
     let in_memory = context.config.pod_run_directory(pod::uid(&view.pod)).join("volumes/empty-dir");
@@ -136,31 +134,34 @@ async fn storage_of(context: &Context, view: &pod::worker::View) -> StorageUse {
         let Some(source) = &volume.empty_dir else { continue };
         let is_in_memory = source.medium.as_deref() == Some("Memory");
         let place = if is_in_memory { &in_memory } else { &directory };
-        volumes.insert(volume.name.clone(), (blocks_below(place.join(&volume.name)).await, is_in_memory));
+        let (bytes, files) = size_below(place.join(&volume.name)).await;
+        used.files += if is_in_memory { 0 } else { files };
+        volumes.insert(volume.name.clone(), (bytes, is_in_memory));
     }
     used.volumes = volumes;
     used
 }
 
-/// Bytes on disk of everything below a directory.
-async fn blocks_below(directory: std::path::PathBuf) -> u64 {
+/// Bytes on disk of everything below a directory, and how many files that is.
+async fn size_below(directory: std::path::PathBuf) -> (u64, u64) {
     let walk = move || {
         use std::os::unix::fs::MetadataExt;
-        let mut sum = 0;
+        let (mut bytes, mut files) = (0, 0);
         let mut open = vec![directory];
         while let Some(directory) = open.pop() {
             for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
                 // What vanishes meanwhile takes nothing.
                 let Ok(facts) = entry.metadata() else { continue };
-                sum += facts.blocks() * 512;
+                bytes += facts.blocks() * 512;
+                files += 1;
                 if facts.is_dir() {
                     open.push(entry.path());
                 }
             }
         }
-        sum
+        (bytes, files)
     };
-    tokio::task::spawn_blocking(walk).await.unwrap_or(0)
+    tokio::task::spawn_blocking(walk).await.unwrap_or((0, 0))
 }
 
 /// Bytes as an amount.

@@ -11,7 +11,7 @@ use super::{bytes, shown};
 use crate::{
     machine,
     pod::{self, resources::pod_request},
-    quantity::Amount,
+    quantity::{Amount, amount_of},
 };
 
 /// Less free memory is a shortage. Source: upstream's default `memory.available<100Mi`.
@@ -19,6 +19,9 @@ pub const LEAST_MEMORY: u64 = 100 * 1024 * 1024;
 /// A smaller free part of the disk, in percent, is a shortage. Source: upstream's default `nodefs.available<10%`, which on
 /// large disks is more than is reasonable; it is bounded by [`LEAST_DISK`].
 pub const LEAST_DISK_PERCENT: u64 = 10;
+/// A smaller free part of the files that the disk may have, in percent, is a shortage. Source: upstream's default
+/// `nodefs.inodesFree<5%`.
+pub const LEAST_FILES_PERCENT: u64 = 5;
 /// Free bytes that are enough on any disk.
 const LEAST_DISK: u64 = 2 * 1024 * 1024 * 1024;
 
@@ -32,6 +35,13 @@ pub enum Shortage {
     },
     /// Numbers of processes.
     ProcessIds {
+        /// Left.
+        available: u64,
+        /// Wanted.
+        threshold: u64,
+    },
+    /// Files that the disk under the data directory may still have.
+    Files {
         /// Left.
         available: u64,
         /// Wanted.
@@ -64,7 +74,13 @@ impl Shortage {
     pub fn of_disk(data_directory: &Path) -> Option<Self> {
         let (total, available) = machine::file_system(data_directory)?;
         let threshold = (total / 100 * LEAST_DISK_PERCENT).min(LEAST_DISK);
-        (available < threshold).then_some(Self::Disk { available, threshold })
+        (available < threshold).then_some(Self::Disk { available, threshold }).or_else(|| Self::of_files(machine::files(data_directory)?))
+    }
+
+    /// A shortage of files, where there are so many at most and so many left.
+    fn of_files((total, available): (u64, u64)) -> Option<Self> {
+        let threshold = total / 100 * LEAST_FILES_PERCENT;
+        (available < threshold).then_some(Self::Files { available, threshold })
     }
 
     /// A shortage of process numbers, where a least number is set.
@@ -77,13 +93,14 @@ impl Shortage {
     /// It is of the disk.
     #[must_use]
     pub fn is_of_disk(self) -> bool {
-        matches!(self, Self::Disk { .. })
+        matches!(self, Self::Disk { .. } | Self::Files { .. })
     }
 
     fn resource(self) -> &'static str {
         match self {
             Self::Memory { .. } => "memory",
             Self::Disk { .. } => "ephemeral-storage",
+            Self::Files { .. } => "inodes",
             Self::ProcessIds { .. } => "pids",
         }
     }
@@ -93,20 +110,18 @@ impl Shortage {
     pub fn message(self, victim: &Candidate) -> String {
         let (available, threshold) = match self {
             Self::Memory { available } => (available, LEAST_MEMORY),
-            Self::Disk { available, threshold } | Self::ProcessIds { available, threshold } => (available, threshold),
+            Self::Disk { available, threshold } | Self::Files { available, threshold } | Self::ProcessIds { available, threshold } => (available, threshold),
         };
-        // Processes are counted in thousands, bytes in powers of two.
-        let amount = |amount: Amount| if matches!(self, Self::ProcessIds { .. }) { super::counted(amount) } else { shown(amount) };
+        // Things are counted in thousands, bytes in powers of two.
+        let amount = |amount: Amount| if matches!(self, Self::ProcessIds { .. } | Self::Files { .. }) { super::counted(amount) } else { shown(amount) };
         let size = |size: u64| amount(bytes(size));
         let mut message =
             format!("The node was low on resource: {}. Threshold quantity: {}, available: {}. ", self.resource(), size(threshold), size(available));
-        if let Some((container, used)) = &victim.largest {
-            message.push_str(&format!(
-                "Container {container} was using {}, request is {}, has larger consumption of {}. ",
-                size(*used),
-                amount(victim.requested),
-                self.resource()
-            ));
+        // Upstream names nobody for what is counted by the pod only.
+        let is_measured = matches!(self, Self::Memory { .. } | Self::Disk { .. });
+        for Use { container, used, requested } in victim.containers.iter().filter(|container| is_measured && container.used > container.requested) {
+            let (used, requested, resource) = (amount(*used), amount(*requested), self.resource());
+            message.push_str(&format!("Container {container} was using {used}, request is {requested}, has larger consumption of {resource}. "));
         }
         message
     }
@@ -123,20 +138,36 @@ pub struct Candidate {
     pub used: Amount,
     /// What it asked for.
     pub requested: Amount,
-    /// Its largest user, in bytes.
-    pub largest: Option<(String, u64)>,
+    /// What each of its containers uses.
+    pub containers: Vec<Use>,
+}
+
+/// What a container uses of what runs short, and what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    /// Its name.
+    pub container: String,
+    /// What it uses.
+    pub used: Amount,
+    /// What it asked for.
+    pub requested: Amount,
 }
 
 impl Candidate {
-    /// A pod with what it uses, in bytes, of what runs short.
+    /// A pod with what it uses of what runs short, and what each of its containers does.
     #[must_use]
-    pub fn new(pod: &Pod, shortage: Shortage, used: u64, largest: Option<(String, u64)>) -> Self {
+    pub fn new(pod: &Pod, shortage: Shortage, used: u64, containers: &[(String, u64)]) -> Self {
+        let uses = containers.iter().filter_map(|(name, used)| {
+            let container = pod::spec(pod).containers.iter().find(|container| container.name == *name)?;
+            let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+            Some(Use { container: name.clone(), used: bytes(*used), requested: amount_of(requests, shortage.resource()).unwrap_or_default() })
+        });
         Self {
             uid: pod::uid(pod).to_owned(),
             priority: pod::spec(pod).priority.unwrap_or(0),
             used: bytes(used),
             requested: pod_request(pod, shortage.resource()),
-            largest,
+            containers: uses.collect(),
         }
     }
 
@@ -156,7 +187,7 @@ mod tests {
     use super::*;
 
     fn candidate(uid: &str, priority: i32, used: i64, requested: i64) -> Candidate {
-        Candidate { uid: uid.to_owned(), priority, used: Amount::units(used), requested: Amount::units(requested), largest: None }
+        Candidate { uid: uid.to_owned(), priority, used: Amount::units(used), requested: Amount::units(requested), containers: Vec::new() }
     }
 
     #[track_caller]
@@ -174,20 +205,23 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_the_shortage_and_the_largest_container() {
-        let mut victim = candidate("a", 0, 1 << 20, 0);
-        victim.largest = Some(("web".to_owned(), 1 << 20));
-        let message = Shortage::Memory { available: 1 << 20 }.message(&victim);
+    fn the_message_names_the_shortage_and_containers_that_use_more_than_they_asked_for() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({ "metadata": {}, "spec": { "containers": [
+            { "name": "web" }, { "name": "modest", "resources": { "requests": { "memory": "1Gi" } } }, { "name": "log", "resources": { "requests": { "memory": "1Mi" } } }] } }))
+        .unwrap();
+        let uses = [("web".to_owned(), 1 << 20), ("modest".to_owned(), 1 << 25), ("log".to_owned(), 3 << 20)];
+        let message = |shortage: Shortage| shortage.message(&Candidate::new(&pod, shortage, 1 << 20, &uses));
         assert_eq!(
-            message,
+            message(Shortage::Memory { available: 1 << 20 }),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 1Mi. \
-             Container web was using 1Mi, request is 0, has larger consumption of memory. "
+             Container web was using 1Mi, request is 0, has larger consumption of memory. \
+             Container log was using 3Mi, request is 1Mi, has larger consumption of memory. "
         );
-        victim.largest = Some(("web".to_owned(), 2048));
-        assert_eq!(
-            Shortage::ProcessIds { available: 1024, threshold: 32_000 }.message(&victim),
-            "The node was low on resource: pids. Threshold quantity: 32k, available: 1024. \
-             Container web was using 2048, request is 0, has larger consumption of pids. "
-        );
+        assert_eq!(Shortage::of_files((1000, 50)), None);
+        let few = Shortage::of_files((1000, 49)).unwrap();
+        assert!(few.is_of_disk());
+        assert_eq!(message(few), "The node was low on resource: inodes. Threshold quantity: 50, available: 49. ");
+        let few = Shortage::ProcessIds { available: 1024, threshold: 32_000 };
+        assert_eq!(message(few), "The node was low on resource: pids. Threshold quantity: 32k, available: 1024. ");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::{resources::pod_request, sandbox::host_ports, spec, sysctls};
+use super::{containers, resources::pod_request, sandbox::host_ports, spec, sysctls};
 use crate::{machine::Allocatable, quantity::Amount};
 
 /// What a node can give.
@@ -21,6 +21,8 @@ pub struct Offer<'a> {
     pub node_name: &'a str,
     /// Kernel parameters that pods may set beyond the safe ones.
     pub allowed_sysctls: &'a [String],
+    /// The kernel has AppArmor.
+    pub has_app_armor: bool,
 }
 
 /// Why a pod is not admitted.
@@ -110,6 +112,9 @@ pub fn obstacles(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Vec<Obstacle
     if let Err(message) = sysctls::check(pod, offer.allowed_sysctls) {
         found.push(other("SysctlForbidden", message));
     }
+    if let Some(why) = app_armor_problem(pod, offer.has_app_armor) {
+        found.push(other("AppArmor", format!("Cannot enforce AppArmor: {why}")));
+    }
     let taken: BTreeSet<_> = running.iter().flat_map(|other| host_ports(other)).map(|port| (port.protocol, port.host_port, port.host_ip)).collect();
     let clashes = host_ports(pod).into_iter().any(|port| {
         taken.iter().any(|(protocol, number, address)| {
@@ -120,6 +125,19 @@ pub fn obstacles(pod: &Pod, running: &[&Pod], offer: &Offer<'_>) -> Vec<Obstacle
         found.push(other("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned()));
     }
     found
+}
+
+/// Why a pod does not get the AppArmor profiles that it asks for: without a word it would run with less protection than it counts on. The
+/// runtime's own default is to apply none, so that can be had where there is AppArmor. Source: Kubernetes 1.36, `pkg/security/apparmor`.
+fn app_armor_problem(pod: &Pod, has_app_armor: bool) -> Option<&'static str> {
+    let of_pod = spec(pod).security_context.as_ref().and_then(|security| security.app_armor_profile.clone());
+    let of_containers = containers(pod).filter_map(|(_, container)| container.security_context.as_ref().and_then(|security| security.app_armor_profile.clone()));
+    let wanted: Vec<String> = of_pod.into_iter().chain(of_containers).map(|profile| profile.type_).filter(|kind| kind != "Unconfined").collect();
+    match (wanted.is_empty(), has_app_armor) {
+        (true, _) => None,
+        (false, false) => Some("AppArmor is not enabled on the host"),
+        (false, true) => wanted.iter().any(|kind| kind == "Localhost").then_some("the runtime of this node applies no profiles of the host"),
+    }
 }
 
 /// Whether what a pod asks for fits beside what others were granted.
@@ -161,9 +179,24 @@ mod tests {
     fn check(new: &Pod, running: &[&Pod], labels: &[(&str, &str)], expected: &[&str]) {
         let allocatable = Allocatable { cpu: Amount::units(2), ..Allocatable::default() };
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let offer = Offer { allocatable: &allocatable, max_pods: 2, labels: Some(&labels), node_name: "n", allowed_sysctls: &[] };
+        let offer = Offer { allocatable: &allocatable, max_pods: 2, labels: Some(&labels), node_name: "n", allowed_sysctls: &[], has_app_armor: false };
         let found: Vec<String> = obstacles(new, running, &offer).into_iter().map(|obstacle| obstacle.told().0).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_enforced_is_not_left_out_in_silence() {
+        let problem = |of_pod: &str, of_container: &str, has_app_armor| {
+            let context = |kind: &str| json!({ "appArmorProfile": { "type": kind, "localhostProfile": "p" } });
+            let pod = json!({ "metadata": {}, "spec": { "securityContext": context(of_pod), "containers": [{ "name": "a", "securityContext": context(of_container) }] } });
+            app_armor_problem(&serde_json::from_value(pod).unwrap(), has_app_armor)
+        };
+        let missing = Some("AppArmor is not enabled on the host");
+        assert_eq!(problem("Unconfined", "Unconfined", false), None);
+        assert_eq!((problem("RuntimeDefault", "Unconfined", false), problem("Unconfined", "Localhost", false)), (missing, missing));
+        assert_eq!(problem("RuntimeDefault", "RuntimeDefault", true), None);
+        assert_eq!(problem("Unconfined", "Localhost", true), Some("the runtime of this node applies no profiles of the host"));
+        assert_eq!(app_armor_problem(&pod("1", 80), false), None);
     }
 
     #[test]

@@ -193,6 +193,41 @@ async fn an_image_that_cannot_be_pulled_is_explained_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_pod_without_the_credentials_does_not_get_an_image_that_another_one_brought() {
+    let bench = Bench::new().await;
+    bench.runtime.make_private("reg.example/app", "secret");
+    let configuration = json!({ "auths": { "reg.example": { "username": "me", "password": "secret" } } }).to_string();
+    let secret = json!({ "metadata": { "name": "right", "namespace": "a" }, "type": "kubernetes.io/dockerconfigjson", "data": { ".dockerconfigjson": k8s_openapi::ByteString(configuration.into_bytes()) } });
+    Api::<Secret>::namespaced(bench.api.client(), "a").create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    let make = async |name: &str, secrets: &[&str], policy: &str| {
+        let mut spec = simple("Always");
+        spec["imagePullSecrets"] = secrets.iter().map(|secret| json!({ "name": secret })).collect();
+        spec["containers"][0]["image"] = json!("reg.example/app:1");
+        spec["containers"][0]["imagePullPolicy"] = json!(policy);
+        let pod = json!({ "metadata": { "name": name, "namespace": "a" }, "spec": spec });
+        bench.pods().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    };
+    let shows = async |name: &str, expected: &str| {
+        let looked = bench.api.until(|api| {
+            let pod = api.objects::<Pod>().into_iter().find(|pod| pod.metadata.name.as_deref() == Some(name))?;
+            let state = pod.status?.container_statuses?.first()?.state.clone()?;
+            let shown = state.waiting.and_then(|waiting| waiting.reason).or_else(|| state.running.map(|_| "Running".to_owned()))?;
+            (shown == expected).then_some(())
+        });
+        tokio::time::timeout(Duration::from_secs(60), looked).await.unwrap_or_else(|_| panic!("{name} does not become {expected}: {:#?}", bench.api.objects::<Pod>()));
+    };
+    make("owner", &["right"], "IfNotPresent").await;
+    shows("owner", "Running").await;
+    make("thief", &[], "IfNotPresent").await;
+    shows("thief", "ErrImagePull").await;
+    make("lurker", &[], "Never").await;
+    shows("lurker", "ErrImageNeverPull").await;
+    make("friend", &["right"], "Never").await;
+    shows("friend", "Running").await;
+    assert!(!std::fs::read_to_string(bench.directory.path().join("data/image-access.json")).unwrap().contains("secret"));
+}
+
+#[tokio::test]
 async fn a_missing_config_map_holds_the_container_back_until_it_is_there() {
     let bench = Bench::new().await;
     let mut spec = simple("Always");

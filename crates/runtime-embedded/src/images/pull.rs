@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use container_runtime::{ImageId, RegistryCredential, RuntimeError, image_name::ImageName};
+use container_runtime::{ImageId, PulledImage, RegistryCredential, RuntimeError, image_name::ImageName};
 use futures::StreamExt;
 use oci_client::{
     Client, Reference,
@@ -96,7 +96,7 @@ struct Source {
 ///
 /// # Errors
 /// [`RuntimeError::InvalidImageName`], or [`RuntimeError::Pull`] with the reason in upstream's words.
-pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &str, credentials: &[RegistryCredential]) -> Result<ImageId, RuntimeError> {
+pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &str, credentials: &[RegistryCredential]) -> Result<PulledImage, RuntimeError> {
     static PROVIDER: Once = Once::new();
     // Fails where the program has chosen one itself, which is as good.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
@@ -109,7 +109,7 @@ pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &
         let mut attempts: Vec<Option<Credential>> = credentials.iter().map(|credential| Some(Credential::from(credential))).collect();
         attempts.extend(endpoint.credential.clone().map(Some));
         attempts.push(None);
-        for credential in attempts {
+        for (number, credential) in attempts.into_iter().enumerate() {
             let source = match Source::new(&endpoint, credential, &full_name).await {
                 Ok(source) => source,
                 Err(failure) => {
@@ -118,7 +118,7 @@ pub async fn pull(store: &Arc<ImageStore>, registries: &Registries, reference: &
                 }
             };
             match source.fetch(store, &name).await {
-                Ok(id) => return Ok(id),
+                Ok(id) => return Ok(PulledImage { id, credential: Some(number).filter(|number| *number < credentials.len()) }),
                 Err(failure) => {
                     tracing::info!(image = full_name, from = endpoint.host, reason = failure.reason, "an attempt to pull failed");
                     let others_may_help = failure.unauthorized;
