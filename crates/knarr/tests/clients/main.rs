@@ -4,6 +4,7 @@
 
 mod access;
 mod configuration;
+mod containers;
 mod helm;
 mod javascript;
 mod kubectl_more;
