@@ -436,9 +436,6 @@ impl Shim {
         self.sources.remove(&token);
         let (Some(id), Some(terminal)) = (id, terminal) else { return };
         let Some(container) = self.containers.get_mut(&id) else { return };
-        if rustix::io::ioctl_fionbio(&terminal, true).is_err() {
-            return;
-        }
         container.stdin = terminal.try_clone().ok();
         container.stdout = Some(terminal);
         self.read_output(&id);

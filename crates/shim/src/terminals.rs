@@ -41,7 +41,7 @@ pub fn listen(path: &Path, waiting: i32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes the descriptor that a helper has sent. To be called when it said so, or when the socket can be read: then nothing here waits
+/// Takes the descriptor that a helper has sent, and makes it one that does not block. To be called when it said so, or when the socket can be read: then nothing here waits
 /// noticeably, and a helper that sends nothing after all is given up.
 ///
 /// # Errors
@@ -58,7 +58,10 @@ pub fn receive(listener: &OwnedFd) -> io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    terminal.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    let terminal = terminal.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    // Whoever has it waits for many things at once.
+    rustix::io::ioctl_fionbio(&terminal, true)?;
+    Ok(terminal)
 }
 
 fn wait_for(socket: &OwnedFd) -> io::Result<()> {
@@ -98,6 +101,7 @@ mod tests {
         assert!(control.push(SendAncillaryMessage::ScmRights(&sent)));
         rustix::net::sendmsg(&sender, &[IoSlice::new(b"terminal")], &mut control, SendFlags::empty()).unwrap();
         let received = receive(&listener).unwrap();
+        assert!(rustix::fs::fcntl_getfl(&received).unwrap().contains(rustix::fs::OFlags::NONBLOCK), "who reads it must not wait");
         assert_eq!(rustix::fs::fstat(&received).unwrap().st_ino, rustix::fs::fstat(&inside).unwrap().st_ino);
     }
 
