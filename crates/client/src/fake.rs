@@ -1,6 +1,6 @@
 //! A tiny API in memory, for tests of whoever is a client: collections of JSON objects with revisions, watches, patches, finalizers,
-//! the status subresource, and discovery of the kinds it is told of. It validates and defaults nothing and lets everybody in; that is
-//! the API server's.
+//! the status subresource, reading of the scale, and discovery of the kinds it is told of. It validates and defaults nothing and lets
+//! everybody in; that is the API server's.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -150,6 +150,7 @@ impl FakeApi {
                 (true, Some("true")) => self.watch(target.place, query.get("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0)),
                 (true, _) => self.list(&target.place),
                 (false, _) => match self.state.lock().objects.get(&target.place) {
+                    Some(object) if target.subresource.as_deref() == Some("scale") => json_answer(200, &scale_of(object)),
                     Some(object) => json_answer(200, object),
                     None => failed(404, "NotFound", "no such object"),
                 },
@@ -394,6 +395,12 @@ fn merge(target: &mut Value, patch: Value) {
             merge(&mut target[name], value);
         }
     }
+}
+
+/// The size of an object, its selector being what its status says.
+fn scale_of(object: &Value) -> Value {
+    let status = json!({ "replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": object["status"]["selector"] });
+    json!({ "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": object["metadata"], "spec": { "replicas": object["spec"]["replicas"] }, "status": status })
 }
 
 fn json_answer(code: u16, value: &impl serde::Serialize) -> Answer {
