@@ -152,6 +152,32 @@ async fn a_head_that_comes_letter_by_letter_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_head_is_read_and_one_without_measure_is_refused() {
+    let served = Served::start().await;
+    for length in [40_000, 2_000_000] {
+        let filling = "x".repeat(length);
+        for line in [format!("GET /version?{filling} HTTP/1.1\r\nHost: x\r\n"), format!("GET /version HTTP/1.1\r\nHost: x\r\nX-Filling: {filling}\r\n")] {
+            let (reader, mut writer) = tokio::io::split(served.connect().await);
+            // The server may hang up before it has taken all of it, and its words may be lost then.
+            let sending = tokio::spawn(async move { writer.write_all(format!("{line}Connection: close\r\n\r\n").as_bytes()).await });
+            let answer = closed("one with a long head", reader).await;
+            drop(sending.await);
+            let status = answer.split(' ').nth(1).unwrap_or_default();
+            let expected: &[&str] = if length < 64 * 1024 { &["200"] } else { &["", "414", "431"] };
+            assert!(expected.contains(&status), "{length}: {answer:.200}");
+        }
+        let stream = TokioIo::new(served.connect_by(&served.http2).await);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("https://{}/version", served.address)).header("x-filling", filling).body(Empty::<Bytes>::new()).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap();
+        let status = answer.map_or(0, |answer| answer.status().as_u16());
+        assert!(if length < 64 * 1024 { status == 200 } else { matches!(status, 0 | 431) }, "{length}: {status}");
+    }
+    served.answers_others().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_takes_nothing_of_an_answer_loses_it() {
     let served = Served::start().await;
     served.fill().await;
