@@ -49,6 +49,8 @@ pub struct Settings {
     pub root_ca: String,
     /// Whether that is also published as a ClusterTrustBundle; its API is served only where it was asked for.
     pub cluster_trust_bundles: bool,
+    /// Whether nodes can ask for certificates of their pods: that API, too, is served only where it was asked for.
+    pub pod_certificate_requests: bool,
     /// Signs the certificates of nodes; absent where this process does not hold the authority's key.
     pub authority: Option<Arc<pki::ClusterAuthority>>,
     /// The ranges that nodes get their pods' addresses from, for instance `10.42.0.0/16`; at most one per family.
@@ -67,6 +69,6 @@ pub const SIGNING_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { root_ca: String::new(), cluster_trust_bundles: false, authority: None, cluster_cidrs: Vec::new(), node_monitor_grace_period: NODE_MONITOR_GRACE_PERIOD, signing_duration: SIGNING_DURATION }
+        Self { root_ca: String::new(), cluster_trust_bundles: false, pod_certificate_requests: false, authority: None, cluster_cidrs: Vec::new(), node_monitor_grace_period: NODE_MONITOR_GRACE_PERIOD, signing_duration: SIGNING_DURATION }
     }
 }

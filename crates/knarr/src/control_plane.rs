@@ -236,6 +236,7 @@ impl ControlPlane {
         let settings = controllers::Settings {
             root_ca: self.authority.certificate_pem().to_owned(),
             cluster_trust_bundles: arguments.runtime_config.serves_resource("certificates.k8s.io", "v1beta1", "clustertrustbundles"),
+            pod_certificate_requests: arguments.runtime_config.serves_resource("certificates.k8s.io", "v1beta1", "podcertificaterequests"),
             authority: Some(Arc::new(self.authority.clone())),
             cluster_cidrs: arguments.cluster_cidr.split(',').map(str::to_owned).collect(),
             node_monitor_grace_period: Duration::from_secs(arguments.node_monitor_grace_period),

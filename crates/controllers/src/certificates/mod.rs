@@ -1,8 +1,9 @@
 //! Certificates of nodes, and of whoever else asks and is approved: approving what nodes ask for ([`approval`]), signing what is approved
-//! ([`signing`]), and removing what was asked long ago ([`expiry`]).
+//! ([`signing`]), and removing what was asked long ago ([`expiry`]), also for a pod ([`pod_requests`]).
 
 mod approval;
 mod expiry;
+mod pod_requests;
 mod signing;
 
 use std::collections::BTreeMap;
@@ -17,13 +18,17 @@ const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
-/// Starts the three controllers; signing only where this process holds the authority's key.
+/// Starts the controllers; signing only where this process holds the authority's key, and what concerns pods only where their requests
+/// are served.
 pub fn start(context: &ControllerContext, runner: &Runner, settings: &Settings) {
     runner.start(approval::Approver::new(context), 2);
     if let Some(authority) = &settings.authority {
         runner.start(signing::Signer::new(context, authority.clone(), settings.signing_duration), 2);
     }
     runner.start(expiry::Cleaner::new(context), 1);
+    if settings.pod_certificate_requests {
+        runner.start(pod_requests::Cleaner::new(context), 1);
+    }
 }
 
 /// Whether a request has a condition that holds.
