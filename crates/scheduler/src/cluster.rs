@@ -55,6 +55,8 @@ pub struct Cluster {
     pub standing: Standing,
     /// Labels of namespaces.
     pub namespaces: Namespaces,
+    /// What Services select, by namespace and name; namespaces without any are not there.
+    services: HashMap<String, BTreeMap<String, BTreeMap<String, String>>>,
     /// How many nodes have an image.
     pub image_nodes: HashMap<String, usize>,
     /// Claims, volumes and what limits them.
@@ -297,6 +299,29 @@ impl Cluster {
         };
         self.drop_counts(|count| count.what.depends_on_namespaces());
         true
+    }
+
+    /// Takes in what a Service selects; none where it selects nothing, or is gone.
+    pub fn apply_service(&mut self, namespace: &str, name: &str, selector: Option<&BTreeMap<String, String>>) {
+        match selector.filter(|selector| !selector.is_empty()) {
+            Some(selector) => {
+                self.services.entry(namespace.to_owned()).or_default().insert(name.to_owned(), selector.clone());
+            }
+            None => {
+                let Some(services) = self.services.get_mut(namespace) else { return };
+                services.remove(name);
+                if services.is_empty() {
+                    self.services.remove(namespace);
+                }
+            }
+        }
+    }
+
+    /// All labels by which the Services of a pod's namespace select it.
+    pub fn labels_of_services(&self, pod: &PodInfo) -> BTreeMap<String, String> {
+        let Some(services) = self.services.get(&pod.namespace) else { return BTreeMap::new() };
+        let selects = |selector: &&BTreeMap<String, String>| selector.iter().all(|(name, value)| pod.labels.get(name) == Some(value));
+        services.values().filter(selects).flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// Notes that room is being made for a pod on a node, or that it is not any more.

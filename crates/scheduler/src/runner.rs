@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::{
-    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
     storage::v1::{CSINode, StorageClass},
 };
@@ -43,6 +43,7 @@ enum Message {
     Pod(Change<Pod>),
     Node(Change<Node>),
     Namespace(Change<Namespace>),
+    Service(Change<Service>),
     Claim(Change<PersistentVolumeClaim>),
     Volume(Change<PersistentVolume>),
     Class(Change<StorageClass>),
@@ -171,7 +172,9 @@ impl Scheduler {
         let (pods, nodes, namespaces) = (self.informers.of::<Pod>(), self.informers.of::<Node>(), self.informers.of::<Namespace>());
         let (claims, volumes) = (self.informers.of::<PersistentVolumeClaim>(), self.informers.of::<PersistentVolume>());
         let (classes, attachable) = (self.informers.of::<StorageClass>(), self.informers.of::<CSINode>());
+        let services = self.informers.of::<Service>();
         forward(&namespaces, &self.sender, Message::Namespace);
+        forward(&services, &self.sender, Message::Service);
         forward(&classes, &self.sender, Message::Class);
         forward(&attachable, &self.sender, Message::Attachable);
         forward(&volumes, &self.sender, Message::Volume);
@@ -179,7 +182,7 @@ impl Scheduler {
         forward(&nodes, &self.sender, Message::Node);
         forward(&pods, &self.sender, Message::Pod);
         tokio::join!(pods.has_synced(), nodes.has_synced(), namespaces.has_synced(), claims.has_synced(), volumes.has_synced());
-        tokio::join!(classes.has_synced(), attachable.has_synced(), self.budgets.has_synced());
+        tokio::join!(classes.has_synced(), attachable.has_synced(), services.has_synced(), self.budgets.has_synced());
     }
 
     fn profile_of(&self, pod: &PodInfo) -> Option<usize> {
@@ -226,6 +229,11 @@ impl Scheduler {
                 if self.cluster.apply_namespace(&change.key.name, labels.as_ref()) {
                     self.happened(ClusterEvent::NamespaceChanged, None);
                 }
+            }
+            // Wakes nobody, as upstream: it is a matter of taste, unless default constraints are rules.
+            Message::Service(change) => {
+                let selector = change.new.as_ref().and_then(|service| service.spec.as_ref()?.selector.as_ref());
+                self.cluster.apply_service(change.key.namespace.as_deref().unwrap_or_default(), &change.key.name, selector);
             }
             Message::Claim(change) => {
                 if change.new.as_ref().is_none_or(|claim| is_bound(claim)) {

@@ -1,21 +1,25 @@
 //! PodTopologySpread: pods of one kind are spread over zones, hosts or whatever label says; and, unless a pod has its own
-//! constraints, those of one controller are spread over nodes and zones.
+//! constraints, those of one controller and of the same Services are spread over nodes and zones.
 //!
-//! Source: the Kubernetes page "Pod Topology Spread Constraints".
+//! Source: the Kubernetes page "Pod Topology Spread Constraints"; of which pods are of one kind where nothing says so, Kubernetes 1.36,
+//! `pkg/scheduler/framework/plugins/helper/spread.go`.
 
 use std::{borrow::Cow, sync::Arc};
+
+use meta::selector::{LabelSelector, Operator, Requirement};
 
 use crate::{
     census::{Counted, Domains, Eligibility},
     cluster::{Cluster, CountId},
     framework::{ClusterEvent, Filter, Prepared, Scale, Score, Verdict},
     pod_info::{PodInfo, Spread},
+    terms::AffinityTerm,
 };
 
 const REASON: &str = "node(s) didn't match pod topology spread constraints";
 const LABEL_REASON: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 
-/// A constraint for pods that have none, counting the pods of the same controller.
+/// A constraint for pods that have none, counting the pods of the same controller and Services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultConstraint {
     /// The label whose values are the domains.
@@ -53,8 +57,8 @@ struct Constraint {
 
 impl TopologySpread {
     fn constraints(&self, pod: &PodInfo, is_hard: bool, cluster: &mut Cluster) -> Vec<Constraint> {
-        let defaults = self.defaults_of(pod);
-        let wanted = pod.spread.iter().chain(&defaults).filter(|spread| spread.is_hard == is_hard);
+        let defaults = self.defaults_of(pod, is_hard, cluster);
+        let wanted = pod.spread.iter().filter(|spread| spread.is_hard == is_hard).chain(&defaults);
         wanted
             .map(|spread| Constraint {
                 max_skew: spread.max_skew,
@@ -65,25 +69,37 @@ impl TopologySpread {
             })
             .collect()
     }
-    /// The constraints of a pod that says none.
-    fn defaults_of(&self, pod: &PodInfo) -> Vec<Spread> {
-        if pod.spread.is_empty() && pod.spreads_by_default { self.defaults_for(pod) } else { Vec::new() }
-    }
-    fn defaults_for(&self, pod: &PodInfo) -> Vec<Spread> {
+    /// The constraints of a pod that says none, as far as they are rules or preferences.
+    fn defaults_of(&self, pod: &PodInfo, is_hard: bool, cluster: &Cluster) -> Vec<Spread> {
+        if !pod.spread.is_empty() || self.defaults.iter().all(|default| default.is_hard != is_hard) {
+            return Vec::new();
+        }
+        let labels = cluster.labels_of_services(pod);
+        if labels.is_empty() && !pod.spreads_by_default {
+            return Vec::new();
+        }
+        let controller = if pod.spreads_by_default { pod.controller.clone() } else { String::new() };
+        let requirement = |(key, value): (String, String)| Requirement { key, operator: Operator::Equals, values: vec![value] };
+        let requirements: Vec<Requirement> = labels.into_iter().map(requirement).collect();
+        let alike = self.defaults.iter().filter(|other| other.is_hard == is_hard);
+        let keys: Vec<String> = if self.lenient { Vec::new() } else { alike.clone().map(|other| other.topology_key.clone()).collect() };
         let spread = |default: &DefaultConstraint| {
-            let alike = self.defaults.iter().filter(|other| other.is_hard == default.is_hard && !self.lenient);
-            let keys = alike.map(|other| other.topology_key.clone()).collect();
+            let term = (!requirements.is_empty()).then(|| {
+                let selector = LabelSelector::of(requirements.clone());
+                AffinityTerm::new(selector, vec![pod.namespace.clone()], LabelSelector::nothing(), default.topology_key.clone())
+            });
+            let of_services = term.as_ref().map_or("", |term| &*term.id);
             let counted = Counted {
-                id: format!("controller|{}|{}|{}", pod.controller, default.topology_key, self.lenient).into(),
+                id: format!("controller|{controller}|{}|{}|{of_services}", default.topology_key, self.lenient).into(),
                 topology_key: default.topology_key.clone(),
-                terms: Vec::new(),
-                controller: pod.controller.clone(),
+                terms: term.into_iter().collect(),
+                controller: controller.clone(),
                 living_only: true,
-                eligible: Eligibility { keys, ..Eligibility::default() },
+                eligible: Eligibility { keys: keys.clone(), ..Eligibility::default() },
             };
-            Spread { max_skew: default.max_skew, min_domains: None, counted, counts_itself: true, is_hard: default.is_hard }
+            Spread { max_skew: default.max_skew, min_domains: None, counted, counts_itself: true, is_hard }
         };
-        self.defaults.iter().map(spread).collect()
+        alike.map(spread).collect()
     }
 }
 
@@ -122,8 +138,8 @@ impl Filter for TopologySpread {
         true
     }
     fn minds(&self, waiting: &PodInfo, other: &PodInfo, cluster: &Cluster) -> bool {
-        let defaults = self.defaults_of(waiting);
-        let mut rules = waiting.spread.iter().chain(&defaults).filter(|spread| spread.is_hard);
+        let defaults = self.defaults_of(waiting, true, cluster);
+        let mut rules = waiting.spread.iter().filter(|spread| spread.is_hard).chain(&defaults);
         rules.any(|spread| spread.counted.counts(other, &cluster.namespaces))
     }
 }

@@ -371,6 +371,46 @@ fn pods_of_jobs_and_of_daemons_are_not_spread_of_themselves() {
 }
 
 #[test]
+fn pods_of_the_same_services_are_spread_of_themselves() {
+    use crate::{framework::Score, plugins::spreading::TopologySpread};
+    let owned = |api_version: &str, kind: &str| json!({"metadata": {"ownerReferences": [{"apiVersion": api_version, "kind": kind, "name": "r", "uid": "r", "controller": true}]}});
+    let (set, job) = (owned("apps/v1", "ReplicaSet"), owned("batch/v1", "Job"));
+    let (nobody, tiered) = (json!({}), json!({"metadata": {"labels": {"tier": "front"}}}));
+    let (uneven, even) = (Some(vec![66, 100]), Some(vec![100, 100]));
+    // Selectors of Services with their namespaces, the newcomer, the pod that is on the first node, and scores: none where no pods count.
+    type Case<'a> = (&'a [(&'a str, Value)], &'a Value, &'a Value, Option<Vec<i64>>);
+    let table: [Case; 12] = [
+        (&[], &nobody, &nobody, None),
+        (&[("n", json!({"app": "web"}))], &nobody, &nobody, uneven.clone()),
+        (&[("n", json!({"app": "db"}))], &nobody, &nobody, None),
+        (&[("n", json!({"app": "web", "tier": "front"}))], &nobody, &nobody, None),
+        (&[("n", json!({}))], &nobody, &nobody, None),
+        (&[("other", json!({"app": "web"}))], &nobody, &nobody, None),
+        (&[("n", json!({"app": "web"})), ("n", json!({"tier": "front"}))], &tiered, &nobody, even.clone()),
+        (&[("n", json!({"app": "web"})), ("n", json!({"tier": "front"}))], &tiered, &tiered, uneven.clone()),
+        (&[("n", json!({"app": "web"}))], &job, &nobody, uneven.clone()),
+        (&[("n", json!({"app": "web"}))], &set, &nobody, even.clone()),
+        (&[("n", json!({"app": "web"}))], &set, &set, uneven.clone()),
+        (&[], &set, &set, uneven),
+    ];
+    let nodes = ["a", "b"].map(|name| node(name, json!({"metadata": {"labels": {"kubernetes.io/hostname": name}}})));
+    for (services, newcomer, placed, expected) in table {
+        let mut cluster = cluster(&nodes, &[("a", pod("q", placed.clone()))]);
+        let slots = ["a", "b"].map(|name| cluster.node(name).unwrap().slot);
+        let newcomer = pod("p", newcomer.clone());
+        for (number, (namespace, selector)) in services.iter().enumerate() {
+            cluster.apply_service(namespace, &format!("s{number}"), Some(&serde_json::from_value(selector.clone()).unwrap()));
+        }
+        let scores = |cluster: &mut Cluster| TopologySpread::default().score(&newcomer, &slots, cluster).map(|(_, scores)| scores);
+        assert_eq!(scores(&mut cluster), expected, "{services:?}");
+        for (number, (namespace, _)) in services.iter().enumerate() {
+            cluster.apply_service(namespace, &format!("s{number}"), None);
+        }
+        assert_eq!(scores(&mut cluster).is_some(), newcomer.spreads_by_default, "Services that are gone select nobody");
+    }
+}
+
+#[test]
 fn a_label_weighs_as_much_as_it_has_values_among_the_nodes_to_choose_from() {
     use crate::{framework::{Scale, Score}, plugins::spreading::TopologySpread};
     // Nine zones, but only two of them to choose from: each pod counts ln(2 + 2).
