@@ -112,7 +112,7 @@ fn wanted(core: &Core, context: &RequestContext, about_pods: bool) -> BTreeMap<S
 async fn summary_of(core: &Core, node: &str) -> Result<Value, String> {
     let connection = core.dialer.dial(&Target::NodeApi { node: node.to_owned() }).await.map_err(|error| whole_story(&error))?;
     let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.map_err(|error| whole_story(&error))?;
-    let request = http::Request::get("/stats/summary").header(header::HOST, node).body(Full::new(Bytes::new())).map_err(|error| error.to_string())?;
+    let request = http::Request::get("/stats/summary?only_cpu_and_memory=true").header(header::HOST, node).body(Full::new(Bytes::new())).map_err(|error| error.to_string())?;
     let talk = async {
         let response = sender.send_request(request).await.map_err(|error| whole_story(&error))?;
         if response.status() != StatusCode::OK {

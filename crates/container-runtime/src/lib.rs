@@ -421,6 +421,10 @@ pub struct ContainerUsage {
     pub root_file_system_files: u64,
     /// Number of processes.
     pub processes: u64,
+    /// Bytes of it that are in swap, where the kernel counts them.
+    pub swap_bytes: Option<u64>,
+    /// Bytes of swap that it could still get, where that is limited.
+    pub swap_available_bytes: Option<u64>,
 }
 
 /// Why the runtime could not do what was asked.

@@ -123,7 +123,19 @@ pub fn process_ids() -> Option<(u64, u64)> {
 /// Bytes of memory that programs could still get.
 #[must_use]
 pub fn available_memory() -> Option<u64> {
+    memory_fact(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+}
+
+/// Bytes of swap: in use, and free.
+#[must_use]
+pub fn swap() -> Option<(u64, u64)> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes: u64 = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok())?;
-    Some(kibibytes * 1024)
+    let (all, free) = (memory_fact(&text, "SwapTotal")?, memory_fact(&text, "SwapFree")?);
+    Some((all.saturating_sub(free), free))
+}
+
+/// Bytes that a line of `/proc/meminfo` tells.
+fn memory_fact(text: &str, name: &str) -> Option<u64> {
+    let kibibytes = |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok();
+    text.lines().find_map(kibibytes)?.checked_mul(1024)
 }

@@ -241,7 +241,14 @@ impl Cgroups {
         let usage = number(read("memory", if one { "memory.usage_in_bytes" } else { "memory.current" })?);
         let cpu_nanoseconds =
             if one { number(read("cpuacct", "cpuacct.usage")?) } else { field(&read("cpu", "cpu.stat")?, "usage_usec").saturating_mul(1000) };
+        // A kernel without swap has no files about it.
+        let about_swap = |file: &str| read("memory", file).ok()?.trim().parse::<u64>().ok();
+        let swap_bytes = if one { statistics.contains("total_swap ").then(|| memory("total_swap")) } else { about_swap("memory.swap.current") };
+        // "max" is no number, and no limit.
+        let most_swap = if one { None } else { about_swap("memory.swap.max") };
         Ok(ContainerUsage {
+            swap_bytes,
+            swap_available_bytes: most_swap.map(|most| most.saturating_sub(swap_bytes.unwrap_or(0))),
             cpu_nanoseconds,
             memory_working_set_bytes: usage.saturating_sub(memory(if one { "total_inactive_file" } else { "inactive_file" })),
             memory_usage_bytes: usage,
@@ -501,7 +508,7 @@ mod tests {
 
     /// The files of a group that limits processes, memory and processor time, as a kernel shows them (Documentation/admin-guide/cgroup-v2.rst
     /// has them all), with neighbours whose names are like those that we look for.
-    const GROUP: [(&str, &str); 16] = [
+    const GROUP: [(&str, &str); 17] = [
         ("cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc\n"),
         ("cgroup.subtree_control", ""),
         ("cgroup.procs", "41\n42\n"),
@@ -511,6 +518,7 @@ mod tests {
         ("cpu.stat", "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\nnice_usec 0\nnr_periods 7\nnr_throttled 1\nthrottled_usec 90\nnr_bursts 0\nburst_usec 0\n"),
         ("memory.max", "max\n"),
         ("memory.swap.max", "max\n"),
+        ("memory.swap.current", "700\n"),
         ("memory.oom.group", "0\n"),
         ("memory.current", "10000\n"),
         ("memory.peak", "20000\n"),
@@ -581,7 +589,9 @@ mod tests {
         let usage = cgroups.usage("knarr/pod").unwrap();
         assert_eq!(usage.cpu_nanoseconds, 1_500_000);
         assert_eq!((usage.memory_usage_bytes, usage.memory_working_set_bytes, usage.memory_rss_bytes), (10_000, 6_000, 3_000));
-        assert_eq!(usage.processes, 2);
+        assert_eq!((usage.processes, usage.swap_bytes, usage.swap_available_bytes), (2, Some(700), None));
+        std::fs::write(directory.path().join("knarr/pod/memory.swap.max"), "1000\n").unwrap();
+        assert_eq!(cgroups.usage("knarr/pod").unwrap().swap_available_bytes, Some(300));
         assert_eq!(cgroups.processes("knarr"), [41, 42]);
         assert!(cgroups.out_of_memory_file("knarr/pod").unwrap().ends_with("knarr/pod/memory.events"));
     }
@@ -637,7 +647,7 @@ mod tests {
     #[test]
     fn a_file_that_says_something_else_counts_as_nothing() {
         let (directory, cgroups) = recorded_tree();
-        for file in ["memory.stat", "memory.current", "cpu.stat", "pids.current"] {
+        for file in ["memory.stat", "memory.current", "memory.swap.current", "cpu.stat", "pids.current"] {
             std::fs::write(directory.path().join("knarr/pod/one").join(file), "max\n\u{fffd} x\ninactive_file\nusage_usec -3\nanon 99999999999999999999999\n").unwrap();
         }
         let usage = cgroups.usage("knarr/pod/one").unwrap();

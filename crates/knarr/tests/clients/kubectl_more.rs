@@ -34,13 +34,37 @@ fn wide_tables_show_more() {
 #[test]
 fn what_pods_and_nodes_use_is_shown() {
     let scene = scene("top");
-    scene.apply(&pod("busy", "while true; do :; done").replace("command:", "resources: { limits: { cpu: 100m } }, command:"));
+    let script = "dd if=/dev/zero of=/cache/zeros bs=1M count=2; while true; do :; done";
+    let mounts = "resources: { limits: { cpu: 100m } }, volumeMounts: [{ name: cache, mountPath: /cache }, { name: data, mountPath: /data }], command:";
+    let volumes = "  volumes: [{ name: data, persistentVolumeClaim: { claimName: data } }, { name: cache, emptyDir: {} }]\n";
+    scene.apply("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: { name: data }\nspec: { accessModes: [ReadWriteOnce], resources: { requests: { storage: 1Mi } } }\n");
+    scene.apply(&(pod("busy", script).replace("command:", mounts) + volumes));
     scene.ready("busy");
     scene.cluster.eventually("the pod's use is known", || {
         let text = scene.try_kubectl(&["top", "pod", "busy", "--no-headers"])?;
         let used = text.split_whitespace().nth(1)?.strip_suffix('m')?.parse::<u32>().ok()?;
         (50..=150).contains(&used).then_some(())
     });
+    // The node adds up files at most once a minute.
+    let summary = scene.cluster.eventually("what the pod wrote is known", || {
+        let summary: serde_json::Value = serde_json::from_str(&scene.k("get --raw /api/v1/nodes/node-1/proxy/stats/summary")).ok()?;
+        let busy = summary["pods"].as_array()?.iter().find(|one| one["podRef"]["name"] == "busy" && one["podRef"]["namespace"] == "top")?.clone();
+        let cache = busy["volume"].as_array()?.iter().find(|one| one["name"] == "cache")?.clone();
+        (cache["usedBytes"].as_u64()? >= 2 << 20).then_some((busy, summary["node"].clone()))
+    });
+    let (busy, node) = summary;
+    let names: Vec<&str> = busy["volume"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+    assert!(names[..2] == ["cache", "data"] && names[2].starts_with("kube-api-access-"), "{busy}");
+    assert_eq!(busy["volume"][1]["pvcRef"], serde_json::json!({ "name": "data", "namespace": "top" }));
+    for volume in busy["volume"].as_array().unwrap() {
+        let number = |field: &str| volume[field].as_u64().unwrap();
+        assert!(number("capacityBytes") >= number("availableBytes") && number("inodesUsed") > 0, "{volume}");
+    }
+    assert!(busy["containers"][0]["logs"]["usedBytes"].is_u64() && busy["containers"][0]["rootfs"]["usedBytes"].is_u64(), "{busy}");
+    assert!(busy["ephemeral-storage"]["usedBytes"].as_u64() >= busy["volume"][0]["usedBytes"].as_u64(), "{busy}");
+    assert_eq!((&busy["network"]["name"], &busy["network"]["interfaces"][0]["name"]), (&"eth0".into(), &"eth0".into()));
+    assert!(busy["network"]["rxErrors"].is_u64() && busy["network"]["txBytes"].as_u64() > Some(0), "{busy}");
+    assert!(node["network"]["interfaces"].is_array() && node["rlimit"]["maxpid"].is_u64() && node["runtime"]["imageFs"]["usedBytes"].is_u64(), "{node}");
     assert!(scene.k("top pod --containers").contains("main"));
     let text = scene.k("top nodes");
     let (head, row) = table(&text);

@@ -32,6 +32,11 @@ const PATHS: [&str; 17] = [
 /// When this process began, as near as one who is asked later can tell.
 static STARTED: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
 
+/// When this process began.
+pub fn started() -> Timestamp {
+    *STARTED
+}
+
 /// Notes the time, at the node's start.
 pub fn note_start() {
     LazyLock::force(&STARTED);

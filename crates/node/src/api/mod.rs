@@ -10,8 +10,10 @@
 pub mod about;
 pub mod access;
 pub mod checkpoint;
+pub mod file_usage;
 pub mod host_logs;
 pub mod logs;
+pub mod network_usage;
 pub mod prometheus;
 pub mod remote_command;
 pub mod stats;
@@ -166,7 +168,10 @@ impl NodeApiServer {
             ["metrics", "probes"] if reads => metrics_text(self.context.metrics.probes.text()),
             ["metrics", "resource"] if reads => metrics_text(prometheus::resource_metrics(&self.context, &self.pods).await),
             ["metrics", "cadvisor"] if reads => metrics_text(prometheus::cadvisor_metrics(&self.context, &self.pods).await),
-            ["stats", "summary"] if reads => json(&stats::summary(&self.context, &self.pods, &self.sampler).await),
+            ["stats", "summary"] if reads => {
+                let fields = stats::Fields::of(request.uri().query().unwrap_or_default());
+                json(&stats::summary(&self.context, &self.pods, &self.sampler, fields).await)
+            },
             ["logs", inside @ ..] if reads => host_logs::answer(&inside.join("/")).await,
             ["configz"] if reads => about::configuration(&self.context),
             ["statusz"] if reads => about::status(&self.context, request.headers()),

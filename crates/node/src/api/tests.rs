@@ -144,7 +144,12 @@ async fn commands_run_with_their_streams_and_exit_codes() {
 
 #[tokio::test]
 async fn monitoring_finds_pods_and_numbers() {
-    let bench = bench_with(json!(["serve"])).await;
+    let bench = Bench::new().await;
+    let mut spec = simple("Always");
+    spec["containers"][0]["command"] = json!(["serve"]);
+    spec["volumes"] = json!([{ "name": "host", "hostPath": { "path": "/" } }, { "name": "cache", "emptyDir": {} }]);
+    bench.create(spec).await;
+    bench.until_phase("Running").await;
     let pods: Value = serde_json::from_str(&get(&bench, "/pods").await.1).unwrap();
     assert_eq!(pods["items"][0]["metadata"]["name"], "web");
     let summary: Value = serde_json::from_str(&get(&bench, "/stats/summary").await.1).unwrap();
@@ -153,6 +158,18 @@ async fn monitoring_finds_pods_and_numbers() {
         assert!(place["capacityBytes"].is_u64() && place["availableBytes"].is_u64() && place["usedBytes"].is_u64(), "{place}");
     }
     assert!(summary["node"]["rlimit"]["maxpid"].as_u64() > summary["node"]["rlimit"]["curproc"].as_u64(), "{summary}");
+    let pod = &summary["pods"][0];
+    assert_eq!(pod["volume"].as_array().map(Vec::len), Some(1), "{pod}");
+    assert_eq!((&pod["volume"][0]["name"], &pod["volume"][0]["inodesUsed"], &pod["volume"][0]["pvcRef"]), (&json!("cache"), &json!(1), &Value::Null));
+    for place in [&pod["volume"][0], &pod["ephemeral-storage"]] {
+        assert!(place["usedBytes"].is_u64() && place["inodesUsed"].as_u64() > Some(0) && place["capacityBytes"].is_u64(), "{pod}");
+    }
+    assert!(summary["node"]["network"]["name"].is_string() && summary["node"]["swap"]["swapUsageBytes"].is_u64() && summary["node"]["startTime"].is_string(), "{summary}");
+    let less: Value = serde_json::from_str(&get(&bench, "/stats/summary?only_cpu_and_memory=true").await.1).unwrap();
+    let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&less["node"]), ["cpu", "memory", "nodeName", "startTime"]);
+    assert_eq!(names(&less["pods"][0]), ["containers", "cpu", "memory", "podRef", "startTime"]);
+    assert_eq!(names(&less["pods"][0]["containers"][0]), ["cpu", "memory", "name", "startTime"]);
     assert!(get(&bench, "/metrics/resource").await.1.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"a\",pod=\"web\"}"));
     assert!(get(&bench, "/metrics").await.1.contains("kubelet_started_containers_total 1"));
     let running: Value = serde_json::from_str(&get(&bench, "/runningpods/").await.1).unwrap();

@@ -9,6 +9,7 @@ use container_runtime::{ContainerId, ContainerState, ContainerUsage, RuntimeErro
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use super::file_usage::Measurer;
 use crate::{config::Context, machine, pod, pods::Pods};
 
 /// The least time between two readings that a rate is made from.
@@ -35,6 +36,8 @@ pub struct Row {
     pub image: String,
     /// When it was started.
     pub started: Timestamp,
+    /// Its first process, in the host's process namespace.
+    pub pid: i32,
     /// What the kernel counts.
     pub usage: ContainerUsage,
     /// Billionths of a CPU that it uses now, where that is known.
@@ -65,10 +68,12 @@ struct Reading {
     containers: HashMap<ContainerId, u64>,
 }
 
-/// Measures rates.
+/// Measures rates, and files.
 #[derive(Default)]
 pub struct Sampler {
     base: Mutex<Option<Reading>>,
+    /// Measures what pods' directories take.
+    pub files: Measurer,
 }
 
 impl Sampler {
@@ -126,7 +131,7 @@ pub async fn counted(context: &Context, pods: &Pods) -> Usage {
     let mut is_incomplete = false;
     for view in pods.views() {
         for container in view.containers.iter() {
-            let ContainerState::Running { started_at, .. } = container.state else { continue };
+            let ContainerState::Running { started_at, pid } = container.state else { continue };
             let usage = match context.config.runtime.container_usage(&container.id).await {
                 Ok(usage) => usage,
                 // It may end at any moment, which is no error.
@@ -146,6 +151,7 @@ pub async fn counted(context: &Context, pods: &Pods) -> Usage {
                 id: container.id.clone(),
                 image: container.spec.annotations.get(pod::annotations::IMAGE).cloned().unwrap_or_default(),
                 started: started_at,
+                pid,
                 usage,
                 nano_cores: None,
             });
@@ -186,6 +192,7 @@ mod tests {
             id: ContainerId(id.to_owned()),
             image: String::new(),
             started: Timestamp::UNIX_EPOCH,
+            pid: 1,
             usage: ContainerUsage { cpu_nanoseconds: nanoseconds, ..ContainerUsage::default() },
             nano_cores: None,
         };

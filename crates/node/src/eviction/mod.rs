@@ -13,7 +13,7 @@ pub mod limits;
 pub mod pressure;
 pub mod recent;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use container_runtime::{ContainerState, ContainerUsage};
 
@@ -144,24 +144,31 @@ async fn storage_of(context: &Context, view: &pod::worker::View) -> StorageUse {
 
 /// Bytes on disk of everything below a directory, and how many files that is.
 async fn size_below(directory: std::path::PathBuf) -> (u64, u64) {
-    let walk = move || {
-        use std::os::unix::fs::MetadataExt;
-        let (mut bytes, mut files) = (0, 0);
-        let mut open = vec![directory];
-        while let Some(directory) = open.pop() {
-            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-                // What vanishes meanwhile takes nothing.
-                let Ok(facts) = entry.metadata() else { continue };
-                bytes += facts.blocks() * 512;
-                files += 1;
-                if facts.is_dir() {
-                    open.push(entry.path());
-                }
+    tokio::task::spawn_blocking(move || walk(directory)).await.unwrap_or((0, 0))
+}
+
+/// Bytes on disk of a directory with everything below it, and how many files that is. Takes as long as reading all of its directories.
+pub fn size_of_all(directory: &Path) -> (u64, u64) {
+    let own = std::fs::symlink_metadata(directory).map_or(0, |facts| facts.blocks() * 512);
+    let (bytes, files) = walk(directory.to_owned());
+    (bytes.saturating_add(own), files.saturating_add(1))
+}
+
+fn walk(directory: std::path::PathBuf) -> (u64, u64) {
+    let (mut bytes, mut files) = (0, 0);
+    let mut open = vec![directory];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            // What vanishes meanwhile takes nothing.
+            let Ok(facts) = entry.metadata() else { continue };
+            bytes += facts.blocks() * 512;
+            files += 1;
+            if facts.is_dir() {
+                open.push(entry.path());
             }
         }
-        (bytes, files)
-    };
-    tokio::task::spawn_blocking(walk).await.unwrap_or((0, 0))
+    }
+    (bytes, files)
 }
 
 /// Bytes as an amount.
