@@ -68,6 +68,9 @@ impl ServedKind for EarlierVersion {
     fn to_storage(&self, object: Object) -> Result<Object, String> {
         Ok(self.stable_form(&object))
     }
+    fn looks_as_stored(&self) -> bool {
+        !self.is_flat()
+    }
     fn default(&self, object: &mut Object) -> Result<(), String> {
         self.through(object, |object| self.stable.default(object))
     }

@@ -136,6 +136,14 @@ pub trait ServedKind: Send + Sync + 'static {
     fn converts(&self) -> bool {
         self.info().kind.group_version() != self.info().storage_version
     }
+    /// Whether its objects look as those of the stored version do, the name of the version apart.
+    fn looks_as_stored(&self) -> bool {
+        !self.converts()
+    }
+    /// The schema of a version of its definition that is not served.
+    fn unserved_version(&self, _version: &str) -> Option<&Schema> {
+        None
+    }
     /// The webhook that converts between its versions (`spec.conversion.webhook` of its definition), where there is one. Whoever
     /// calls [`ServedKind::from_storage`] and [`ServedKind::to_storage`] must then have asked it before.
     fn conversion_webhook(&self) -> Option<&Value> {

@@ -1,5 +1,5 @@
-//! Custom resources in several versions, converted by a webhook: what is stored in one version is read, listed, watched, changed
-//! and deleted in another.
+//! Custom resources in several versions, converted by a webhook: what is stored in one version is read, listed, watched, changed,
+//! applied and deleted in another.
 
 use std::sync::{
     Arc,
@@ -16,16 +16,23 @@ const V2: &str = "/apis/stable.example.com/v2/namespaces/default/e2e-tests";
 /// Version 1 has `hostPort: "h:p"`, version 2 `host` and `port`.
 fn converted(object: &Value, wanted: &Value) -> Value {
     let mut object = object.clone();
+    if object["apiVersion"] == *wanted {
+        return object;
+    }
     object["apiVersion"] = wanted.clone();
     let fields = object.as_object_mut().unwrap();
     if wanted == "stable.example.com/v2" {
-        let both = fields.remove("hostPort").unwrap_or_default();
-        let (host, port) = both.as_str().unwrap_or_default().split_once(':').unwrap_or_default();
-        fields.insert("host".to_owned(), json!(host));
-        fields.insert("port".to_owned(), json!(port));
+        if let Some(both) = fields.remove("hostPort") {
+            let (host, port) = both.as_str().unwrap_or_default().split_once(':').unwrap_or_default();
+            fields.insert("host".to_owned(), json!(host));
+            fields.insert("port".to_owned(), json!(port));
+        }
     } else {
-        let (host, port) = (fields.remove("host").unwrap_or_default(), fields.remove("port").unwrap_or_default());
-        fields.insert("hostPort".to_owned(), json!(format!("{}:{}", host.as_str().unwrap_or_default(), port.as_str().unwrap_or_default())));
+        let (host, port) = (fields.remove("host"), fields.remove("port"));
+        if host.is_some() || port.is_some() {
+            let text = |part: &Option<Value>| part.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+            fields.insert("hostPort".to_owned(), json!(format!("{}:{}", text(&host), text(&port))));
+        }
     }
     object
 }
@@ -164,4 +171,101 @@ async fn a_definition_goes_with_its_objects_although_its_converter_is_gone() {
     administrator.delete(&path).await.expect(200);
     while watch.next_named().await.0 != "DELETED" {}
     administrator.get(V1).await.expect(404);
+}
+
+/// Names of managers with the version and the fields that each owns.
+fn owners(object: &Value) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+    let mut owners: Vec<String> =
+        entries.map(|entry| format!("{} {} {}", text(entry, "manager"), text(entry, "apiVersion"), entry["fieldsV1"])).collect();
+    owners.sort();
+    owners
+}
+
+#[tokio::test]
+async fn a_field_that_somebody_applied_is_his_in_the_other_version_too() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    let apply = async |version: &str, manager: &str, fields: Value, force: bool| {
+        let mut body = json!({"apiVersion": format!("stable.example.com/{version}"), "kind": "E2eTest", "metadata": {"name": "a"}});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let path = if version == "v1" { V1 } else { V2 };
+        administrator.patch(&format!("{path}/a?fieldManager={manager}&force={force}"), "apply-patch", &body).await
+    };
+    apply("v1", "one", json!({"hostPort": "a:1"}), false).await.expect(201);
+    let refused = apply("v2", "two", json!({"host": "b"}), false).await.expect(409);
+    let cause = json!([{"reason": "FieldManagerConflict", "message": "conflict with \"one\"", "field": ".hostPort"}]);
+    assert_eq!(refused["details"]["causes"], cause, "in the version of the one it is with");
+    let shared = apply("v2", "two", json!({"host": "a"}), false).await.expect(200);
+    let both = ["one stable.example.com/v1 {\"f:hostPort\":{}}", "two stable.example.com/v2 {\"f:host\":{}}"];
+    assert_eq!(owners(&shared), both, "who wants what is there shares it");
+    let before = converter.asked.load(Ordering::Relaxed);
+    apply("v1", "one", json!({"hostPort": "a:1"}), false).await.expect(200);
+    assert_eq!(converter.asked.load(Ordering::Relaxed), before, "to apply again in the stored version asks nobody");
+    let taken = apply("v2", "two", json!({"host": "b"}), true).await.expect(200);
+    assert_eq!((&taken["host"], &taken["port"]), (&json!("b"), &json!("1")));
+    assert_eq!(owners(&taken), ["two stable.example.com/v2 {\"f:host\":{}}"]);
+    // Of one who is not asked for force either: an update.
+    let mut first = administrator.get(&format!("{V1}/a")).await.expect(200);
+    first["hostPort"] = json!("b:2");
+    let written = administrator.put(&format!("{V1}/a?fieldManager=three"), &first).await.expect(200);
+    assert_eq!(owners(&written), ["three stable.example.com/v1 {\"f:hostPort\":{}}", "two stable.example.com/v2 {\"f:host\":{}}"]);
+    let moved = apply("v1", "two", json!({"hostPort": "c:3"}), true).await.expect(200);
+    assert_eq!(owners(&moved), ["two stable.example.com/v1 {\"f:hostPort\":{}}"]);
+    let gone = apply("v2", "two", json!({}), false).await.expect(200);
+    assert_eq!((&gone["host"], &gone["port"]), (&Value::Null, &Value::Null), "what was applied in the other version is let go of: {gone}");
+    assert_eq!(administrator.get(&format!("{V1}/a")).await.expect(200)["hostPort"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_converted_for_its_owners_is_written_without_them() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    let mut object = administrator.post(V1, &first("poison")).await.expect(201);
+    let entry = json!({"manager": "m", "operation": "Update", "apiVersion": "stable.example.com/v2", "fieldsType": "FieldsV1", "fieldsV1": {"f:host": {}}});
+    object["metadata"]["managedFields"] = json!([entry]);
+    let owned = administrator.put(&format!("{V1}/poison?fieldManager=m"), &object).await.expect(200);
+    assert_eq!(owners(&owned), ["m stable.example.com/v2 {\"f:host\":{}}"]);
+    let mut changed = owned;
+    changed["hostPort"] = json!("h:2");
+    let written = administrator.put(&format!("{V1}/poison?fieldManager=m"), &changed).await.expect(200);
+    assert_eq!((&written["hostPort"], &written["metadata"]["managedFields"]), (&json!("h:2"), &Value::Null));
+}
+
+#[tokio::test]
+async fn who_applied_in_a_version_owns_his_fields_until_the_definition_lacks_it() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let converter = converter().await;
+    define(&administrator, &converter).await;
+    administrator.patch(&format!("{V2}/b?fieldManager=one"), "apply-patch", &second("b")).await.expect(201);
+    let definition = format!("{DEFINITIONS}/e2e-tests.stable.example.com");
+    let other = async || administrator.patch(&format!("{V1}/b?fieldManager=two&dryRun=All"), "apply-patch", &first("b")).await;
+    let is_refused = |answer: testkit::Answer| {
+        let fields: Vec<Value> = answer.expect(409)["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].clone()).collect();
+        assert_eq!(fields, [".host", ".port"]);
+    };
+    is_refused(other().await);
+    administrator.patch(&definition, "json-patch", &json!([{"op": "replace", "path": "/spec/versions/1/served", "value": false}])).await.expect(200);
+    while administrator.get(V2).await.status != 404 {
+        tokio::task::yield_now().await;
+    }
+    is_refused(other().await);
+    let removed = json!([{"op": "remove", "path": "/spec/versions/1"}]);
+    let changed = administrator.patch(&definition, "json-patch", &removed).await.expect(200);
+    assert_eq!(changed["spec"]["versions"].as_array().unwrap().len(), 1);
+    let owned = loop {
+        let answer = other().await;
+        if answer.status == 200 {
+            break answer.json();
+        }
+        is_refused(answer);
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(owners(&owned), ["two stable.example.com/v1 {\"f:hostPort\":{}}"]);
 }

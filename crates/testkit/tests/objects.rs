@@ -746,3 +746,64 @@ async fn allocations_are_for_schedulers_and_what_devices_say_for_their_drivers()
     // What does not change needs no permission.
     patch("reporter", &report).await.expect(200);
 }
+
+/// Version 1 of an autoscaler has a percentage where version 2 has a list of metrics.
+#[tokio::test]
+async fn an_autoscaler_s_target_belongs_to_whoever_applied_it_in_either_version() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let path = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/a");
+    let apply = async |version: &str, manager: &str, more: Value, force: bool| {
+        let mut spec = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "maxReplicas": 9});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let body = json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"}, "spec": spec});
+        administrator.patch(&format!("{}?fieldManager={manager}&force={force}", path(version)), "apply-patch", &body).await
+    };
+    let metrics = |percent: i64| {
+        let target = json!({"type": "Utilization", "averageUtilization": percent});
+        json!({"metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]})
+    };
+    let percent = |percent: i64| json!({"targetCPUUtilizationPercentage": percent});
+    let owners = |object: &Value, field: &str| -> Vec<String> {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap().iter();
+        entries.filter(|entry| entry["fieldsV1"]["f:spec"].get(field).is_some()).map(|entry| entry["manager"].as_str().unwrap().to_owned()).collect()
+    };
+    let conflict = |answer: testkit::Answer| {
+        let cause = answer.expect(409)["details"]["causes"][0].clone();
+        (cause["message"].as_str().unwrap().to_owned(), cause["field"].as_str().unwrap().to_owned())
+    };
+    apply("v1", "one", percent(50), false).await.expect(201);
+    let refused = conflict(apply("v2", "two", metrics(60), false).await);
+    assert_eq!(refused, ("conflict with \"one\"".to_owned(), ".spec.targetCPUUtilizationPercentage".to_owned()));
+    let shared = apply("v2", "two", metrics(50), false).await.expect(200);
+    assert_eq!((owners(&shared, "f:metrics"), owners(&shared, "f:targetCPUUtilizationPercentage")), (vec!["two".to_owned()], vec!["one".to_owned()]));
+    let refused = conflict(apply("v1", "one", percent(70), false).await);
+    assert_eq!(refused, ("conflict with \"two\"".to_owned(), ".spec.metrics".to_owned()));
+    let mut more = percent(70);
+    more["minReplicas"] = json!(2);
+    let taken = apply("v1", "one", more, true).await.expect(200);
+    assert!(owners(&taken, "f:metrics").is_empty(), "{taken}");
+    assert_eq!(owners(&taken, "f:maxReplicas"), ["one", "two"], "what did not change stays shared");
+    // A write that is no apply takes, too.
+    let patched = administrator.patch(&format!("{}?fieldManager=three", path("v2")), "merge-patch", &json!({"spec": metrics(75)})).await.expect(200);
+    assert!(owners(&patched, "f:targetCPUUtilizationPercentage").is_empty(), "{patched}");
+    // What the other version called otherwise is let go of with it: the defaults come back.
+    apply("v1", "one", json!({"targetCPUUtilizationPercentage": 65, "minReplicas": 2}), true).await.expect(200);
+    let left = apply("v2", "one", json!({}), false).await.expect(200);
+    assert_eq!((&left["spec"]["metrics"], &left["spec"]["minReplicas"]), (&metrics(80)["metrics"], &json!(1)), "{left}");
+    assert_eq!(administrator.get(&path("v1")).await.expect(200)["spec"]["targetCPUUtilizationPercentage"], 80);
+}
+
+/// An event is of two groups, which call its words differently.
+#[tokio::test]
+async fn what_an_event_says_is_owned_in_both_groups() {
+    let api = ApiHarness::start().await;
+    let administrator = api.administrator();
+    let core = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "reason": "R", "message": "m",
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    administrator.patch("/api/v1/namespaces/default/events/e?fieldManager=one", "apply-patch", &core).await.expect(201);
+    let said = |note: &str| json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "note": note});
+    let path = "/apis/events.k8s.io/v1/namespaces/default/events/e?fieldManager=two";
+    let refused = administrator.patch(path, "apply-patch", &said("n")).await.expect(409);
+    assert_eq!(refused["details"]["causes"], json!([{"reason": "FieldManagerConflict", "message": "conflict with \"one\"", "field": ".message"}]));
+}

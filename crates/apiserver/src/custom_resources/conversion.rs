@@ -75,6 +75,17 @@ pub async fn storable<'a>(core: &Core, kind: &Arc<dyn ServedKind>, object: &'a O
     }
 }
 
+/// Objects in a version of their kind, whatever versions they are in.
+///
+/// # Errors
+/// Those of [`readable_all`].
+pub async fn converted(core: &Core, kind: &Arc<dyn ServedKind>, wanted: &GroupVersion, objects: Vec<Object>) -> Result<Vec<Object>, ApiError> {
+    match kind.conversion_webhook() {
+        Some(webhook) => convert(core, kind, webhook, wanted, objects).await,
+        None => Ok(objects),
+    }
+}
+
 /// The same revision of an object with its content in the served version.
 fn as_served(stored: &StoredObject, object: &Object) -> Result<StoredObject, ApiError> {
     let bytes = stored::encode(object, stored.schema_generation, stored.head().fields).map_err(ApiError::internal)?;

@@ -33,6 +33,8 @@ pub struct CustomKind {
     /// Converts between versions, where they differ in more than their name.
     webhook: Option<Value>,
     deprecation: Option<String>,
+    /// Versions that are not served, but that managers of fields may have written in when they were.
+    unserved: Arc<[(String, Schema)]>,
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
@@ -81,6 +83,11 @@ pub fn kinds_of(definition: &Object, names: &Value, terminating: bool) -> Result
     let Some(storage) = versions.iter().find(|version| is_set(version, "storage")).map(|version| text(version, "name")) else { return Ok(Vec::new()) };
     let webhook = definition.get(&["spec", "conversion", "webhook"]).filter(|_| definition.text(&["spec", "conversion", "strategy"]) == Some("Webhook"));
     let stored_before = definition.get(&["status", "storedVersions"]).and_then(Value::as_array).is_some_and(|stored| stored.len() > 1);
+    let unserved: Arc<[(String, Schema)]> = versions
+        .iter()
+        .filter(|version| !is_set(version, "served"))
+        .filter_map(|version| Some((text(version, "name").to_owned(), shape(version, definition.generation(), &FieldPath::new("spec")).ok()?)))
+        .collect();
     let mut kinds = Vec::new();
     for (index, version) in versions.iter().enumerate() {
         let name = text(version, "name");
@@ -132,6 +139,7 @@ pub fn kinds_of(definition: &Object, names: &Value, terminating: bool) -> Result
             several_versions: versions.len() > 1 || stored_before,
             webhook: webhook.cloned(),
             deprecation,
+            unserved: unserved.clone(),
         });
     }
     Ok(kinds)
@@ -219,6 +227,12 @@ impl ServedKind for CustomKind {
     }
     fn converts(&self) -> bool {
         self.several_versions
+    }
+    fn looks_as_stored(&self) -> bool {
+        self.webhook.is_none()
+    }
+    fn unserved_version(&self, version: &str) -> Option<&Schema> {
+        self.unserved.iter().find_map(|(name, schema)| (name == version).then_some(schema))
     }
     fn conversion_webhook(&self) -> Option<&Value> {
         self.webhook.as_ref()

@@ -7,6 +7,7 @@ pub mod delete;
 mod device_access;
 pub mod patch;
 pub mod read;
+pub mod versions;
 pub mod watch;
 pub mod write;
 

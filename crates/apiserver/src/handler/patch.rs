@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use kinds::ServedKind;
-use meta::{ApiError, Object, Reason, read::FieldValidation, schema::Schema};
+use meta::{ApiError, Object, Reason, managed_fields::Versions, read::FieldValidation, schema::Schema};
 use serde_json::Value;
 use store::Expect;
 
 use crate::{
     codec,
     core::{Core, RequestContext},
-    handler::write::{self, Part, report_problems, update_object},
+    handler::write::{self, Part, report_problems, update_across_versions, update_object},
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
     rendering::{self, respond},
@@ -192,12 +192,13 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
     let force = context.query.force.unwrap_or(false);
     let mut context = context.clone();
     context.info.verb = "apply";
-    let compute = |old: Option<&Object>| {
+    let compute = |old: Option<&Object>, versions: &dyn Versions| {
         if old.is_none() && !context.info.subresource.is_empty() {
             return Err(ApiError::not_found(&info.group_resource(), &context.info.name));
         }
         let mut result = meta::managed_fields::apply(
             kind.schema(),
+            versions,
             old,
             &applied,
             &manager,
@@ -211,7 +212,7 @@ async fn apply(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn Served
         }
         Ok(result)
     };
-    update_object(core, &context, kind, part, part == Part::Whole, Expect::Absent, &compute).await
+    update_across_versions(core, &context, kind, part, part == Part::Whole, Expect::Absent, &compute).await
 }
 
 /// Duplicate fields, which upstream's field manager does not see, in the words of its YAML library.

@@ -9,7 +9,11 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use kinds::ServedKind;
-use meta::{ApiError, FieldError, FieldPath, Object, read::FieldValidation};
+use meta::{
+    ApiError, FieldError, FieldPath, Object,
+    managed_fields::{OneShape, Versions},
+    read::FieldValidation,
+};
 use rand::Rng;
 use serde_json::{Map, Value, json};
 use store::{Change, Expect, ReadAt, Revision, StoreError, StoreKey};
@@ -20,7 +24,10 @@ use crate::{
     core::{Core, RequestContext},
     custom_resources::conversion,
     effects::Reservation,
-    handler::device_access,
+    handler::{
+        device_access,
+        versions::{self, OtherVersions},
+    },
     http_body::{Body, Request, read_all},
     negotiation::negotiate_for,
     rendering::{self, respond},
@@ -270,15 +277,8 @@ async fn create_named(core: &Arc<Core>, context: &RequestContext, kind: &Arc<dyn
     }
     // Before admission: a client owns what it asked for, and nobody what the server adds.
     if context.info.verb != "apply" {
-        meta::managed_fields::update(
-            kind.schema(),
-            None,
-            &mut object,
-            &context.field_manager(),
-            &info.kind.group_version().to_string(),
-            "",
-            &context.timestamp(),
-        );
+        let mut versions = OtherVersions::of(core, kind, &object);
+        versions::track(&mut versions, context, None, &mut object, "").await;
     }
     let attributes = Attributes { subresource: "", namespace, name: &name, ..Attributes::of(Operation::Create, kind, context) };
     core.admission.admit(core, &attributes, Some(&mut object), None).await?;
@@ -375,6 +375,9 @@ impl Part {
 /// Computes the wanted object from the present one, none where there is none (and a create is possible).
 pub type Compute<'a> = dyn Fn(Option<&Object>) -> Result<Object, ApiError> + Send + Sync + 'a;
 
+/// The same of one who must see the object in its managers' other versions, too.
+pub type ComputeAcrossVersions<'a> = dyn Fn(Option<&Object>, &dyn Versions) -> Result<Object, ApiError> + Send + Sync + 'a;
+
 /// Answers an update.
 ///
 /// # Errors
@@ -468,6 +471,22 @@ pub async fn update_object(
     expect: Expect,
     compute: &Compute<'_>,
 ) -> Result<Written, ApiError> {
+    update_across_versions(core, context, kind, part, may_create, expect, &|old, _| compute(old)).await
+}
+
+/// [`update_object`] for who must see the object in its managers' other versions.
+///
+/// # Errors
+/// Every error an update can have.
+pub async fn update_across_versions(
+    core: &Arc<Core>,
+    context: &RequestContext,
+    kind: &Arc<dyn ServedKind>,
+    part: Part,
+    may_create: bool,
+    expect: Expect,
+    compute: &ComputeAcrossVersions<'_>,
+) -> Result<Written, ApiError> {
     let info = kind.info();
     let (namespace, name) = (context.info.namespace.clone(), context.info.name.clone());
     for _ in 0..MAXIMUM_ATTEMPTS {
@@ -475,7 +494,7 @@ pub async fn update_object(
             if !may_create {
                 return Err(ApiError::not_found(&info.group_resource(), &name));
             }
-            let object = compute(None)?;
+            let object = compute(None, &OneShape)?;
             if !object.uid().is_empty() {
                 return Err(ApiError::conflict(
                     &info.group_resource(),
@@ -531,7 +550,7 @@ async fn attempt_update(
     kind: &Arc<dyn ServedKind>,
     part: Part,
     stored: &Arc<StoredObject>,
-    compute: &Compute<'_>,
+    compute: &ComputeAcrossVersions<'_>,
 ) -> Result<Outcome, ApiError> {
     let info = kind.info();
     let resource = info.group_resource();
@@ -539,7 +558,14 @@ async fn attempt_update(
     let is_migrated = !kind.converts() || stored.object().is_ok_and(|object| object.api_version() == info.storage_version.to_string());
     let stored = &conversion::readable(core, kind, stored.clone()).await?;
     let old = core.served_object(kind, stored)?;
-    let mut new = compute(Some(&old))?;
+    let mut versions = OtherVersions::of(core, kind, &old);
+    let mut new = loop {
+        match compute(Some(&old), &versions) {
+            Ok(new) => break new,
+            Err(error) if !versions.ask().await? => return Err(error),
+            Err(_) => {}
+        }
+    };
     let given = new.resource_version().to_owned();
     let bound = !given.is_empty() && given != "0";
     if bound && given != old.resource_version() {
@@ -607,15 +633,7 @@ async fn attempt_update(
     }
     // Before admission, as for a create.
     if context.info.verb != "apply" && part != Part::Admitted {
-        meta::managed_fields::update(
-            kind.schema(),
-            Some(&old),
-            &mut new,
-            &context.field_manager(),
-            &info.kind.group_version().to_string(),
-            &context.info.subresource,
-            &context.timestamp(),
-        );
+        versions::track(&mut versions, context, Some(&old), &mut new, &context.info.subresource).await;
     }
     let attributes = Attributes::of(Operation::Update, kind, context);
     if part != Part::Admitted {

@@ -8,8 +8,10 @@ use super::{
     element::Element,
     entries::{self, Entry},
     layout::{Layout, Parts, compare, fields_of, with_named_fields},
+    prune,
     set::{FieldSet, path_text},
     stripped, tree,
+    versions::{Change, Changes, Versions, is_foreign, is_gone},
 };
 use crate::{
     object::Object,
@@ -35,11 +37,13 @@ const MAX_LAST_APPLIED_BYTES: usize = 256 * 1024;
 /// that is the subresource. (Of custom resources with a status subresource, the caller takes the status out.)
 ///
 /// # Errors
-/// 409 where others own fields with other values and `force` is not set, 400 where the configuration has managed fields, and
-/// 500 without a reason, as upstream, where elements of a list cannot be told apart.
+/// 409 where others own fields with other values and `force` is not set, 400 where the configuration has managed fields,
+/// 500 without a reason, as upstream, where elements of a list cannot be told apart, and those of [`Versions::convert`], which is
+/// only asked where managers wrote in versions that look different.
 #[expect(clippy::too_many_arguments, reason = "each is a parameter of the request")]
 pub fn apply(
     schema: &Schema,
+    versions: &dyn Versions,
     live: Option<&Object>,
     applied: &Object,
     manager: &str,
@@ -62,30 +66,41 @@ pub fn apply(
         let everything = compare(schema, None, Some(&base.0)).added.difference(stripped());
         entries.push(Entry::new(BEFORE_FIRST_APPLY, false, api_version, "", now, everything));
     }
+    entries.retain(|entry| !is_gone(versions, api_version, &entry.api_version));
     let is_self = |entry: &Entry| entry.is(manager, true, api_version, subresource);
-    let last = entries.iter().find(|entry| is_self(entry)).map(Entry::set);
+    let before = entries.iter().find(|entry| is_self(entry));
+    let last = before.map(Entry::set);
     let mut others: Vec<Entry> = entries.iter().filter(|entry| !is_self(entry)).cloned().collect();
 
     let own = fields_of(types, root, &Value::Object(applied.0.clone()));
     let mut result = Object(tree::merged_fields(types, root, &base.0, &applied.0));
-    if let Some(last) = last.as_ref().filter(|last| !last.is_empty()) {
+    if let (Some(before), Some(last)) = (before, last.as_ref().filter(|last| !last.is_empty())) {
+        let foreign = |entry: &Entry| is_foreign(versions, api_version, &entry.api_version);
+        let named_last = with_named_fields(types, root, last);
         let mut owned = with_named_fields(types, root, &own);
-        for entry in &others {
-            owned = owned.union(&with_named_fields(types, root, &entry.set()));
-        }
-        let doomed = with_named_fields(types, root, last).difference(&owned);
-        if !doomed.is_empty() {
-            tree::remove_fields(types, root, &mut result.0, &doomed);
-            // Containers that became empty went, too; the configuration may have asked for them.
+        if foreign(before) || others.iter().any(foreign) && !named_last.difference(&owned).is_empty() {
+            result = prune::pruned(schema, versions, api_version, result, before, &own, &others)?;
             result = Object(tree::merged_fields(types, root, &result.0, &applied.0));
+        } else {
+            for entry in &others {
+                owned = owned.union(&with_named_fields(types, root, &entry.set()));
+            }
+            let doomed = named_last.difference(&owned);
+            if !doomed.is_empty() {
+                tree::remove_fields(types, root, &mut result.0, &doomed);
+                // Containers that became empty went, too; the configuration may have asked for them.
+                result = Object(tree::merged_fields(types, root, &result.0, &applied.0));
+            }
         }
     }
 
     let comparison = compare(schema, Some(&base.0), Some(&result.0));
-    let taken = comparison.added.union(&comparison.modified);
+    let nothing_changes = comparison.is_empty();
+    let mut changes = Changes::new(Change::of(comparison), api_version, versions, Some(&base), &result);
     let mut conflicts = Vec::new();
     for entry in &others {
-        let conflicting = if entry.touches(&taken) { entry.set().intersection(&taken) } else { FieldSet::default() };
+        let Some(Change { taken, .. }) = changes.seen_in(&entry.api_version)? else { continue };
+        let conflicting = if entry.touches(taken) { entry.set().intersection(taken) } else { FieldSet::default() };
         if !conflicting.is_empty() {
             conflicts.push((describe(entry), conflicting));
         }
@@ -102,21 +117,20 @@ pub fn apply(
         }
     }
 
+    for entry in &mut others {
+        let Some(Change { lost, .. }) = changes.seen_in(&entry.api_version)? else { continue };
+        if entry.touches(lost) {
+            let set = entry.set().difference(lost);
+            entry.put(set);
+        }
+    }
     // The annotation is kubectl's alone, whoever is said to own it.
     if manager == KUBECTL && base.get(&["metadata", "annotations", LAST_APPLIED]).is_some() {
         remember_last_applied(&mut result, applied);
     }
-    let lost = taken.union(&comparison.removed);
-    for entry in &mut others {
-        if entry.touches(&lost) {
-            let set = entry.set().difference(&lost);
-            entry.put(set);
-        }
-    }
     let own = own.difference(stripped());
-    let unchanged = comparison.is_empty() && last.as_ref() == Some(&own);
-    let known = entries.iter().find(|entry| is_self(entry));
-    let time = known.filter(|known| unchanged && known.api_version == api_version).and_then(|known| known.time.clone());
+    let unchanged = nothing_changes && last.as_ref() == Some(&own);
+    let time = before.filter(|known| unchanged && known.api_version == api_version).and_then(|known| known.time.clone());
     others.push(Entry::new(manager, true, api_version, subresource, time.as_deref().unwrap_or(now), own));
     if let Some(list) = entries::encode(others) {
         result.metadata_mut().insert("managedFields".to_owned(), list);

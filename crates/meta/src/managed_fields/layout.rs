@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     element::Element,
     set::{FieldSet, Node},
+    stripped,
 };
 use crate::schema::{Item, ListType, ObjectType, Schema, Shape, Types, UnknownFields};
 
@@ -171,6 +172,12 @@ pub(super) struct Comparison {
 impl Comparison {
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.modified.is_empty()
+    }
+    /// Without fields that nobody owns. The list of owners itself is one, which the new object mostly has not got any more.
+    pub(super) fn strip(&mut self) {
+        for set in [&mut self.added, &mut self.removed, &mut self.modified] {
+            set.subtract(stripped());
+        }
     }
 }
 

@@ -1,21 +1,25 @@
 //! Who owns which field of an object (`metadata.managedFields`), and server-side apply.
 //!
 //! [`update`] keeps the owners right after any other write; [`apply()`] lays one manager's configuration over the live object.
-//! Sets of fields are in [`set`], how a schema tells what is owned as a whole in `layout`.
+//! Sets of fields are in [`set`], how a schema tells what is owned as a whole in `layout`. Where managers wrote in versions that look
+//! different, [`Versions`] converts.
 //! Source: Kubernetes `apimachinery/pkg/util/managedfields` and `structured-merge-diff`; texts of conflicts are theirs.
 
 mod apply;
 pub mod element;
 mod entries;
 mod layout;
+mod prune;
 pub mod set;
 mod tree;
 mod update;
+mod versions;
 
 pub use apply::{apply, undeclared};
 pub use element::Element;
 pub use set::FieldSet;
 pub use update::update;
+pub use versions::{OneShape, OtherVersion, Versions};
 
 use std::sync::OnceLock;
 
@@ -36,3 +40,5 @@ fn stripped() -> &'static FieldSet {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod version_tests;

@@ -40,19 +40,19 @@ fn times(object: &Object) -> Vec<String> {
 }
 
 fn written(old: Option<&Object>, mut new: Object, manager: &str) -> Object {
-    update(&deployment(), old, &mut new, manager, "apps/v1", "", if old.is_some() { LATER } else { NOW });
+    update(&deployment(), &OneShape, old, &mut new, manager, "apps/v1", "", if old.is_some() { LATER } else { NOW }).unwrap();
     new
 }
 
 /// Reads a configuration as the API server does, then applies it.
 fn applied(live: Option<&Object>, config: Value, manager: &str, force: bool) -> Result<Object, ApiError> {
-    apply(&deployment(), live, &object(config), manager, force, "apps/v1", "", if live.is_some() { LATER } else { NOW })
+    apply(&deployment(), &OneShape, live, &object(config), manager, force, "apps/v1", "", if live.is_some() { LATER } else { NOW })
 }
 
 #[test]
 fn who_creates_an_object_owns_its_fields() {
     let mut new = object(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "uid": "1", "labels": {"x": "y"}}, "data": {"a": "b"}}));
-    update(&config_map(), None, &mut new, "kubectl-create", "v1", "", NOW);
+    update(&config_map(), &OneShape, None, &mut new, "kubectl-create", "v1", "", NOW).unwrap();
     assert_eq!(
         new.get(&["metadata", "managedFields"]),
         Some(&json!([{
@@ -137,7 +137,7 @@ fn subresources_have_owners_of_their_own() {
     let mut next = first.clone();
     next.set(&["status", "replicas"], json!(1));
     next.set(&["metadata", "managedFields"], json!([{}]));
-    update(&deployment(), Some(&first), &mut next, "manager", "apps/v1", "status", LATER);
+    update(&deployment(), &OneShape, Some(&first), &mut next, "manager", "apps/v1", "status", LATER).unwrap();
     let owners = owners(&next);
     assert_eq!(owners["manager/status"], json!({"f:status": {"f:replicas": {}}}));
     assert!(owners["manager"].is_object(), "a subresource cannot reset owners");
@@ -153,7 +153,7 @@ fn what_a_request_cannot_set_is_not_owned() {
     let live = applied(Some(&live), config.clone(), "me", false).unwrap();
     assert_eq!(live.get(&["status", "replicas"]), None);
     config["spec"]["replicas"] = json!(9);
-    let live = apply(&deployment(), Some(&live), &object(config), "me", false, "apps/v1", "status", LATER).unwrap();
+    let live = apply(&deployment(), &OneShape, Some(&live), &object(config), "me", false, "apps/v1", "status", LATER).unwrap();
     assert_eq!((live.get(&["status", "replicas"]), live.get(&["spec", "replicas"])), (Some(&json!(1)), None));
     assert_eq!(owners(&live)["me/status*"], json!({"f:status": {"f:replicas": {}}}));
 }
@@ -164,7 +164,7 @@ fn only_ten_updaters_are_told_apart() {
     for index in 0..15 {
         let mut next = live.clone();
         next.set(&["metadata", "labels", &format!("l{index}")], json!("x"));
-        update(&deployment(), Some(&live), &mut next, &format!("manager-{index:02}"), "apps/v1", "", &format!("2026-01-01T00:00:{index:02}Z"));
+        update(&deployment(), &OneShape, Some(&live), &mut next, &format!("manager-{index:02}"), "apps/v1", "", &format!("2026-01-01T00:00:{index:02}Z")).unwrap();
         live = next;
     }
     let owners = owners(&live);
@@ -425,7 +425,7 @@ proptest! {
             let again = applied(Some(&at), config.clone().into_value(), "me", false).unwrap();
             prop_assert_eq!(&again, &at);
             let mut written_again = at.clone();
-            update(&schema_of_deployments(), Some(&at), &mut written_again, "other", "apps/v1", "", LATER);
+            update(&schema_of_deployments(), &OneShape, Some(&at), &mut written_again, "other", "apps/v1", "", LATER).unwrap();
             prop_assert_eq!(&written_again, &at);
         }
     }

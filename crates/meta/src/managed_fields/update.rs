@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::{
     entries::{self, Entry},
     layout::compare,
-    stripped,
+    versions::{Change, Changes, Versions},
 };
-use crate::{object::Object, schema::Schema};
+use crate::{object::Object, schema::Schema, status::ApiError};
 
 /// Brings `metadata.managedFields` of a new version of an object up to date.
 ///
@@ -15,20 +15,33 @@ use crate::{object::Object, schema::Schema};
 /// their old values). `old` is `None` at creation. `now` is an RFC 3339 time in whole seconds. A manager's time changes only when
 /// it writes something. `managedFields: [{}]` in the new version makes the object forget its owners, and an object without owners
 /// is not tracked any further until something is applied to it.
-pub fn update(schema: &Schema, old: Option<&Object>, new: &mut Object, manager: &str, api_version: &str, subresource: &str, now: &str) {
+///
+/// # Errors
+/// Those of [`Versions::convert`], which is only asked where managers wrote in versions that look different; the new version is then
+/// without owners.
+#[expect(clippy::too_many_arguments, reason = "each is a parameter of the request")]
+pub fn update(
+    schema: &Schema,
+    versions: &dyn Versions,
+    old: Option<&Object>,
+    new: &mut Object,
+    manager: &str,
+    api_version: &str,
+    subresource: &str,
+    now: &str,
+) -> Result<(), ApiError> {
     let given = new.remove(&["metadata", "managedFields"]);
     let live = old.and_then(|old| old.get(&["metadata", "managedFields"]));
     let untouched = given.as_ref() == live || given.is_none() || !subresource.is_empty();
     let mut comparison = compare(schema, old.map(|old| &old.0), Some(&new.0));
-    comparison.added.subtract(stripped());
-    comparison.modified.subtract(stripped());
+    comparison.strip();
     if comparison.is_empty() && untouched {
         // The most frequent case of all: nothing to do, so nothing is read.
         let list = if given.as_ref() == live { given } else { live.cloned() };
         if let Some(list) = list {
             new.metadata_mut().insert("managedFields".to_owned(), list);
         }
-        return;
+        return Ok(());
     }
     let mut entries = if untouched {
         // What the request brought is equal to the live list, and can be taken apart without a copy.
@@ -38,30 +51,38 @@ pub fn update(schema: &Schema, old: Option<&Object>, new: &mut Object, manager: 
         edited(live, given)
     };
     if entries.is_empty() && old.is_some() {
-        return;
+        return Ok(());
     }
-    let taken = comparison.added.with(comparison.modified);
-    let lost = taken.clone().with(comparison.removed.clone());
+    let removed = comparison.removed.clone();
+    let mut changes = Changes::new(Change::of(comparison), api_version, versions, old, new);
     let mut found = false;
-    for entry in &mut entries {
-        if entry.is(manager, false, api_version, subresource) && !taken.is_empty() {
+    let mut at = 0;
+    while let Some(entry) = entries.get_mut(at) {
+        let Some(change) = changes.seen_in(&entry.api_version)? else {
+            entries.remove(at);
+            continue;
+        };
+        if entry.is(manager, false, api_version, subresource) && !change.taken.is_empty() {
             found = true;
             let mut set = entry.take();
-            set.subtract(&comparison.removed);
-            entry.put(set.union(&taken));
+            set.subtract(&removed);
+            entry.put(set.union(&change.taken));
             entry.time = Some(now.to_owned());
-        } else if entry.touches(&lost) {
+        } else if entry.touches(&change.lost) {
             let mut set = entry.take();
-            set.subtract(&lost);
+            set.subtract(&change.lost);
             entry.put(set);
         }
+        at += 1;
     }
+    let taken = changes.own.taken;
     if !found && !taken.is_empty() {
         entries.push(Entry::new(manager, false, api_version, subresource, now, taken));
     }
     if let Some(list) = entries::encode(entries) {
         new.metadata_mut().insert("managedFields".to_owned(), list);
     }
+    Ok(())
 }
 
 /// The owners to start from where a request brings other ones than the live object has.
